@@ -1,0 +1,165 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""PEFT around a frozen MA-AVT backbone: what is trained, the check that all of it is saved, and the export for inference."""
+
+import copy
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel
+from peft.utils import get_peft_model_state_dict
+from peft.utils.constants import DUMMY_TARGET_MODULES
+from safetensors.torch import save_file
+from transformers.dynamic_module_utils import custom_object_save
+
+from .modeling_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
+
+
+TRAINING_ONLY_MODULES = ("contrastive_head", "token_attention")
+LORA_TARGETS = r"(.*\.)?encoder\.layers\.\d+\.attention\.(q|v)_proj"
+
+
+def maavt_peft_config(model: MAAVTPreTrainedModel, lora_rank: int = 0, **kwargs) -> LoraConfig:
+    """
+    The PEFT configuration that trains MA-AVT's own modules on a frozen backbone, with LoRA on top if asked for.
+
+    Args:
+        model: a MA-AVT model, not yet wrapped.
+        lora_rank: rank of LoRA on the query and value projections of every block; 0 for none.
+        kwargs: further `LoraConfig` fields, such as `lora_alpha` (default: twice the rank) or `target_modules`.
+
+    Raises:
+        ValueError: a negative rank, or LoRA fields without a rank.
+    """
+    if lora_rank < 0:
+        raise ValueError(f"lora_rank={lora_rank} is negative; give 0 (no LoRA) or more.")
+    if lora_rank == 0:
+        if kwargs:
+            raise ValueError(f"{sorted(kwargs)} configure LoRA, but lora_rank=0; give a rank or leave them out.")
+        return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=list(model.trainable_modules()))
+    return LoraConfig(
+        **{
+            "r": lora_rank,
+            "lora_alpha": 2 * lora_rank,
+            "target_modules": LORA_TARGETS,
+            "modules_to_save": list(model.trainable_modules()),
+            **kwargs,
+        }
+    )
+
+
+def check_trainable(model: torch.nn.Module) -> dict[str, int]:
+    """
+    Count what will be trained, and refuse a tensor that would be trained but not saved, or saved but not trained.
+
+    PEFT ignores a misspelled name in `modules_to_save`, and does not save a parameter that was unfrozen by hand.
+
+    Args:
+        model: a `PeftModel` around MA-AVT, or a plain MA-AVT model (full tuning, linear probe), of which all is saved.
+
+    Returns:
+        trainable parameters by module (`"backbone"`, `"lora"`, `"prompt"`, ...), and their `"total"`.
+
+    Raises:
+        ValueError: naming the tensors or modules.
+    """
+    counts: dict[str, int] = {}
+    unsaved = []
+    wrapped = isinstance(model, PeftModel)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        parts = name.split(".")
+        module = next((part for part in parts if part in TRAINED_MODULES), None)
+        if "lora_" in name:
+            module = "lora"
+        elif wrapped and (module is None or "modules_to_save" not in parts):
+            unsaved.append(name)
+        module = module or "backbone"
+        counts[module] = counts.get(module, 0) + parameter.numel()
+    if unsaved:
+        raise ValueError(
+            f"These tensors would be trained but not saved with the adapter: {unsaved[:5]} ({len(unsaved)} in all). Name "
+            "their module in modules_to_save (see maavt_peft_config) or freeze them."
+        )
+    if wrapped:
+        wanted = set(model.active_peft_config.modules_to_save or ())
+        if idle := sorted(wanted - set(counts)):
+            raise ValueError(
+                f"modules_to_save names {idle}, which match no trainable module; remove them or correct the names."
+            )
+    if not counts:
+        raise ValueError("Nothing is trainable; wrap the model with get_peft_model(model, maavt_peft_config(model)).")
+    return {**counts, "total": sum(counts.values())}
+
+
+def export_adapter(peft_model: PeftModel, directory: str | os.PathLike, processor=None) -> Path:
+    """
+    Write the adapter that inference needs: contrastive projections dropped, token self-attention folded into the tokens.
+
+    The folder holds `adapter_model.safetensors`, `adapter_config.json` and a `config.json` that says so
+    (`token_self_attention` false, `contrastive` null). On a base built from that config logits are those of `peft_model`.
+    The model itself is not changed. Files are written under a temporary name and renamed when whole.
+
+    Args:
+        peft_model: a `PeftModel` around MA-AVT.
+        directory: created if absent.
+        processor: saved beside the adapter when given.
+
+    Returns:
+        the directory.
+
+    Raises:
+        TypeError: `peft_model` is not a `PeftModel`.
+        ValueError: the base model has no name, so that nobody could load the adapter.
+    """
+    if not isinstance(peft_model, PeftModel):
+        raise TypeError(
+            f"export_adapter takes a PeftModel, got {type(peft_model).__name__}; merged models are saved whole."
+        )
+    model = peft_model.get_base_model()
+    peft_config = copy.deepcopy(peft_model.active_peft_config)
+    if not peft_config.base_model_name_or_path:
+        raise ValueError(
+            "base_model_name_or_path is empty: this model was built from a config, not loaded from a checkpoint. Save it "
+            "with save_pretrained, load it from there, and train that."
+        )
+    kept = [name for name in peft_config.modules_to_save if name not in TRAINING_ONLY_MODULES]
+    peft_config.modules_to_save, peft_config.inference_mode = kept, True
+    config = copy.deepcopy(model.config)
+    config.token_self_attention, config.contrastive = False, None
+    config.architectures = [type(model).__name__]
+
+    state = get_peft_model_state_dict(peft_model, adapter_name=peft_model.active_adapter)
+    state = {name: value for name, value in state.items() if not set(name.split(".")) & set(TRAINING_ONLY_MODULES)}
+    trunk = model.trunk
+    with torch.no_grad():
+        tokens = trunk.prompt(torch.float32)
+        if trunk.token_attention is not None:
+            tokens = trunk.token_attention(tokens)
+    for name, value in state.items():
+        kind = name.rpartition("prompt.")[2].removesuffix("_tokens")
+        if name.endswith("prompt.needs_self_attention"):
+            state[name] = torch.zeros_like(value)
+        elif name.endswith("_tokens"):
+            folded = getattr(tokens, kind)
+            state[name] = (folded if value.ndim == 3 else folded[0]).to(value.dtype)
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as unfinished:
+        save_file(state, os.path.join(unfinished, "adapter_model.safetensors"), metadata={"format": "pt"})
+        peft_config.save_pretrained(unfinished)
+        custom_object_save(model, unfinished, config=config)  # for trust_remote_code=True
+        config.save_pretrained(unfinished)
+        if processor is not None:
+            processor.save_pretrained(unfinished)
+        for file in sorted(os.listdir(unfinished)):
+            os.replace(os.path.join(unfinished, file), directory / file)
+    return directory
+
+
+__all__ = ["check_trainable", "export_adapter", "maavt_peft_config"]

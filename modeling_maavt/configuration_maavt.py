@@ -1,0 +1,158 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""MA-AVT model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+CONTRASTIVE_MODES = ("blockwise", "blockwise_shared", "last", None)
+LAYERWISE_MODES = ("common", "unique", None)
+MATCH_HEADS = ("bilinear", "mlp", "linear")
+POSITION_MODES = ("grid", "sequence")
+
+
+@strict
+class MAAVTConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`MAAVTModel`] and [`MAAVTForAudioVisualClassification`]: one ViT shared by picture and sound, with
+    trainable audio, visual, shared and background tokens (MA-AVT, arXiv 2406.04930). The defaults are ViT-B/16 with
+    LayerNorm eps 1e-6, five tokens of each kind, token self-attention, foreground mining and blockwise contrast.
+
+    Args:
+        vision_config (`dict` or `ViTConfig`, *optional*):
+            The backbone, any ViT config; ViT-B/16 when absent.
+        num_audio_tokens (`int`, *optional*, defaults to 5): Learned tokens that only the sound sees.
+        num_visual_tokens (`int`, *optional*, defaults to 5): Learned tokens that only the picture sees.
+        num_shared_tokens (`int`, *optional*, defaults to 5):
+            Learned tokens that start equal in both streams; their states are what contrast aligns.
+        token_self_attention (`bool`, *optional*, defaults to `True`):
+            Pass each kind of token through a self-attention of its own before use; foldable after training.
+        token_attention_heads (`int`, *optional*, defaults to 8): Heads of that self-attention.
+        token_init_std (`float`, *optional*, defaults to 1.0):
+            Standard deviation of the initial tokens. 1.0 is published; without token self-attention 0.02 is usual.
+        layerwise_tokens (`str`, *optional*):
+            `None`: tokens enter once and evolve. `"common"`: the same tokens are appended anew before every block.
+            `"unique"`: every block has a set of its own.
+        background_mining (`bool`, *optional*, defaults to `True`):
+            Append a background token to both streams and learn to tell matched pairs from mismatched ones.
+        match_head (`str`, *optional*, defaults to `"bilinear"`):
+            `"bilinear"`: product of normalized projections, then an MLP. `"mlp"`: an MLP on the concatenation.
+            `"linear"`: the published head, additive in the modalities and therefore at chance (see the docs).
+        match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
+        contrastive (`str`, *optional*, defaults to `"blockwise"`):
+            `"blockwise"`: projections per block. `"blockwise_shared"`: one pair of projections for all blocks.
+            `"last"`: the last block only. `None`: no contrast.
+        contrastive_dim (`int`, *optional*, defaults to 512): Width of the contrastive projections.
+        temperature (`float`, *optional*, defaults to 0.07): Temperature of the contrastive loss.
+        position_interpolation (`str`, *optional*, defaults to `"grid"`):
+            `"grid"` resamples the patch grid in 2-D and leaves the class token's row alone; `"sequence"` is the published
+            1-D resampling of the whole table.
+        classification_loss_weight, matching_loss_weight, contrastive_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weights of the three losses.
+        freeze_backbone (`bool`, *optional*, defaults to `True`):
+            Keep positions, patch convolution, LayerNorms and blocks of the ViT fixed. The class token stays trainable.
+        modality_dropout (`float`, *optional*, defaults to 0.0):
+            Probability that a training clip loses its picture or its sound (half each, never both).
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weight matrices.
+
+    Raises:
+        ValueError (wrapped by the strict dataclass): an unknown mode, contrast without shared tokens, a negative token
+            count, a width that the attention heads do not divide, a `vision_config` that is not a ViT's.
+    """
+
+    model_type = "maavt"
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig, model_type="vit", init_kwargs={"layer_norm_eps": 1e-6}, optional=False
+        )
+    }
+    keys_to_ignore_at_inference = [
+        "classification_loss",
+        "matching_loss",
+        "contrastive_loss",
+        "contrastive_loss_per_block",
+        "video_localization",
+        "audio_localization",
+        "hidden_states",
+        "audio_hidden_states",
+        "attentions",
+        "audio_attentions",
+    ]
+
+    vision_config: dict | PreTrainedConfig | None = None
+    num_audio_tokens: int = 5
+    num_visual_tokens: int = 5
+    num_shared_tokens: int = 5
+    token_self_attention: bool = True
+    token_attention_heads: int = 8
+    token_init_std: float | int = 1.0
+    layerwise_tokens: str | None = None
+    background_mining: bool = True
+    match_head: str = "bilinear"
+    match_dim: int = 64
+    contrastive: str | None = "blockwise"
+    contrastive_dim: int = 512
+    temperature: float | int = 0.07
+    position_interpolation: str = "grid"
+    classification_loss_weight: float | int = 1.0
+    matching_loss_weight: float | int = 1.0
+    contrastive_loss_weight: float | int = 1.0
+    freeze_backbone: bool = True
+    modality_dropout: float | int = 0.0
+    initializer_range: float = 0.02
+
+    @property
+    def hidden_size(self) -> int:
+        return self.vision_config.hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.vision_config.num_hidden_layers
+
+    @property
+    def num_attention_heads(self) -> int:
+        return self.vision_config.num_attention_heads
+
+    def validate_backbone(self):
+        if self.vision_config.model_type != "vit":
+            raise ValueError(
+                f"vision_config.model_type is {self.vision_config.model_type!r}; MA-AVT's shared backbone is a plain ViT: "
+                'give the config of a checkpoint whose model_type is "vit".'
+            )
+
+    def validate_modes(self):
+        for name, allowed in (
+            ("contrastive", CONTRASTIVE_MODES),
+            ("layerwise_tokens", LAYERWISE_MODES),
+            ("match_head", MATCH_HEADS),
+            ("position_interpolation", POSITION_MODES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}.")
+
+    def validate_tokens(self):
+        for name in ("num_audio_tokens", "num_visual_tokens", "num_shared_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} is negative; give 0 or more tokens.")
+        if self.contrastive is not None and self.num_shared_tokens == 0:
+            raise ValueError(
+                f"contrastive={self.contrastive!r} aligns the shared tokens, but num_shared_tokens=0; "
+                "give at least one shared token or set contrastive=None."
+            )
+        if self.token_self_attention and self.hidden_size % self.token_attention_heads:
+            raise ValueError(
+                f"token_attention_heads={self.token_attention_heads} does not divide hidden_size={self.hidden_size}; "
+                "choose a divisor or set token_self_attention=False."
+            )
+
+    def validate_numbers(self):
+        for name in ("temperature", "contrastive_dim", "match_dim", "token_attention_heads"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
+        if not 0 <= self.modality_dropout <= 1:
+            raise ValueError(f"modality_dropout={self.modality_dropout} is a probability; give a value from 0 to 1.")
+
+
+__all__ = ["MAAVTConfig"]

@@ -1,0 +1,591 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""MA-AVT: one frozen ViT for picture and sound, joint unimodal and multimodal token learning (arXiv 2406.04930).
+
+Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L blocks, P patches, C classes, n tokens.
+"""
+
+import torch
+from torch import nn
+from transformers import ViTConfig
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.vit.modeling_vit import ViTLayer, ViTPatchEmbeddings
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_maavt import MAAVTConfig
+from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection
+from .loading_maavt import MAAVTCheckpointLoading
+from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
+from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
+from .tokens_maavt import MAAVTPrompt, MAAVTTokenAttention, MAAVTTokens
+
+
+# trained beside a frozen backbone; no name ends another, because PEFT matches modules_to_save by ending
+TRAINED_MODULES = ("prompt", "token_attention", "contrastive_head", "classifier", "match_head")
+
+
+def as_pair(size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+class MAAVTEmbeddings(nn.Module):
+    """Patches, class token, background token and positions: `[cls | patches | background?]` (spec 1.3)."""
+
+    def __init__(self, config: ViTConfig, position_interpolation: str):
+        super().__init__()
+        self.patch_embeddings = ViTPatchEmbeddings(config)
+        self.position_embeddings = nn.Parameter(
+            torch.zeros(1, self.patch_embeddings.num_patches + 1, config.hidden_size)
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.patch_size = as_pair(config.patch_size)
+        self.trained_grid = tuple(
+            side // patch for side, patch in zip(as_pair(config.image_size), self.patch_size, strict=True)
+        )
+        self.position_interpolation = position_interpolation
+
+    def grid(self, images: torch.Tensor) -> tuple[int, int]:
+        """Patches along height and width; what exceeds a multiple of the patch size is dropped by the stride."""
+        return images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
+
+    def forward(
+        self, images: torch.Tensor, class_token: torch.Tensor, background: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`[N, 3 or 1, H, W]` to `[N, 1 + P (+ 1), D]`."""
+        projection = self.patch_embeddings.projection
+        weight, channels = projection.weight, projection.in_channels
+        if images.ndim != 4 or images.shape[1] not in (1, channels):
+            raise ValueError(
+                f"Images of shape {tuple(images.shape)} need 1 or {channels} channels in their second axis."
+            )
+        if min(self.grid(images)) < 1:
+            raise ValueError(
+                f"Inputs of {images.shape[-2]}x{images.shape[-1]} are smaller than one patch of "
+                f"{self.patch_size[0]}x{self.patch_size[1]}; give larger frames or spectrograms."
+            )
+        if images.shape[1] == 1 and channels > 1:
+            # equal to repeating the one channel of a spectrogram, at a third of the cost
+            weight = weight.sum(1, keepdim=True)
+        patches = nn.functional.conv2d(images.to(weight.dtype), weight, projection.bias, projection.stride)
+        patches = patches.flatten(2).transpose(1, 2)
+        pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
+        positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
+        if background is not None:
+            pieces.append(background.to(patches.dtype).expand(len(patches), 1, -1))
+            if positions.shape[1] == patches.shape[1] + 1:  # the background token has no position of its own
+                positions = nn.functional.pad(positions, (0, 0, 0, 1))
+        return self.dropout(torch.cat(pieces, dim=1) + positions)
+
+    def positions(self, grid: tuple[int, int], with_background: bool) -> torch.Tensor:
+        """Position table for a patch grid: `[1, 1 + P (+ 1), D]`."""
+        table = self.position_embeddings
+        if self.position_interpolation == "sequence":
+            length = 1 + grid[0] * grid[1] + int(with_background)
+            if length == table.shape[1]:
+                return table
+            return nn.functional.interpolate(table.float().transpose(1, 2), length, mode="linear").transpose(1, 2)
+        if grid == self.trained_grid:
+            return table
+        patches = table[:, 1:].float().unflatten(1, self.trained_grid).permute(0, 3, 1, 2)
+        patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+class MAAVTLayer(ViTLayer):
+    """A ViT block through which both streams pass without attending to each other (spec 1.5)."""
+
+    def forward(
+        self, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """`[Nv, len, D]` and `[Na, len, D]` to `(video, audio, video_attentions, audio_attentions)`."""
+        one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
+        # eager attention returns its weights, which have to be recorded stream by stream
+        if one_length and self.attention.config._attn_implementation != "eager":
+            states, _ = self.block(torch.cat([video, audio]), **kwargs)
+            video, audio = states.split([len(video), len(audio)])
+            return video, audio, None, None
+        video, video_attentions = (None, None) if video is None else self.block(video, **kwargs)
+        audio, audio_attentions = (None, None) if audio is None else self.block(audio, **kwargs)
+        return video, audio, video_attentions, audio_attentions
+
+    def block(self, states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, weights = self.attention(self.layernorm_before(states), None, **kwargs)
+        states = states + self.dropout(attended)
+        return states + self.dropout(self.mlp(self.layernorm_after(states))), weights
+
+    def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
+        """Localization map (spec 1.8): scaled logits of the class query over the patches, mean over heads, softmax."""
+        states = self.layernorm_before(states)
+        heads = (-1, self.attention.num_attention_heads, self.attention.head_dim)
+        query = self.attention.q_proj(states[:, :1]).unflatten(-1, heads[1:])
+        key = self.attention.k_proj(states[:, 1 : 1 + num_patches]).unflatten(-1, heads[1:])
+        logits = torch.einsum("nqhd,nkhd->nkh", query.float(), key.float()) * self.attention.scaling
+        return logits.mean(-1).softmax(-1)
+
+
+class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
+    config: MAAVTConfig
+    base_model_prefix = "maavt"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "audio")
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MAAVTEmbeddings", "MAAVTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, MAAVTPrompt):
+            init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+            for tokens in (module.background_token, module.audio_tokens, module.visual_tokens, module.shared_tokens):
+                if tokens is not None:
+                    init.normal_(tokens, mean=0.0, std=self.config.token_init_std)
+            init.copy_(module.needs_self_attention, torch.tensor([module.token_self_attention], dtype=torch.uint8))
+        elif isinstance(module, MAAVTEmbeddings):
+            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+        elif isinstance(module, MAAVTProjection):
+            init.normal_(module.weight, mean=0.0, std=std)
+            init.zeros_(module.bias)
+
+    @property
+    def trunk(self) -> "MAAVTModel":
+        return getattr(self, self.base_model_prefix, self)
+
+    def freeze_backbone(self) -> None:
+        """Fix positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (spec 1.10)."""
+        for module in (self.trunk.embeddings, self.trunk.encoder, self.trunk.layernorm):
+            module.requires_grad_(False)
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """The modules that are trained beside a frozen backbone, by the names that PEFT's `modules_to_save` takes."""
+        found = {}
+        for name, module in self.named_modules():
+            leaf = name.rpartition(".")[2]
+            if leaf in TRAINED_MODULES:
+                found[leaf] = module
+        return found
+
+    def fold_token_attention(self) -> None:
+        """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (spec 1.4)."""
+        trunk = self.trunk
+        if trunk.token_attention is None:
+            return
+        with torch.no_grad():
+            tokens = trunk.token_attention(trunk.prompt(torch.float32))
+            for kind in ("audio", "visual", "shared"):
+                parameter = getattr(trunk.prompt, f"{kind}_tokens")
+                if parameter is not None:
+                    folded = getattr(tokens, kind)
+                    parameter.copy_(folded if parameter.ndim == 3 else folded[0])
+            trunk.prompt.needs_self_attention.fill_(False)
+        trunk.token_attention = None
+        trunk.prompt.token_self_attention = False
+        self.config.token_self_attention = False
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
+        if self._auto_class is not None:
+            code = type(self).__module__.rpartition(".")[2]
+            self.config.auto_map = {
+                **(getattr(self.config, "auto_map", None) or {}),
+                "AutoModel": f"{code}.MAAVTModel",
+                "AutoModelForVideoClassification": f"{code}.MAAVTForAudioVisualClassification",
+            }
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class MAAVTEncoder(MAAVTPreTrainedModel):
+    """The blocks of the shared ViT, both streams side by side; appends the learned tokens and watches the shared ones."""
+
+    config: ViTConfig
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(MAAVTLayer, index=0),
+        "audio_hidden_states": OutputRecorder(MAAVTLayer, index=1),
+        "attentions": OutputRecorder(MAAVTLayer, index=2),
+        "audio_attentions": OutputRecorder(MAAVTLayer, index=3),
+    }
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList([MAAVTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        tokens: MAAVTTokens,
+        num_patches: tuple[int, int],
+        output_localization: bool = False,
+        **kwargs,
+    ) -> MAAVTEncoderOutput:
+        """`[N, 1 + P (+ 1), D]` a stream, without the learned tokens; `num_patches` of picture and sound."""
+        streams = {"video": video, "audio": audio}
+        appended = {
+            name: torch.cat([own, tokens.shared], dim=1)
+            for name, own in (("video", tokens.visual), ("audio", tokens.audio))
+        }
+        num_shared, last = tokens.shared.shape[1], len(self.layers) - 1
+        layerwise = tokens.shared.shape[0] > 1
+        shared = {name: [] for name in streams}
+        maps = dict.fromkeys(streams)
+        for index, layer in enumerate(self.layers):
+            for name, stream in streams.items():
+                if stream is not None and (index == 0 or layerwise):
+                    block_tokens = appended[name][index if layerwise else 0].to(stream.dtype)
+                    kept = stream if index == 0 else stream[:, : stream.shape[1] - len(block_tokens)]
+                    streams[name] = torch.cat([kept, block_tokens.expand(len(stream), -1, -1)], dim=1)
+            if output_localization and index == last:
+                for (name, stream), patches in zip(streams.items(), num_patches, strict=True):
+                    maps[name] = None if stream is None else layer.class_attention(stream, patches)
+            streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **kwargs)
+            for name, stream in streams.items():
+                if stream is not None and num_shared:
+                    shared[name].append(stream[:, -num_shared:].mean(1))
+        return MAAVTEncoderOutput(
+            video_state=streams["video"],
+            audio_state=streams["audio"],
+            video_shared_states=torch.stack(shared["video"], 1) if shared["video"] else None,
+            audio_shared_states=torch.stack(shared["audio"], 1) if shared["audio"] else None,
+            video_localization=maps["video"],
+            audio_localization=maps["audio"],
+        )
+
+
+class MAAVTModel(MAAVTPreTrainedModel):
+    """The trunk: embeddings, learned tokens and blocks, one ViT for picture and sound; states pooled over segments."""
+
+    _keep_in_fp32_modules_strict = {"prompt", "token_attention", "contrastive_head"}
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__(config)
+        self.prompt = MAAVTPrompt(config)
+        self.token_attention = MAAVTTokenAttention(config) if config.token_self_attention else None
+        self.embeddings = MAAVTEmbeddings(config.vision_config, config.position_interpolation)
+        self.encoder = MAAVTEncoder(config.vision_config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.vision_config.layer_norm_eps)
+        self.contrastive_head = MAAVTContrastiveHead(config) if config.contrastive is not None else None
+        self.post_init()
+        if config.freeze_backbone:
+            self.freeze_backbone()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        output_localization: bool | None = None,
+        **kwargs,
+    ) -> MAAVTModelOutput:
+        """
+        Args:
+            pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
+            input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
+            output_localization: return localization maps of both streams (spec 1.8).
+            output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
+
+        Raises:
+            ValueError: wrong ranks, batch sizes that differ, an S that does not divide T, or no input at all.
+        """
+        num_clips, num_frames, num_segments = self._check_inputs(pixel_values_videos, input_features)
+        frames = None if pixel_values_videos is None else pixel_values_videos.flatten(0, 1)
+        spectrograms = None if input_features is None else input_features.flatten(0, 1).unsqueeze(1)
+        tokens = self.prompt(self.prompt.cls_token.dtype)
+        if self.token_attention is not None:
+            tokens = self.token_attention(tokens)
+        inputs = [
+            None if images is None else self.embeddings(images, tokens.class_token, tokens.background)
+            for images in (frames, spectrograms)
+        ]
+        grids = [None if images is None else self.embeddings.grid(images) for images in (frames, spectrograms)]
+        num_patches = [0 if grid is None else grid[0] * grid[1] for grid in grids]
+
+        wanted = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
+        if wanted is not None and wanted is not False:
+            kwargs["output_hidden_states"] = wanted
+            kwargs["output_audio_hidden_states"] = spectrograms is not None
+        if kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)):
+            kwargs["output_attentions"] = True
+            kwargs["output_audio_attentions"] = spectrograms is not None
+        encoded = self.encoder(
+            *inputs,
+            tokens=tokens,
+            num_patches=tuple(num_patches),
+            output_localization=bool(output_localization),
+            **{**kwargs, "return_dict": True},
+        )
+        video = None if encoded.video_state is None else self.layernorm(encoded.video_state)
+        audio = None if encoded.audio_state is None else self.layernorm(encoded.audio_state)
+
+        def pooled(states: torch.Tensor | None) -> torch.Tensor | None:
+            """`[N, ..., D]` to `[B, S, ..., D]`: frames of a segment are averaged, never each other's negatives."""
+            return None if states is None else states.unflatten(0, (num_clips, num_segments, -1)).mean(2)
+
+        def token_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:
+            return None if states is None else pooled(states[:, position])
+
+        def picture(maps: torch.Tensor | None, grid: tuple[int, int] | None) -> torch.Tensor | None:
+            return None if maps is None else maps.unflatten(0, (num_clips, -1)).unflatten(2, grid)
+
+        mining = self.config.background_mining
+        return MAAVTModelOutput(
+            last_hidden_state=video,
+            audio_last_hidden_state=audio,
+            video_class_state=token_at(video, 0),
+            audio_class_state=token_at(audio, 0),
+            video_background_state=token_at(video, 1 + num_patches[0]) if mining else None,
+            audio_background_state=token_at(audio, 1 + num_patches[1]) if mining else None,
+            video_shared_states=pooled(encoded.video_shared_states),
+            audio_shared_states=pooled(encoded.audio_shared_states),
+            video_localization=picture(encoded.video_localization, grids[0]),
+            audio_localization=picture(encoded.audio_localization, grids[1]),
+            hidden_states=encoded.hidden_states or None,
+            audio_hidden_states=self._audio_hidden_states(encoded, inputs[1], tokens),
+            attentions=encoded.attentions or None,
+            audio_attentions=encoded.audio_attentions or None,
+        )
+
+    def _audio_hidden_states(self, encoded, initial, tokens) -> tuple[torch.Tensor, ...] | None:
+        """The recorder puts the first stream's initial state in front; the sound's is put there here."""
+        if not encoded.audio_hidden_states:
+            return None
+        own = torch.cat([tokens.audio[0], tokens.shared[0]]).to(initial.dtype).expand(len(initial), -1, -1)
+        return (torch.cat([initial, own], dim=1), *encoded.audio_hidden_states)
+
+    @staticmethod
+    def _check_inputs(frames: torch.Tensor | None, spectrograms: torch.Tensor | None) -> tuple[int, int, int]:
+        if frames is None and spectrograms is None:
+            raise ValueError("Give pixel_values_videos, input_features or both.")
+        if frames is not None and frames.ndim != 5:
+            raise ValueError(f"pixel_values_videos must be [B, T, C, H, W], got shape {tuple(frames.shape)}.")
+        if spectrograms is not None and spectrograms.ndim != 4:
+            raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
+        if frames is None:
+            return spectrograms.shape[0], 0, spectrograms.shape[1]
+        if spectrograms is None:
+            return frames.shape[0], frames.shape[1], 1
+        if frames.shape[0] != spectrograms.shape[0]:
+            raise ValueError(
+                f"pixel_values_videos holds {frames.shape[0]} clips, input_features {spectrograms.shape[0]}; "
+                "give both for the same clips, zero-filled with has_video / has_audio where one is missing."
+            )
+        if frames.shape[1] % spectrograms.shape[1]:
+            raise ValueError(
+                f"S = {spectrograms.shape[1]} sound segments must divide T = {frames.shape[1]} frames: frame t belongs "
+                "to segment t * S // T."
+            )
+        return frames.shape[0], frames.shape[1], spectrograms.shape[1]
+
+    @can_return_tuple
+    def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        Features of the picture for retrieval against [`~MAAVTModel.get_audio_features`].
+
+        Args:
+            pixel_values_videos: `[B, T, 3, H, W]`.
+
+        Returns:
+            `pooler_output` `[B, d]`, unit vectors: the last contrastive projection of the shared tokens, averaged over
+            frames; without a contrastive head (an exported adapter) the class token's state, which is not aligned
+            across modalities. `last_hidden_state` `[B, T, len, D]`.
+        """
+        outputs = self(pixel_values_videos=pixel_values_videos, **{**kwargs, "return_dict": True})
+        return self._features("video", pixel_values_videos, outputs)
+
+    @can_return_tuple
+    def get_audio_features(self, input_features: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """The same for the sound: `input_features` `[B, S, F, W]`, `last_hidden_state` `[B, S, len, D]`."""
+        outputs = self(input_features=input_features, **{**kwargs, "return_dict": True})
+        return self._features("audio", input_features, outputs)
+
+    def _features(self, stream: str, inputs: torch.Tensor, outputs: MAAVTModelOutput) -> BaseModelOutputWithPooling:
+        video = stream == "video"
+        states = outputs.video_shared_states if video else outputs.audio_shared_states
+        if self.contrastive_head is not None:
+            head = self.contrastive_head
+            features = head.project(head.video if video else head.audio, states.mean(1))[:, -1]
+        else:
+            features = (outputs.video_class_state if video else outputs.audio_class_state).mean(1)
+        last = outputs.last_hidden_state if video else outputs.audio_last_hidden_state
+        return BaseModelOutputWithPooling(
+            last_hidden_state=last.unflatten(0, tuple(inputs.shape[:2])),
+            pooler_output=nn.functional.normalize(features.float(), dim=-1),
+            hidden_states=outputs.hidden_states if video else outputs.audio_hidden_states,
+            attentions=outputs.attentions if video else outputs.audio_attentions,
+        )
+
+
+class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
+    """MA-AVT with its class head, its match head and its three losses (spec 1.6 and 1.7)."""
+
+    has_head = True
+    _keep_in_fp32_modules_strict = set(TRAINED_MODULES)
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.maavt = MAAVTModel(config)
+        self.classifier = MAAVTClassifier(config.hidden_size, config.num_labels)
+        self.match_head = MATCH_HEAD_CLASSES[config.match_head](config) if config.background_mining else None
+        self.post_init()
+
+    def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """See [`MAAVTModel.get_video_features`]."""
+        return self.maavt.get_video_features(pixel_values_videos, **kwargs)
+
+    def get_audio_features(self, input_features: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """See [`MAAVTModel.get_audio_features`]."""
+        return self.maavt.get_audio_features(input_features, **kwargs)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        has_video: torch.Tensor | None = None,
+        has_audio: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        is_matched: torch.Tensor | None = None,
+        output_localization: bool | None = None,
+        **kwargs,
+    ) -> MAAVTClassifierOutput:
+        """
+        Args:
+            pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
+            input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
+            has_video, has_audio: bool `[B]`; False marks a zero-filled row. Such a clip is classified by the other
+                modality alone and takes no part in contrast and matching. Without an input its mask is not read.
+            labels: class indices per clip `[B]` or per segment `[B, S]`, or scores `[B, C]` or `[B, S, C]`: soft labels, or
+                multi-hot when `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
+            is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted;
+                all matched when absent.
+            output_localization: return localization maps of both streams (spec 1.8).
+
+        Raises:
+            ValueError: labels or is_matched of another shape; see also [`MAAVTModel.forward`].
+        """
+        if self.training and self.config.modality_dropout and pixel_values_videos is not None:
+            has_video, has_audio = self._drop_modalities(input_features, has_video, has_audio)
+        outputs = self.maavt(
+            pixel_values_videos,
+            input_features,
+            output_localization=output_localization,
+            **{**kwargs, "return_dict": True},
+        )
+        video, audio = outputs.video_class_state, outputs.audio_class_state
+        present = video if video is not None else audio
+        num_clips, num_segments = present.shape[:2]
+        everywhere = torch.ones(num_clips, dtype=torch.bool, device=present.device)
+        has_video = torch.zeros_like(everywhere) if video is None else everywhere if has_video is None else has_video
+        has_audio = torch.zeros_like(everywhere) if audio is None else everywhere if has_audio is None else has_audio
+        both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)
+
+        logits = self.classifier(video, audio, has_video, has_audio)
+        if self._labels_per_clip(labels, logits):
+            logits = logits.mean(1)
+        match_logits = None
+        if self.match_head is not None and video is not None and audio is not None:
+            match_logits = self.match_head(outputs.video_background_state, outputs.audio_background_state)
+            match_logits = match_logits * both
+            if num_segments == 1 if is_matched is None else is_matched.ndim == 1:
+                match_logits = match_logits.mean(1)
+
+        losses = {}
+        if labels is not None or is_matched is not None:
+            matched = self._segment_mask(is_matched, both)
+            if labels is not None:
+                counted = (has_video | has_audio)[:, None] & matched
+                counted = counted.all(1) if logits.ndim == 2 else counted
+                losses["classification_loss"] = classification_loss(logits, labels, counted, self.config.problem_type)
+            if match_logits is not None:
+                targets = matched if match_logits.ndim == 2 else matched.all(1)
+                paired = both if match_logits.ndim == 2 else both[:, 0]
+                losses["matching_loss"] = matching_loss(match_logits, targets, paired)
+            elif self.match_head is not None and num_processes() > 1:
+                # another process may hold both modalities: its collective must find this process
+                losses["matching_loss"] = matching_loss(present.new_zeros(num_clips), everywhere, ~everywhere)
+            per_block = self._contrastive_losses(outputs, both & matched)
+            if per_block is not None:
+                losses["contrastive_loss"] = per_block.mean()
+        loss = (
+            sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items()) if losses else None
+        )
+
+        return MAAVTClassifierOutput(
+            loss=loss,
+            logits=logits,
+            match_logits=match_logits,
+            **losses,
+            contrastive_loss_per_block=per_block.detach() if "contrastive_loss" in losses else None,
+            video_localization=outputs.video_localization,
+            audio_localization=outputs.audio_localization,
+            hidden_states=outputs.hidden_states,
+            audio_hidden_states=outputs.audio_hidden_states,
+            attentions=outputs.attentions,
+            audio_attentions=outputs.audio_attentions,
+        )
+
+    def _drop_modalities(self, input_features, has_video, has_audio) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hide the picture or the sound of a training clip with probability `modality_dropout`, half each."""
+        if input_features is None:
+            return has_video, has_audio
+        everywhere = torch.ones(len(input_features), dtype=torch.bool, device=input_features.device)
+        has_video = everywhere if has_video is None else has_video
+        has_audio = everywhere if has_audio is None else has_audio
+        draw, chance = torch.rand(len(everywhere), device=everywhere.device), self.config.modality_dropout
+        return has_video & ~(has_audio & (draw < chance / 2)), has_audio & ~(
+            has_video & (draw >= chance / 2) & (draw < chance)
+        )
+
+    def _labels_per_clip(self, labels: torch.Tensor | None, logits: torch.Tensor) -> bool:
+        """Whether the logits `[B, S, C]` are averaged over segments: what the shape of `labels` asks for."""
+        num_clips, num_segments, num_labels = logits.shape
+        if labels is None:
+            return num_segments == 1
+        scores = torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification"
+        per_clip = (num_clips, num_labels) if scores else (num_clips,)
+        per_segment = (num_clips, num_segments, num_labels) if scores else (num_clips, num_segments)
+        if tuple(labels.shape) not in (per_clip, per_segment):
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)}; expected {per_clip} (per clip) or {per_segment} (per segment)."
+            )
+        return tuple(labels.shape) == per_clip
+
+    @staticmethod
+    def _segment_mask(is_matched: torch.Tensor | None, both: torch.Tensor) -> torch.Tensor:
+        if is_matched is None:
+            return torch.ones_like(both)
+        if tuple(is_matched.shape) not in (tuple(both.shape), tuple(both.shape[:1])):
+            raise ValueError(
+                f"is_matched has shape {tuple(is_matched.shape)}; expected {tuple(both.shape[:1])} or {tuple(both.shape)}."
+            )
+        return (is_matched if is_matched.ndim == 2 else is_matched[:, None]).bool().expand_as(both)
+
+    def _contrastive_losses(self, outputs: MAAVTModelOutput, mask: torch.Tensor) -> torch.Tensor | None:
+        """Blockwise contrast over all pairs of the batch: `[L]`, or None where there is nothing to contrast."""
+        head = self.maavt.contrastive_head
+        video, audio = outputs.video_shared_states, outputs.audio_shared_states
+        one_missing = video is None or audio is None
+        if head is None or (one_missing and num_processes() == 1):
+            return None
+        if one_missing:  # as above: the gather of the other processes must find this one
+            filler = torch.zeros_like(video if audio is None else audio)
+            video, audio = (filler if states is None else states for states in (video, audio))
+        video, audio = head(video.flatten(0, 1), audio.flatten(0, 1))
+        return contrastive_loss(video, audio, mask.flatten(), self.config.temperature)
+
+
+__all__ = ["MAAVTForAudioVisualClassification", "MAAVTModel", "MAAVTPreTrainedModel"]

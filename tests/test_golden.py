@@ -1,0 +1,179 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The published behavior, file by file: hidden states, logits, losses, localization maps and every gradient.
+
+GOLDEN_DIR names the folder (default: golden/ of the shared material). The names of the published weights are mapped here,
+not in the package.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
+
+
+GOLDEN_DIR = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).resolve().parents[2] / "shared" / "golden")
+FILES = sorted(GOLDEN_DIR.glob("maavt_*.safetensors"))
+VISION_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "image_size",
+    "patch_size",
+    "layer_norm_eps",
+)
+TOKEN_KINDS = ("audio", "visual", "shared")
+
+
+def build_config(values: dict) -> MAAVTConfig:
+    """Our config from the JSON of a golden file; what is absent there keeps the published behavior."""
+    return MAAVTConfig(
+        vision_config={"model_type": "vit", **{name: values[name] for name in VISION_FIELDS}},
+        num_labels=values["num_labels"],
+        num_audio_tokens=values["num_audio_tokens"],
+        num_visual_tokens=values["num_visual_tokens"],
+        num_shared_tokens=values["num_shared_tokens"],
+        token_self_attention=values["token_self_attention"],
+        background_mining=values["background_mining"],
+        match_head="linear",
+        contrastive=values["contrastive"],
+        contrastive_dim=values["projection_dim"],
+        temperature=values["temperature"],
+        position_interpolation=values["position_interpolation"],
+        layerwise_tokens=values.get("layerwise_tokens"),
+        freeze_backbone=not values.get("full_tuning", False),
+    )
+
+
+def to_ours(published: dict[str, torch.Tensor], config: MAAVTConfig) -> dict[str, torch.Tensor]:
+    """Published names and layouts (fused qkv, one projection per block, background-positive match head) to ours.
+
+    Works for weights and for gradients alike: every step is linear.
+    """
+    ours = {}
+    projections = {"audio": {}, "visual": {}}
+    for name, value in published.items():
+        parts = name.split(".")
+        if parts[0] == "tokens":
+            ours[f"maavt.prompt.{parts[1]}_token{'' if parts[1] == 'background' else 's'}"] = value
+        elif parts[0] == "lsa":
+            ours[f"maavt.token_attention.{'.'.join(parts[1:])}"] = value
+        elif parts[0] == "class_head":
+            ours[f"classifier.{parts[1]}"] = value
+        elif parts[0] == "match_head":
+            ours[f"match_head.{parts[1]}"] = -value  # published: positive is background; ours: positive is matched
+        elif parts[0] == "contrastive":
+            index = int(parts[2]) if len(parts) == 4 else 0
+            projections[parts[1]].setdefault(parts[-1], {})[index] = value
+        elif name == "vit.cls_token":
+            ours["maavt.prompt.cls_token"] = value
+        elif name == "vit.pos_embed":
+            ours["maavt.embeddings.position_embeddings"] = value
+        elif parts[:2] == ["vit", "patch_embed"]:
+            ours[f"maavt.embeddings.patch_embeddings.projection.{parts[-1]}"] = value
+        elif parts[:2] == ["vit", "norm"]:
+            ours[f"maavt.layernorm.{parts[-1]}"] = value
+        elif parts[:2] == ["vit", "blocks"]:
+            layer, rest, kind = f"maavt.encoder.layers.{parts[2]}", ".".join(parts[3:-1]), parts[-1]
+            if rest == "attn.qkv":
+                for letter, third in zip("qkv", value.chunk(3), strict=True):
+                    ours[f"{layer}.attention.{letter}_proj.{kind}"] = third
+            else:
+                renamed = {
+                    "attn.proj": "attention.o_proj",
+                    "norm1": "layernorm_before",
+                    "norm2": "layernorm_after",
+                    "mlp.fc1": "mlp.fc1",
+                    "mlp.fc2": "mlp.fc2",
+                }[rest]
+                ours[f"{layer}.{renamed}.{kind}"] = value
+        else:
+            raise KeyError(f"unknown published name {name!r}")
+    for side, kinds in projections.items():
+        for kind, by_block in kinds.items():
+            stacked = torch.stack([by_block[index] for index in sorted(by_block)])
+            ours[f"maavt.contrastive_head.{'video' if side == 'visual' else 'audio'}.{kind}"] = stacked
+    return ours
+
+
+def group(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@pytest.mark.skipif(not FILES, reason=f"no maavt_*.safetensors in the golden folder {GOLDEN_DIR.name!r}")
+@pytest.mark.parametrize("path", FILES, ids=[file.stem for file in FILES])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_golden(path, attention, record_property):
+    settings = json.loads(path.with_suffix(".json").read_text())
+    values, tolerance = settings["config"], settings["tolerance"]
+    if values.get("lavish_adapters"):
+        pytest.skip("LAVISH adapters are not part of the model yet")
+    tensors = load_file(path)
+    config = build_config(values)
+    config._attn_implementation = attention
+    model = MAAVTForAudioVisualClassification(config).train()
+
+    weights = to_ours(group(tensors, "w."), config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"maavt.prompt.needs_self_attention"}
+
+    inputs = group(tensors, "i.")
+    frames, audio, labels = inputs["frames"], inputs["audio"], inputs["labels"]
+    num_clips, num_frames = frames.shape[:2]
+    background = values["background_label"]
+    is_matched = torch.ones_like(labels, dtype=torch.bool) if background is None else labels != background
+    shape = (num_clips,) if num_frames == 1 else (num_clips, num_frames)
+    labels = labels.masked_fill(~is_matched, -100).view(shape)
+
+    entering = {}
+    for index, layer in enumerate(model.maavt.encoder.layers):
+        layer.register_forward_pre_hook(lambda module, args, index=index: entering.__setitem__(index, args[:2]))
+    outputs = model(frames, audio, labels=labels, is_matched=is_matched.view(shape), output_localization=True)
+    outputs.loss.backward()
+    states = model.maavt(frames, audio)
+
+    ours = {
+        "loss": outputs.loss,
+        "fg_loss": outputs.classification_loss,
+        "bg_loss": outputs.matching_loss,
+        "cnt_loss": outputs.contrastive_loss,
+        "cnt_per_layer": outputs.contrastive_loss_per_block,
+        "p_fg": outputs.logits,
+        "p_bg": None if outputs.match_logits is None else -outputs.match_logits,
+        "vis_attn": outputs.video_localization,
+        "aud_attn": outputs.audio_localization,
+    }
+
+    def close(name, actual, expected):
+        torch.testing.assert_close(
+            actual.detach().reshape(expected.shape), expected, msg=lambda text: f"{name}: {text}", **tolerance
+        )
+
+    unknown = []
+    for name, expected in group(tensors, "o.").items():
+        if name in ours:
+            close(name, ours[name], expected)
+        else:
+            unknown.append(name)
+    for name, expected in group(tensors, "h.").items():
+        where, _, stream = name.rpartition(".")
+        index = ("vis", "aud").index(stream)
+        if where == "final_norm":
+            close(f"h.{name}", (states.last_hidden_state, states.audio_last_hidden_state)[index], expected)
+        else:
+            close(f"h.{name}", entering[int(where)][index], expected)
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
+    expected_gradients = to_ours(group(tensors, "g."), config)
+    for name, expected in expected_gradients.items():
+        close(f"gradient of {name}", gradients.pop(name), expected)
+    assert not [name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 0]
+    if unknown:
+        record_property("unknown_outputs", unknown)
+        print(f"{path.stem}: outputs this test does not know: {unknown}")
