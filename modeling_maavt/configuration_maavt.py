@@ -30,8 +30,8 @@ class MAAVTConfig(PreTrainedConfig):
         token_self_attention (`bool`, *optional*, defaults to `True`):
             Pass each kind of token through a self-attention of its own before use; foldable after training.
         token_attention_heads (`int`, *optional*, defaults to 8): Heads of that self-attention.
-        token_init_std (`float`, *optional*, defaults to 1.0):
-            Standard deviation of the initial tokens. 1.0 is published; without token self-attention 0.02 is usual.
+        token_init_std (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the initial audio, visual and shared tokens. 1.0 is published.
         layerwise_tokens (`str`, *optional*):
             `None`: tokens enter once and evolve. `"common"`: the same tokens are appended anew before every block.
             `"unique"`: every block has a set of its own.
@@ -87,7 +87,7 @@ class MAAVTConfig(PreTrainedConfig):
     num_shared_tokens: int = 5
     token_self_attention: bool = True
     token_attention_heads: int = 8
-    token_init_std: float | int = 1.0
+    token_init_std: float | int = 0.02
     layerwise_tokens: str | None = None
     background_mining: bool = True
     match_head: str = "bilinear"

@@ -145,7 +145,10 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
         std = self.config.initializer_range
         if isinstance(module, MAAVTPrompt):
             init.trunc_normal_(module.cls_token, mean=0.0, std=std)
-            for tokens in (module.background_token, module.audio_tokens, module.visual_tokens, module.shared_tokens):
+            if module.background_token is not None:
+                # small whatever token_init_std: a large token drowns what it reads, and the match head sees only itself
+                init.normal_(module.background_token, mean=0.0, std=std)
+            for tokens in (module.audio_tokens, module.visual_tokens, module.shared_tokens):
                 if tokens is not None:
                     init.normal_(tokens, mean=0.0, std=self.config.token_init_std)
             init.copy_(module.needs_self_attention, torch.tensor([module.token_self_attention], dtype=torch.uint8))
