@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What MA-AVT puts on top of the shared trunk: contrastive projections, class head, match heads (spec 1.6 and 1.7)."""
+"""What MA-AVT puts on top of the shared trunk: contrastive projections, class head, match heads (docs/maavt.md, 4 and 5)."""
 
 import torch
 from torch import nn
@@ -20,7 +20,7 @@ class MAAVTProjection(nn.Module):
 
 
 class MAAVTContrastiveHead(nn.Module):
-    """Projections of the shared-token means; needed in training only (spec 1.6).
+    """Projections of the shared-token means; needed in training only (docs/maavt.md, 4).
 
     `"blockwise"` keeps a pair per block, `"blockwise_shared"` one pair for all blocks, `"last"` one for the last block.
     """
@@ -49,7 +49,7 @@ class MAAVTContrastiveHead(nn.Module):
 
 
 class MAAVTClassifier(nn.Linear):
-    """Class logits of [v_cls ; a_cls], picture first: Linear(2D to C) (spec 1.7).
+    """Class logits of [v_cls ; a_cls], picture first: Linear(2D to C) (docs/maavt.md, 5).
 
     Each modality adds its half of the weights and half of the bias, so a missing modality leaves the other's half.
     """
@@ -60,7 +60,7 @@ class MAAVTClassifier(nn.Linear):
     def halves(
         self, video: torch.Tensor | None, audio: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Unimodal logits `[..., C]`: a feature times its half of the weight plus bias / 2 (spec 1.9)."""
+        """Unimodal logits `[..., C]`: a feature times its half of the weight plus bias / 2 (docs/maavt.md, 7)."""
         video_weight, audio_weight = self.weight.chunk(2, dim=1)
         bias = self.bias / 2
         video_logits = None if video is None else nn.functional.linear(video.to(bias.dtype), video_weight, bias)
@@ -109,7 +109,7 @@ class MAAVTMLPMatchHead(nn.Module):
 
 
 class MAAVTBilinearMatchHead(nn.Module):
-    """Product of normalized low-rank projections of v_bg and a_bg, then a small MLP: a function of the pair (spec 1.7)."""
+    """Product of normalized low-rank projections of v_bg and a_bg, then a small MLP: a function of the pair (docs/maavt.md, 5)."""
 
     def __init__(self, config):
         super().__init__()

@@ -93,7 +93,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_pairs(features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gather projected pairs over all processes in one collective, with gradient (spec 1.6).
+    """Gather projected pairs over all processes in one collective, with gradient (docs/maavt.md, 4).
 
     Processes may hold different numbers of pairs: rows are padded to the largest number and masked out.
 

@@ -31,7 +31,7 @@ def as_pair(size) -> tuple[int, int]:
 
 
 class MAAVTEmbeddings(nn.Module):
-    """Patches, class token, background token and positions: `[cls | patches | background?]` (spec 1.3)."""
+    """Patches, class token, background token and positions: `[cls | patches | background?]` (docs/maavt.md, 1)."""
 
     def __init__(self, config: ViTConfig, position_interpolation: str):
         super().__init__()
@@ -94,7 +94,7 @@ class MAAVTEmbeddings(nn.Module):
 
 
 class MAAVTLayer(ViTLayer):
-    """A ViT block through which both streams pass without attending to each other (spec 1.5)."""
+    """A ViT block through which both streams pass without attending to each other (docs/maavt.md, 3)."""
 
     def forward(
         self, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs
@@ -116,7 +116,7 @@ class MAAVTLayer(ViTLayer):
         return states + self.dropout(self.mlp(self.layernorm_after(states))), weights
 
     def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
-        """Localization map (spec 1.8): scaled logits of the class query over the patches, mean over heads, softmax."""
+        """Localization map (docs/maavt.md, 6): scaled logits of the class query over the patches, mean over heads, softmax."""
         states = self.layernorm_before(states)
         heads = (-1, self.attention.num_attention_heads, self.attention.head_dim)
         query = self.attention.q_proj(states[:, :1]).unflatten(-1, heads[1:])
@@ -163,7 +163,7 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
         return getattr(self, self.base_model_prefix, self)
 
     def freeze_backbone(self) -> None:
-        """Fix positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (spec 1.10)."""
+        """Fix positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (docs/maavt.md, 8)."""
         for module in (self.trunk.embeddings, self.trunk.encoder, self.trunk.layernorm):
             module.requires_grad_(False)
 
@@ -177,7 +177,7 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
         return found
 
     def fold_token_attention(self) -> None:
-        """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (spec 1.4)."""
+        """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (docs/maavt.md, 2)."""
         trunk = self.trunk
         if trunk.token_attention is None:
             return
@@ -297,7 +297,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         Args:
             pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
             input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
-            output_localization: return localization maps of both streams (spec 1.8).
+            output_localization: return localization maps of both streams (docs/maavt.md, 6).
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
@@ -432,7 +432,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
 
 
 class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
-    """MA-AVT with its class head, its match head and its three losses (spec 1.6 and 1.7)."""
+    """MA-AVT with its class head, its match head and its three losses (docs/maavt.md, 4 and 5)."""
 
     has_head = True
     _keep_in_fp32_modules_strict = set(TRAINED_MODULES)
@@ -475,7 +475,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 multi-hot when `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
             is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted;
                 all matched when absent.
-            output_localization: return localization maps of both streams (spec 1.8).
+            output_localization: return localization maps of both streams (docs/maavt.md, 6).
 
         Raises:
             ValueError: labels or is_matched of another shape; see also [`MAAVTModel.forward`].

@@ -16,7 +16,7 @@ class MAAVTEncoderOutput(ModelOutput):
     Args:
         video_state, audio_state: `[B*T, len, D]` and `[B*S, len, D]`.
         video_shared_states, audio_shared_states: `[N, L, D]`, mean over the shared tokens after every block.
-        video_localization, audio_localization: `[N, P]`, rows sum to 1 (spec 1.8); on request.
+        video_localization, audio_localization: `[N, P]`, rows sum to 1 (docs/maavt.md, 6); on request.
     """
 
     video_state: torch.FloatTensor | None = None
@@ -43,7 +43,7 @@ class MAAVTModelOutput(ModelOutput):
         video_class_state, audio_class_state: `[B, S, D]`, class tokens, averaged over the frames of a segment.
         video_background_state, audio_background_state: `[B, S, D]`, background tokens (with background mining).
         video_shared_states, audio_shared_states: `[B, S, L, D]`, mean of the shared tokens after every block.
-        video_localization: `[B, T, H/p, W/p]`, attention of the class token over the picture, sums to 1 (spec 1.8).
+        video_localization: `[B, T, H/p, W/p]`, attention of the class token over the picture, sums to 1 (docs/maavt.md, 6).
         audio_localization: `[B, S, F/p, W/p]`, the same over frequency and time.
         hidden_states, attentions: the picture's, one a block (and the initial state), on request.
         audio_hidden_states, audio_attentions: the sound's.
@@ -75,7 +75,7 @@ class MAAVTClassifierOutput(ModelOutput):
         logits: `[B, C]`; `[B, S, C]` for S > 1 segments, unless `labels` are given per clip.
         match_logits: in the shape of `is_matched`, by default `[B]` (`[B, S]` for S > 1); above 0 means that sound and
             picture belong together (the published head has the opposite sign). 0 where a modality is missing.
-        classification_loss, matching_loss, contrastive_loss: scalars (spec 1.6 and 1.7).
+        classification_loss, matching_loss, contrastive_loss: scalars (docs/maavt.md, 4 and 5).
         contrastive_loss_per_block: `[L]`, or `[1]` for `contrastive="last"`.
         The rest as in [`MAAVTModelOutput`].
     """

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""MA-AVT's learned tokens and the self-attention among them (spec 1.4)."""
+"""MA-AVT's learned tokens and the self-attention among them (docs/maavt.md, 2)."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class MAAVTTokens:
 
 
 class MAAVTPrompt(nn.Module):
-    """Every learned token: the backbone's class token (trained, spec 1.10), background, audio, visual and shared tokens.
+    """Every learned token: the backbone's class token (trained, docs/maavt.md, 8), background, audio, visual and shared tokens.
 
     The buffer `needs_self_attention` travels with the tokens, so that tokens into which token self-attention has been
     folded are refused by a model that would apply it again, and the other way round.
@@ -81,7 +81,7 @@ class MAAVTPrompt(nn.Module):
 
 
 class MAAVTTokenSelfAttention(nn.Module):
-    """Multi-head self-attention among the tokens of one kind: no residual, no norm, no dropout (spec 1.4)."""
+    """Multi-head self-attention among the tokens of one kind: no residual, no norm, no dropout (docs/maavt.md, 2)."""
 
     def __init__(self, width: int, num_heads: int):
         super().__init__()

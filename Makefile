@@ -1,0 +1,35 @@
+# Every target does its own set-up: Python 3.11 or newer and make are all that has to be there.
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := outputs/demo
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: demo test test-slow quality style clean
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[test,torchcodec]'
+	touch $@
+
+demo: .venv/.installed  ## write clips, train a tiny ViT, freeze it, fine-tune MA-AVT on it, print the table
+	$(BIN)/python -m processing.demo_clips --out $(DEMO)/clips
+	$(BIN)/python -m training.demo_backbone --data $(DEMO)/clips --out $(DEMO)/backbone
+	$(BIN)/python train.py configs/demo.yaml
+
+test: quality  ## the whole fast suite
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-slow: .venv/.installed  ## the checks that take minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+quality: .venv/.installed  ## lint and format, changes nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: .venv/.installed  ## lint and format, in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf outputs .pytest_cache .ruff_cache build *.egg-info
