@@ -1,0 +1,34 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From clips to batches: decoding, spectrograms, frames, the processor; tables, data sets, collators and metrics."""
+
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
+
+from .clips import Clip, ClipError, ClipInfo, frame_times, load_clip, probe_clip, safe_join
+from .feature_extraction_maavt import MAAVTFeatureExtractor
+from .processing_maavt import MAAVTProcessor
+from .video_processing_maavt import MAAVTVideoProcessor
+
+
+# The Auto classes find a processor by the class name in its saved file; the key, a configuration, is not looked up.
+# (The configuration lives in modeling_maavt, and the two packages do not know each other.)
+AutoFeatureExtractor.register(MAAVTFeatureExtractor, MAAVTFeatureExtractor, exist_ok=True)
+AutoVideoProcessor.register(MAAVTVideoProcessor, MAAVTVideoProcessor, exist_ok=True)
+AutoProcessor.register(MAAVTProcessor, MAAVTProcessor, exist_ok=True)
+# save_pretrained then writes the code and an auto_map beside the configuration
+MAAVTFeatureExtractor.register_for_auto_class()
+MAAVTVideoProcessor.register_for_auto_class()
+MAAVTProcessor.register_for_auto_class()
+
+__all__ = [
+    "Clip",
+    "ClipError",
+    "ClipInfo",
+    "MAAVTFeatureExtractor",
+    "MAAVTProcessor",
+    "MAAVTVideoProcessor",
+    "frame_times",
+    "load_clip",
+    "probe_clip",
+    "safe_join",
+]

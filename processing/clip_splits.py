@@ -1,0 +1,168 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Split clips by group: what was recorded together stays together, classes stay balanced, one seed gives one split."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = (TRAIN, VALIDATION, TEST)
+SPLIT_NAMES = {"train": TRAIN, "training": TRAIN, "validation": VALIDATION, "valid": VALIDATION, "val": VALIDATION}
+SPLIT_NAMES |= {"dev": VALIDATION, "test": TEST, "testing": TEST, "eval": TEST}
+
+
+def split_by_group(
+    labels: Sequence[Any], groups: Sequence[str], fractions: Mapping[str, float], seed: int = 0
+) -> list[str]:
+    """Assign every clip to a side; all clips of a group go to one side.
+
+    Groups are taken in a seeded order, large ones first, and each goes to the side where it brings the class counts
+    and the size nearest to the wanted fractions. Where a class has enough groups, no side is left without it.
+
+    Args:
+        labels: the class of each clip.
+        groups: the group of each clip.
+        fractions: share of the clips on each side, such as `{"train": 0.7, "validation": 0.15, "test": 0.15}`.
+        seed: of the order.
+
+    Returns:
+        the side of each clip.
+    """
+    sides = [side for side, fraction in fractions.items() if fraction > 0]
+    classes = {label: index for index, label in enumerate(sorted(set(labels), key=str))}
+    counts = defaultdict(lambda: np.zeros(len(classes)))  # group -> clips per class
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][classes[label]] += 1
+    names = sorted(counts)
+    total = np.sum([counts[name] for name in names], axis=0)
+    groups_of_class = np.sum([counts[name] > 0 for name in names], axis=0)
+    share = np.array([fractions[side] for side in sides]) / sum(fractions[side] for side in sides)
+    target = share[:, None] * total  # [sides, classes]
+    floor = np.where(groups_of_class >= len(sides), total / np.maximum(groups_of_class, 1), 0)
+    target = np.maximum(target, floor)
+    target[0] = np.maximum(total - target[1:].sum(0), floor)
+    order = np.random.default_rng(seed).permutation(len(names))
+    order = sorted(order, key=lambda index: -counts[names[index]].sum())  # stable: the seeded order among equals
+    have = np.zeros_like(target)
+    side_of = {}
+    for index in order:
+        group = counts[names[index]]
+        # growth of the squared distance to the targets: each class in units of its size, plus the side's size
+        by_class = (group * (2 * (have - target) + group) / np.maximum(total, 1)).sum(1)
+        size, gap = group.sum(), (have - target).sum(1)
+        best = int(np.argmin(by_class + size * (2 * gap + size) / total.sum()))
+        have[best] += group
+        side_of[names[index]] = sides[best]
+    return [side_of[group] for group in groups]
+
+
+def assign_splits(
+    labels: Sequence[Any],
+    groups: Sequence[str],
+    given: Sequence[str | None] | None,
+    *,
+    test_split: str | None,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+) -> tuple[list[str], str]:
+    """The side of each clip: as the table says, with what is missing carved out of the training clips by group.
+
+    Args:
+        labels, groups: of each clip.
+        given: the table's split of each clip, or None.
+        test_split: the table's name of the clips to test on; all others then train, and validation is carved out.
+        validation_fraction, test_fraction: shares of what is carved out; 0 makes no such side.
+        seed: of the split by group.
+
+    Returns:
+        sides, and one line that says how they came about.
+
+    Raises:
+        ValueError: fractions out of range, an unknown split name, no training clips.
+    """
+    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"validation_fraction={validation_fraction} and test_fraction={test_fraction}: "
+            "both must be 0 or more and their sum below 1"
+        )
+    sides = _named_sides(given, len(labels), test_split)
+    missing = {
+        side: fraction
+        for side, fraction in ((VALIDATION, validation_fraction), (TEST, test_fraction))
+        if side not in sides and fraction > 0
+    }
+    origin = "by the table" if given is not None and set(sides) != {TRAIN} else ""
+    if missing:
+        train = [index for index, side in enumerate(sides) if side == TRAIN]
+        if not train:
+            raise ValueError("split: no clip is for training; name one split `train`, or pass split=False")
+        fractions = {TRAIN: 1 - sum(missing.values())} | missing
+        carved = split_by_group([labels[i] for i in train], [groups[i] for i in train], fractions, seed)
+        for index, side in zip(train, carved, strict=True):
+            sides[index] = side
+        made = " and ".join(missing)
+        origin = f"{origin}, {made} out of train by group (seed {seed})" if origin else f"by group (seed {seed})"
+    return sides, origin or "all clips train"
+
+
+def check_leaks(table: Mapping[str, Any]) -> None:
+    """Make sure that no clip, no source file and no group stands on two sides.
+
+    Args:
+        table: `DatasetDict` as `build_clip_table` gives it, or any mapping of split to rows with those columns.
+
+    Raises:
+        ValueError: names what stands on which two sides.
+    """
+    for kind in ("clip id", "source", "group"):
+        seen: dict[str, str] = {}
+        for side, rows in table.items():
+            for value in set(_leak_keys(rows, kind)):
+                if seen.setdefault(value, side) != side:
+                    raise ValueError(
+                        f"{kind} {value!r} stands in {seen[value]} and in {side}: what is tested on would have been "
+                        "trained on; pass split=False to split by group, or mend the `split` or `group` column"
+                    )
+
+
+def missing_classes(labels: Sequence[Any], sides: Sequence[str], names: Sequence[str]) -> list[str]:
+    """One line per side that lacks classes which the table has."""
+    present = {side: Counter() for side in sides}
+    for label, side in zip(labels, sides, strict=True):
+        present[side][label] += 1
+    lines = []
+    for side in sorted(present, key=lambda side: SPLITS.index(side)):
+        absent = [name for index, name in enumerate(names) if not present[side][index]]
+        if absent:
+            lines.append(f"{side} has no clip of {', '.join(absent)}")
+    return lines
+
+
+def _named_sides(given: Sequence[str | None] | None, count: int, test_split: str | None) -> list[str]:
+    if given is None:
+        if test_split is not None:
+            raise ValueError(f"test_split={test_split!r}, but the table has no split column; name it with split=")
+        return [TRAIN] * count
+    names = [str(value).strip() for value in given]
+    if test_split is not None:
+        if test_split not in names:
+            raise ValueError(f"test_split={test_split!r} is not in the table; its splits are {sorted(set(names))}")
+        return [TEST if name == test_split else TRAIN for name in names]
+    unknown = sorted({name for name in names if name.lower() not in SPLIT_NAMES})
+    if unknown:
+        raise ValueError(f"split: {unknown} are no split names; use train, validation and test")
+    return [SPLIT_NAMES[name.lower()] for name in names]
+
+
+def _leak_keys(rows: Any, kind: str) -> list[str]:
+    if kind == "clip id":
+        return list(rows["clip_id"])
+    if kind == "group":
+        return list(rows["group"])
+    columns = [rows[column] for column in ("video", "audio")]
+    return [cell["path"] for column in columns for cell in column if cell is not None and cell.get("path")]

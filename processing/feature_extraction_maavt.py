@@ -1,0 +1,349 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Feature extractor: waveforms to the one-channel spectrograms that MA-AVT's vision transformer reads."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.utils import logging
+
+from .spectrograms import fit_frames, kaldi_fbank, log_mel, log_stft, normalize_fixed, normalize_per_clip
+
+
+logger = logging.get_logger(__name__)
+
+# The published recipes, one for each data set, and "default" for one's own clips.
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "vggsound": {
+        "transform": "log_stft",
+        "sampling_rate": 16000,
+        "n_fft": 446,
+        "win_length": 446,
+        "hop_length": 358,
+        "num_bins": 224,
+        "num_frames": 224,
+        "log_offset": 1e-7,
+        "segment_seconds": 5.0,
+        "segment_start": 3.0,
+        "tile_seconds": 10.0,
+        "clip_amplitude": True,
+    },
+    "crema_d": {
+        "transform": "log_stft",
+        "sampling_rate": 22050,
+        "n_fft": 447,
+        "win_length": 447,
+        "hop_length": 296,
+        "num_bins": 224,
+        "num_frames": 224,
+        "log_offset": 1e-7,
+        "segment_seconds": 3.0,
+        "segment_start": 0.0,
+        "tile_repeats": 3,
+        "clip_amplitude": True,
+    },
+    "ave": {
+        "transform": "kaldi_fbank",
+        "sampling_rate": 16000,
+        "win_length": 400,
+        "hop_length": 70,
+        "num_bins": 224,
+        "num_frames": 224,
+        "min_frequency": 20.0,
+        "time_first": True,
+        "segment_seconds": 1.0,
+        "num_segments": 10,
+        "remove_mean": True,
+        "normalization": "fixed",
+        "mean": -4.1426,
+        "std": 3.2001,
+    },
+}
+
+
+class MAAVTFeatureExtractor(SequenceFeatureExtractor):
+    """Turns mono waveforms into log spectrograms `input_features` float32 `[B, S, F, W]`.
+
+    A clip gives `num_segments` (S) spectrograms of `segment_seconds` each. The default, for one's own clips, is a
+    log-mel spectrogram at 16 kHz of 112 bins by 448 frames of 10 ms: 7 x 28 = 196 patches of 16, as many as a
+    224 x 224 frame has. `MAAVTFeatureExtractor.from_preset` gives the published recipes. Sound that is shorter than
+    the segment is padded with zeros at its end, unless it is tiled first.
+
+    Args:
+        feature_size: channels of the waveform; always 1.
+        sampling_rate: that the waveforms must have, in Hz.
+        padding_value: used by `pad`, which this class does not need itself.
+        transform: "log_mel", "log_stft" or "kaldi_fbank".
+        n_fft: transform length in samples (`kaldi_fbank` takes the next power of two above `win_length`).
+        win_length, hop_length: in samples.
+        num_bins: frequency bins F; `n_fft // 2 + 1` for "log_stft".
+        num_frames: time frames W; what is missing is padded, what is over is cut.
+        min_frequency, max_frequency: of the mel filters in Hz; None is half the sampling rate.
+        log_offset: added before the logarithm (not in "kaldi_fbank").
+        time_first: rows are time and columns frequency (`[B, S, W, F]`), as in the AVE recipe.
+        segment_seconds: length of a segment; None is `num_frames * hop_length / sampling_rate`.
+        num_segments: S.
+        segment_start: where the first segment starts, in seconds; the others follow it. None spaces the segments
+            evenly over the clip; one segment then is the middle of the clip.
+        tile_repeats: repeat the waveform this many times first.
+        tile_seconds: then repeat it until it is at least this long.
+        remove_mean: subtract the waveform's mean.
+        clip_amplitude: limit the waveform to -1..1.
+        normalization: "per_clip" (zero mean and unit deviation over the clip's spectrograms), "fixed"
+            (`(x - mean) / (2 std)`) or None.
+        mean, std: of "fixed".
+
+    Raises:
+        ValueError: an unknown transform or normalization, a size that is not positive, or bins that do not fit.
+    """
+
+    model_input_names = ["input_features"]
+
+    def __init__(
+        self,
+        feature_size: int = 1,
+        sampling_rate: int = 16000,
+        padding_value: float = 0.0,
+        transform: str = "log_mel",
+        n_fft: int = 1024,
+        win_length: int = 400,
+        hop_length: int = 160,
+        num_bins: int = 112,
+        num_frames: int = 448,
+        min_frequency: float = 0.0,
+        max_frequency: float | None = None,
+        log_offset: float = 1e-6,
+        time_first: bool = False,
+        segment_seconds: float | None = None,
+        num_segments: int = 1,
+        segment_start: float | None = None,
+        tile_repeats: int = 1,
+        tile_seconds: float | None = None,
+        remove_mean: bool = False,
+        clip_amplitude: bool = False,
+        normalization: str | None = "per_clip",
+        mean: float = 0.0,
+        std: float = 0.5,
+        **kwargs: Any,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.transform = transform
+        self.n_fft = n_fft
+        self.win_length = win_length
+        self.hop_length = hop_length
+        self.num_bins = num_bins
+        self.num_frames = num_frames
+        self.min_frequency = min_frequency
+        self.max_frequency = max_frequency
+        self.log_offset = log_offset
+        self.time_first = time_first
+        self.segment_seconds = segment_seconds
+        self.num_segments = num_segments
+        self.segment_start = segment_start
+        self.tile_repeats = tile_repeats
+        self.tile_seconds = tile_seconds
+        self.remove_mean = remove_mean
+        self.clip_amplitude = clip_amplitude
+        self.normalization = normalization
+        self.mean = mean
+        self.std = std
+        self._check_fields()
+
+    def _check_fields(self) -> None:
+        if self.transform not in ("log_mel", "log_stft", "kaldi_fbank"):
+            raise ValueError(f'transform={self.transform!r}; use "log_mel", "log_stft" or "kaldi_fbank"')
+        if self.normalization not in ("per_clip", "fixed", None):
+            raise ValueError(f'normalization={self.normalization!r}; use "per_clip", "fixed" or None')
+        sizes = ("sampling_rate", "n_fft", "win_length", "hop_length", "num_bins", "num_frames", "num_segments")
+        for name in (*sizes, "tile_repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give a number above 0")
+        if self.transform == "log_stft" and self.num_bins != self.n_fft // 2 + 1:
+            raise ValueError(
+                f"num_bins={self.num_bins}, but n_fft={self.n_fft} gives {self.n_fft // 2 + 1} frequencies; "
+                f"set n_fft={2 * (self.num_bins - 1)}"
+            )
+        if self.transform != "kaldi_fbank" and self.win_length > self.n_fft:
+            raise ValueError(f"win_length={self.win_length} is longer than n_fft={self.n_fft}; make n_fft larger")
+        if self._segment_samples < self.win_length:
+            raise ValueError(f"segment_seconds={self.segment_seconds} is shorter than one window; make it longer")
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> "MAAVTFeatureExtractor":
+        """The recipe "vggsound", "crema_d", "ave" (the published ones) or "default", with changes by field name."""
+        if name not in PRESETS:
+            raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **overrides})
+
+    @property
+    def _segment_samples(self) -> int:
+        if self.segment_seconds is None:
+            return self.num_frames * self.hop_length
+        return round(self.segment_seconds * self.sampling_rate)
+
+    def segment_windows(self, duration: float) -> list[tuple[float, float]]:
+        """Which seconds of a clip of this length each segment hears: S pairs `(start, end)`.
+
+        Frames taken inside them lie under the sound that the model hears. Where the clip is tiled or shorter than
+        the segments, that is the whole clip.
+        """
+        length = self._segment_samples / self.sampling_rate
+        last = 0.0 if self.segment_start is None else self.segment_start + (self.num_segments - 1) * length
+        if duration < last + length:
+            return [(0.0, duration)] * self.num_segments
+        starts = np.asarray(self._starts(round(duration * self.sampling_rate))) / self.sampling_rate
+        return [(float(start), float(min(start + length, duration))) for start in starts]
+
+    def heard_window(self, duration: float) -> tuple[float, float]:
+        """The part of a clip that has to be decoded so that the spectrograms are those of the whole clip."""
+        if self.segment_start is not None or self.tile_repeats > 1 or self.tile_seconds is not None:
+            return 0.0, duration
+        windows = self.segment_windows(duration)
+        return windows[0][0], windows[-1][1]
+
+    def _starts(self, num_samples: int) -> list[int]:
+        """First sample of each segment in a (tiled) waveform of this length."""
+        free = max(num_samples - self._segment_samples, 0)
+        if self.segment_start is not None:
+            first = round(self.segment_start * self.sampling_rate)
+            return [first + i * self._segment_samples for i in range(self.num_segments)]
+        if self.num_segments == 1:
+            return [free // 2]
+        return [round(i * free / (self.num_segments - 1)) for i in range(self.num_segments)]
+
+    def _segments(self, waveform: torch.Tensor) -> torch.Tensor:
+        """`[n]` -> `[S, segment samples]`."""
+        if self.remove_mean:
+            waveform = waveform - waveform.mean()
+        repeats = self.tile_repeats
+        if self.tile_seconds is not None:
+            missing = self.tile_seconds * self.sampling_rate / (len(waveform) * repeats)
+            repeats *= max(1, math.ceil(missing))
+        waveform = waveform.repeat(repeats) if repeats > 1 else waveform
+        if self.clip_amplitude:
+            waveform = waveform.clamp(-1, 1)
+        length = self._segment_samples
+        starts = self._starts(len(waveform))
+        missing = max(starts) + length - len(waveform)
+        if missing > 0:
+            waveform = torch.nn.functional.pad(waveform, (0, missing))
+        return torch.stack([waveform[start : start + length] for start in starts])
+
+    def _spectrograms(self, segments: torch.Tensor) -> torch.Tensor:
+        """`[B, S, n]` -> `[B, S, F, W]`."""
+        padding = math.log(self.log_offset) if self.log_offset > 0 else 0.0
+        if self.transform == "log_stft":
+            features = log_stft(segments, self.n_fft, self.hop_length, self.win_length, self.log_offset)
+        elif self.transform == "log_mel":
+            features = log_mel(
+                segments,
+                self.sampling_rate,
+                self.n_fft,
+                self.hop_length,
+                self.win_length,
+                self.num_bins,
+                self.min_frequency,
+                self.max_frequency,
+                self.log_offset,
+            )
+        else:
+            padding = 0.0  # as published: padded before the fixed scale
+            features = kaldi_fbank(
+                segments,
+                self.sampling_rate,
+                self.num_bins,
+                self.win_length,
+                self.hop_length,
+                self.min_frequency,
+                self.max_frequency,
+            )
+        features = fit_frames(features, self.num_frames, padding)
+        if self.normalization == "per_clip":
+            features = normalize_per_clip(features, dims=(-3, -2, -1))
+        elif self.normalization == "fixed":
+            features = normalize_fixed(features, self.mean, self.std)
+        return features.transpose(-1, -2).contiguous() if self.time_first else features
+
+    def __call__(
+        self,
+        audio: Any,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Spectrograms of one waveform or a batch.
+
+        Args:
+            audio: mono waveforms in -1..1: `[n]`, `[B, n]`, or a list of `[n]` of any lengths (arrays, tensors on
+                any one device, or lists of numbers).
+            sampling_rate: of the waveforms; it must be the feature extractor's own.
+            return_tensors: "pt" or "np"; None leaves PyTorch tensors.
+            device: compute there; None is where the waveforms are.
+            kwargs: padding options of other feature extractors; every spectrogram has one size here.
+
+        Returns:
+            `input_features` float32 `[B, S, F, W]` (`[B, S, W, F]` with `time_first`).
+
+        Raises:
+            ValueError: another sampling rate, no samples, a wrong rank, integers, NaN or infinity.
+        """
+        if sampling_rate is None:
+            logger.warning_once(
+                f"No sampling_rate was given: the sound is taken to have {self.sampling_rate} Hz. Pass sampling_rate "
+                "to have it checked."
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"sampling_rate={sampling_rate}, but this feature extractor needs {self.sampling_rate} Hz; resample "
+                "the waveform (torchaudio.functional.resample), or pass the file's path"
+            )
+        waveforms = [waveform.to(device or waveform.device) for waveform in as_waveforms(audio)]
+        segments = torch.stack([self._segments(waveform) for waveform in waveforms])
+        features = self._spectrograms(segments)
+        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+
+
+def as_waveforms(audio: Any) -> list[torch.Tensor]:
+    """One waveform or a batch as a list of float32 `[n]` tensors.
+
+    Raises:
+        ValueError: no samples, a wrong rank, integers, NaN or infinity; the message names the row.
+    """
+    if isinstance(audio, (list, tuple)):
+        single = len(audio) > 0 and np.isscalar(audio[0])
+        rows = [np.asarray(audio, dtype=np.float32)] if single else list(audio)
+    else:
+        single = np.ndim(audio) == 1 if not isinstance(audio, torch.Tensor) else audio.ndim == 1
+        if not single and getattr(audio, "ndim", 0) != 2:
+            raise ValueError(f"waveform: rank {np.ndim(audio)}; give [n] or a batch [B, n], mono")
+        rows = [audio] if single else list(audio)
+    if not rows:
+        raise ValueError("waveform: the batch is empty; give at least one waveform")
+    return [_as_waveform(row, index) for index, row in enumerate(rows)]
+
+
+def _as_waveform(row: Any, index: int) -> torch.Tensor:
+    if not isinstance(row, torch.Tensor):
+        row = torch.from_numpy(np.ascontiguousarray(np.asarray(row)))
+    if row.ndim != 1:
+        raise ValueError(
+            f"waveform {index}: shape {tuple(row.shape)}; give mono samples [n] (average the channels first)"
+        )
+    if row.numel() == 0:
+        raise ValueError(f"waveform {index}: no samples; leave the sound out (None) or give another clip")
+    if not row.is_floating_point():
+        raise ValueError(
+            f"waveform {index}: {row.dtype}; give floating point samples in -1..1 (int16: divide by 32768)"
+        )
+    row = row.float()
+    if not torch.isfinite(row).all():
+        raise ValueError(
+            f"waveform {index}: NaN or infinite samples; replace them (torch.nan_to_num) or drop the clip"
+        )
+    return row

@@ -1,0 +1,171 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Waveforms to spectrograms: batched functions on tensors `[..., n]`, on the device of their input."""
+
+import functools
+import warnings
+
+import torch
+import torchaudio
+from torchaudio.compliance import kaldi
+
+
+def stft_magnitude(
+    waveform: torch.Tensor, n_fft: int, hop_length: int, win_length: int | None = None, center: bool = True
+) -> torch.Tensor:
+    """Magnitude of the short-time Fourier transform with a periodic Hann window.
+
+    Args:
+        waveform: float `[..., n]`.
+        n_fft: transform length in samples.
+        hop_length: samples between frames.
+        win_length: window length in samples, centered in the transform; None is `n_fft`.
+        center: frame t is centered on sample `t * hop_length`, with zeros beyond the ends.
+
+    Returns:
+        `[..., n_fft // 2 + 1, frames]`, `frames = 1 + n // hop_length` when centered (even `n_fft`).
+    """
+    flat = waveform.reshape(-1, waveform.shape[-1])
+    spectrum = torch.stft(
+        flat,
+        n_fft,
+        hop_length,
+        win_length or n_fft,
+        window=hann_window(win_length or n_fft, flat.device, flat.dtype),
+        center=center,
+        pad_mode="constant",
+        return_complex=True,
+    ).abs()
+    return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
+
+
+def log_stft(
+    waveform: torch.Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None = None,
+    log_offset: float = 1e-7,
+) -> torch.Tensor:
+    """`ln(|STFT| + log_offset)`, `[..., n_fft // 2 + 1, frames]`."""
+    return torch.log(stft_magnitude(waveform, n_fft, hop_length, win_length) + log_offset)
+
+
+def log_mel(
+    waveform: torch.Tensor,
+    sampling_rate: int,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None,
+    num_bins: int,
+    min_frequency: float = 0.0,
+    max_frequency: float | None = None,
+    log_offset: float = 1e-6,
+) -> torch.Tensor:
+    """`ln(mel power + log_offset)` with HTK-spaced triangular filters of height one, `[..., num_bins, frames]`."""
+    power = stft_magnitude(waveform, n_fft, hop_length, win_length).square()
+    filters = mel_filters(
+        sampling_rate, n_fft, num_bins, min_frequency, max_frequency or sampling_rate / 2, power.device, power.dtype
+    )
+    return torch.log(filters.T @ power + log_offset)
+
+
+def kaldi_fbank(
+    waveform: torch.Tensor,
+    sampling_rate: int,
+    num_bins: int,
+    win_length: int,
+    hop_length: int,
+    min_frequency: float = 20.0,
+    max_frequency: float | None = None,
+) -> torch.Tensor:
+    """Kaldi's log mel filter bank without dither and energy, Hann window, frames inside the signal only.
+
+    The same numbers as `torchaudio.compliance.kaldi.fbank(..., window_type="hanning", htk_compat=True, dither=0,
+    use_energy=False)`, but for a whole batch at once.
+
+    Args:
+        waveform: float `[..., n]`, in -1..1.
+        sampling_rate: in Hz.
+        num_bins: mel filters.
+        win_length, hop_length: in samples.
+        min_frequency, max_frequency: of the filters in Hz; None is half the sampling rate.
+
+    Returns:
+        `[..., num_bins, frames]`, `frames = 1 + (n - win_length) // hop_length`.
+    """
+    n_fft = 1 << (win_length - 1).bit_length()
+    frames = waveform.unfold(-1, win_length, hop_length)  # [..., frames, win_length]
+    frames = frames - frames.mean(-1, keepdim=True)
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+    frames = (frames - 0.97 * previous) * hann_window(win_length, frames.device, frames.dtype, periodic=False)
+    power = torch.fft.rfft(frames, n_fft).abs().square()
+    filters = kaldi_filters(
+        sampling_rate, n_fft, num_bins, min_frequency, max_frequency or 0.0, power.device, power.dtype
+    )
+    floor = torch.finfo(torch.float32).eps
+    return torch.log((power @ filters.T).clamp_min(floor)).transpose(-1, -2)
+
+
+def normalize_per_clip(spectrogram: torch.Tensor, dims: tuple[int, ...] = (-2, -1)) -> torch.Tensor:
+    """Zero mean and unit standard deviation over `dims`; a constant spectrogram becomes zeros."""
+    centered = spectrogram - spectrogram.mean(dims, keepdim=True)
+    deviation = centered.square().mean(dims, keepdim=True).sqrt()
+    return centered / deviation.clamp_min(1e-2)  # no recording varies so little; silence would be blown-up rounding
+
+
+def normalize_fixed(spectrogram: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """`(x - mean) / (2 std)`, the scale of the Audio Spectrogram Transformer."""
+    return (spectrogram - mean) / (2 * std)
+
+
+def fit_frames(spectrogram: torch.Tensor, num_frames: int, value: float = 0.0) -> torch.Tensor:
+    """`[..., bins, frames]` cut, or padded at the end with `value`, to `num_frames`."""
+    missing = num_frames - spectrogram.shape[-1]
+    if missing > 0:
+        return torch.nn.functional.pad(spectrogram, (0, missing), value=value)
+    return spectrogram[..., :num_frames]
+
+
+# Windows and filters depend on few numbers: made once per device, shared by every call.
+
+
+@functools.lru_cache(maxsize=32)
+def hann_window(length: int, device: torch.device, dtype: torch.dtype, periodic: bool = True) -> torch.Tensor:
+    """`[length]` Hann window."""
+    return torch.hann_window(length, periodic=periodic, device=device, dtype=dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def mel_filters(
+    sampling_rate: int,
+    n_fft: int,
+    num_bins: int,
+    min_frequency: float,
+    max_frequency: float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`[n_fft // 2 + 1, num_bins]` triangular filters on the HTK mel scale."""
+    filters = torchaudio.functional.melscale_fbanks(
+        n_fft // 2 + 1, min_frequency, max_frequency, num_bins, sampling_rate, norm=None, mel_scale="htk"
+    )
+    return filters.to(device, dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def kaldi_filters(
+    sampling_rate: int,
+    n_fft: int,
+    num_bins: int,
+    min_frequency: float,
+    max_frequency: float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """`[num_bins, n_fft // 2 + 1]` Kaldi mel filters (`max_frequency` <= 0 counts from half the sampling rate)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 224 filters on 257 frequencies: some are empty, as published
+        filters, _ = kaldi.get_mel_banks(
+            num_bins, n_fft, float(sampling_rate), min_frequency, max_frequency, 100.0, -500.0, 1.0
+        )
+    return torch.nn.functional.pad(filters, (0, 1)).to(device, dtype)  # the last frequency has no weight

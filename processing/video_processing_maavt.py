@@ -1,0 +1,190 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Video processor: clips or frames to the pixels that MA-AVT's vision transformer reads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.processing_utils import VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
+
+from .clips import load_clip
+
+
+class MAAVTVideoProcessorKwargs(VideosKwargs, total=False):
+    """Keyword arguments of `MAAVTVideoProcessor` beside the usual ones.
+
+    frames_per_clip: frames taken from a file when neither `num_frames` nor `fps` says how many.
+    crop_region: `(left, top, right, bottom)` in fractions of the picture, cut out before resizing; None for all of it.
+    """
+
+    frames_per_clip: int | None
+    crop_region: tuple[float, float, float, float] | list[float] | None
+
+
+class MAAVTVideoProcessor(BaseVideoProcessor):
+    """Turns frames into `pixel_values_videos` float32 `[B, T, 3, H, W]`: resized, scaled to 0..1, normalized.
+
+    Takes uint8 `[T, 3, H, W]` or `[T, H, W, 3]` arrays and tensors, lists of PIL images, paths and torchcodec
+    decoders. Frames that are passed are all kept unless `num_frames` or `fps` asks for fewer; from a file,
+    `frames_per_clip` (8) frames are taken at the centers of equal parts of the clip.
+
+    The default mean and standard deviation, 0.5, are those of the ImageNet-21k ViT; `MAAVTProcessor.from_backbone`
+    takes them from a backbone's own image processor. `crop_region` shows the model a fixed part of the picture, such as
+    the mouth of a talker who sits still.
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    frames_per_clip = 8
+    crop_region = None
+    valid_kwargs = MAAVTVideoProcessorKwargs
+    model_input_names = ["pixel_values_videos"]
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Indices `[T]` of the frames at the centers of T equal parts of the video.
+
+        Args:
+            metadata: of the video; `fps` needs its frame rate.
+            num_frames: T; None with `fps` None too keeps every frame.
+            fps: T is the length times this.
+
+        Raises:
+            ValueError: both are given, `fps` without the video's own frame rate, or more frames than there are.
+        """
+        total = metadata.total_num_frames
+        if num_frames is not None and fps is not None:
+            raise ValueError("num_frames and fps exclude each other; give one of them")
+        if fps is not None:
+            if metadata.fps is None:
+                raise ValueError("fps needs the video's own frame rate; pass video_metadata with fps, or num_frames")
+            num_frames = max(1, round(total / metadata.fps * fps))
+        if num_frames is None:
+            return np.arange(total)
+        if num_frames > total:
+            raise ValueError(f"num_frames={num_frames}, but the video has {total} frames; ask for fewer")
+        return ((np.arange(num_frames) + 0.5) * total / num_frames).astype(int)
+
+    def _decode_and_sample_videos(
+        self,
+        videos: Any,
+        video_metadata: Any = None,
+        do_sample_frames: bool | None = None,
+        sample_indices_fn: Callable | None = None,
+    ) -> tuple[list, list]:
+        if is_clip_source(videos):
+            videos = [videos]
+        if isinstance(videos, (list, tuple)) and videos and all(is_clip_source(video) for video in videos):
+            options = {} if sample_indices_fn is None else sample_indices_fn.keywords
+            num_frames, fps = options.get("num_frames"), options.get("fps")
+            if num_frames is None and fps is None and do_sample_frames:
+                num_frames = options.get("frames_per_clip") or self.frames_per_clip
+            clips = [load_clip(video, num_frames=num_frames, fps=fps, streams=("video",)) for video in videos]
+            return [clip.frames for clip in clips], make_batched_metadata([clip.frames for clip in clips], None)
+        videos = [as_frames(video, index) for index, video in enumerate(make_batched_videos(videos))]
+        video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)
+        if do_sample_frames:
+            for index, (video, metadata) in enumerate(zip(videos, video_metadata, strict=True)):
+                metadata.frames_indices = sample_indices_fn(metadata=metadata)
+                if len(metadata.frames_indices) < len(video):
+                    videos[index] = video[metadata.frames_indices]
+        return videos, video_metadata
+
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Any,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: Any,
+        image_std: Any,
+        return_tensors: str | None = None,
+        crop_region: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """As in the base class, in the order that is fastest for decoded frames.
+
+        They come with the channels last in memory, which resizing likes and normalizing does not: resize first, clip
+        by clip, and put the channels first in the smaller uint8 result.
+        """
+        if crop_region is not None:
+            videos = [cut_region(video, crop_region) for video in videos]
+        if do_resize:
+            videos = [self.resize(video, size=size, resample=resample) for video in videos]
+        if do_center_crop:
+            videos = [self.center_crop(video, crop_size) for video in videos]
+        options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+        if len({(video.shape, video.dtype) for video in videos}) == 1:
+            stacked = torch.empty((len(videos), *videos[0].shape), dtype=videos[0].dtype, device=videos[0].device)
+            pixels = self.rescale_and_normalize(torch.stack(videos, out=stacked), *options)
+        else:
+            pixels = [self.rescale_and_normalize(video.contiguous(), *options) for video in videos]
+        return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
+
+
+def cut_region(frames: torch.Tensor, region: Any) -> torch.Tensor:
+    """The part `(left, top, right, bottom)`, in fractions of width and height, of frames `[T, 3, H, W]`.
+
+    Raises:
+        ValueError: fractions outside 0..1, or left of its right (above its bottom) edge by less than a pixel.
+    """
+    left, top, right, bottom = region
+    height, width = frames.shape[-2:]
+    rows = slice(round(top * height), round(bottom * height))
+    columns = slice(round(left * width), round(right * width))
+    if (
+        not (0 <= left < right <= 1 and 0 <= top < bottom <= 1)
+        or rows.start == rows.stop
+        or columns.start == columns.stop
+    ):
+        raise ValueError(
+            f"crop_region={tuple(region)} is no part of a picture of {width}x{height}; give (left, top, right, bottom) in "
+            "fractions from 0 to 1"
+        )
+    return frames[..., rows, columns]
+
+
+def is_clip_source(video: Any) -> bool:
+    """Whether this is something to decode (a path, bytes, a table's row, a file or a decoder) and no frames."""
+    if isinstance(video, (str, bytes, dict)) or hasattr(video, "__fspath__"):
+        return True
+    return hasattr(video, "get_frames_played_at") or (hasattr(video, "read") and hasattr(video, "seek"))
+
+
+def as_frames(video: Any, index: int = 0) -> torch.Tensor:
+    """Frames of one video as a tensor of rank 4, checked.
+
+    Raises:
+        ValueError: no frames, a wrong rank, or no axis of 1, 3 or 4 channels; the message names the video.
+    """
+    if isinstance(video, (list, tuple)):
+        video = np.stack([np.asarray(frame) for frame in video]) if len(video) else np.zeros((0, 1, 1, 3), np.uint8)
+    frames = video if isinstance(video, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(video)))
+    if frames.ndim != 4:
+        raise ValueError(f"video {index}: shape {tuple(frames.shape)}; give frames [T, 3, H, W] or [T, H, W, 3]")
+    if len(frames) == 0:
+        raise ValueError(f"video {index}: zero frames; leave the picture out (None) or give another clip")
+    if frames.shape[1] not in (1, 3, 4) and frames.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"video {index}: shape {tuple(frames.shape)} has no color axis; give [T, 3, H, W]")
+    if frames.is_floating_point() and not torch.isfinite(frames).all():
+        raise ValueError(f"video {index}: NaN or infinite pixels; give uint8 frames")
+    return frames
