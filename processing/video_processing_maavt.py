@@ -20,11 +20,13 @@ class MAAVTVideoProcessorKwargs(VideosKwargs, total=False):
     """Keyword arguments of `MAAVTVideoProcessor` beside the usual ones.
 
     frames_per_clip: frames taken from a file when neither `num_frames` nor `fps` says how many.
-    crop_region: `(left, top, right, bottom)` in fractions of the picture, cut out before resizing; None for all of it.
+    crop_box: `(top, left, bottom, right)` as shares of the picture, cut out before resizing; None for all of it.
+    frame_grid: `(rows, columns)`: so many frames after each other are laid out in one picture, row by row.
     """
 
     frames_per_clip: int | None
-    crop_region: tuple[float, float, float, float] | list[float] | None
+    crop_box: tuple[float, float, float, float] | list[float] | None
+    frame_grid: tuple[int, int] | list[int] | None
 
 
 class MAAVTVideoProcessor(BaseVideoProcessor):
@@ -35,8 +37,10 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     `frames_per_clip` (8) frames are taken at the centers of equal parts of the clip.
 
     The default mean and standard deviation, 0.5, are those of the ImageNet-21k ViT; `MAAVTProcessor.from_backbone`
-    takes them from a backbone's own image processor. `crop_region` shows the model a fixed part of the picture, such as
-    the mouth of a talker who sits still.
+    takes them from a backbone's own image processor. `crop_box` shows the model a fixed part of the picture, such as
+    the mouth of a talker who sits still. `frame_grid` lays frames out side by side in one picture `[B, T / (rows
+    columns), 3, rows H, columns W]`: the model averages over pictures and would forget the order of frames, but not
+    where in a picture a frame stands.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -49,7 +53,8 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     do_sample_frames = True
     frames_per_clip = 8
-    crop_region = None
+    crop_box = None
+    frame_grid = None
     valid_kwargs = MAAVTVideoProcessorKwargs
     model_input_names = ["pixel_values_videos"]
 
@@ -118,7 +123,8 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         image_mean: Any,
         image_std: Any,
         return_tensors: str | None = None,
-        crop_region: Any = None,
+        crop_box: Any = None,
+        frame_grid: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
         """As in the base class, in the order that is fastest for decoded frames.
@@ -126,12 +132,14 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         They come with the channels last in memory, which resizing likes and normalizing does not: resize first, clip
         by clip, and put the channels first in the smaller uint8 result.
         """
-        if crop_region is not None:
-            videos = [cut_region(video, crop_region) for video in videos]
+        if crop_box is not None:
+            videos = [cut_box(video, crop_box) for video in videos]
         if do_resize:
             videos = [self.resize(video, size=size, resample=resample) for video in videos]
         if do_center_crop:
             videos = [self.center_crop(video, crop_size) for video in videos]
+        if frame_grid is not None:
+            videos = [lay_out(video, frame_grid) for video in videos]
         options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
         if len({(video.shape, video.dtype) for video in videos}) == 1:
             stacked = torch.empty((len(videos), *videos[0].shape), dtype=videos[0].dtype, device=videos[0].device)
@@ -141,26 +149,41 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
 
 
-def cut_region(frames: torch.Tensor, region: Any) -> torch.Tensor:
-    """The part `(left, top, right, bottom)`, in fractions of width and height, of frames `[T, 3, H, W]`.
+def cut_box(frames: torch.Tensor, box: Any) -> torch.Tensor:
+    """The part `(top, left, bottom, right)`, as shares of height and width, of frames `[T, 3, H, W]`.
 
     Raises:
-        ValueError: fractions outside 0..1, or left of its right (above its bottom) edge by less than a pixel.
+        ValueError: shares outside 0..1, or a box of less than a pixel.
     """
-    left, top, right, bottom = region
+    top, left, bottom, right = box
     height, width = frames.shape[-2:]
-    rows = slice(round(top * height), round(bottom * height))
-    columns = slice(round(left * width), round(right * width))
-    if (
-        not (0 <= left < right <= 1 and 0 <= top < bottom <= 1)
-        or rows.start == rows.stop
-        or columns.start == columns.stop
-    ):
+    rows, columns = (
+        slice(round(top * height), round(bottom * height)),
+        slice(round(left * width), round(right * width)),
+    )
+    inside = 0 <= top < bottom <= 1 and 0 <= left < right <= 1
+    if not inside or rows.start == rows.stop or columns.start == columns.stop:
         raise ValueError(
-            f"crop_region={tuple(region)} is no part of a picture of {width}x{height}; give (left, top, right, bottom) in "
-            "fractions from 0 to 1"
+            f"crop_box={tuple(box)} is no part of a picture of {width}x{height}; give (top, left, bottom, right) as "
+            "shares from 0 to 1"
         )
     return frames[..., rows, columns]
+
+
+def lay_out(frames: torch.Tensor, grid: Any) -> torch.Tensor:
+    """Frames `[T, 3, H, W]`, rows times columns of them in one picture: `[T / (rows columns), 3, rows H, columns W]`.
+
+    Raises:
+        ValueError: T is no multiple of rows times columns.
+    """
+    rows, columns = grid
+    count, channels, height, width = frames.shape
+    if rows < 1 or columns < 1 or count % (rows * columns):
+        raise ValueError(
+            f"frame_grid={tuple(grid)} takes a multiple of {rows * columns} frames, got {count}; change num_frames"
+        )
+    pictures = frames.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return pictures.reshape(-1, channels, rows * height, columns * width)
 
 
 def is_clip_source(video: Any) -> bool:

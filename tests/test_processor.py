@@ -416,14 +416,24 @@ def test_remote_code(tmp_path, clip):
     assert torch.equal(got["again"][0], want["input_features"][0])
 
 
-def test_crop_region_shows_a_part_of_the_picture():
+def test_crop_box_shows_a_part_of_the_picture():
     frames = torch.zeros(2, 3, 40, 80, dtype=torch.uint8)
     frames[:, :, 20:, 20:40] = 255
-    processor = MAAVTVideoProcessor(crop_region=[0.25, 0.5, 0.5, 1.0], size={"height": 16, "width": 16})
+    processor = MAAVTVideoProcessor(crop_box=[0.5, 0.25, 1.0, 0.5], size={"height": 16, "width": 16})
     pixels = processor(frames, return_tensors="pt").pixel_values_videos
     assert pixels.shape == (1, 2, 3, 16, 16) and (pixels == 1).all()
     again = MAAVTVideoProcessor.from_dict(processor.to_dict())
     assert (again(frames, return_tensors="pt").pixel_values_videos == 1).all()
-    for region in ([0.5, 0.0, 0.25, 1.0], [0.0, 0.0, 1.5, 1.0], [0.1, 0.1, 0.101, 0.2]):
-        with pytest.raises(ValueError, match="crop_region"):
-            processor(frames, crop_region=region, return_tensors="pt")
+    for box in ([0.5, 0.0, 0.25, 1.0], [0.0, 0.0, 1.5, 1.0], [0.1, 0.1, 0.101, 0.2]):
+        with pytest.raises(ValueError, match="crop_box"):
+            processor(frames, crop_box=box, return_tensors="pt")
+
+
+def test_frame_grid_lays_frames_out_row_by_row():
+    frames = torch.arange(8, dtype=torch.uint8)[:, None, None, None].expand(8, 3, 4, 4).contiguous()
+    processor = MAAVTVideoProcessor(frame_grid=[2, 2], do_resize=False, do_rescale=False, do_normalize=False)
+    pixels = processor(frames, return_tensors="pt").pixel_values_videos
+    assert pixels.shape == (1, 2, 3, 8, 8)
+    assert pixels[0, 1, 0, ::4, ::4].tolist() == [[4, 5], [6, 7]]
+    with pytest.raises(ValueError, match="multiple of 4 frames, got 6"):
+        processor(frames[:6], return_tensors="pt")
