@@ -3,26 +3,21 @@
 """From a folder or a table of clips to a `datasets.DatasetDict`, split without leaks, with a report."""
 
 import csv
-import hashlib
-import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, Video
-from tqdm.auto import tqdm
 
+from .clip_checks import CHECKS, usable_rows
 from .clip_splits import SPLIT_NAMES, SPLITS, assign_splits, check_leaks, missing_classes
-from .clips import END_TOLERANCE, ClipError, load_clip, probe_clip, safe_join
+from .clips import safe_join
 
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
-CHECKS = ("decode", "probe", "none")
 
 
 def build_clip_table(
@@ -78,13 +73,7 @@ def build_clip_table(
     columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
     rows, warnings = _read_rows(data, columns)
     total = len(rows)
-    skipped: list[dict[str, Any]] = []
-    rows = _keep(rows, skipped, lambda row: _row_problem(row, where))
-    rows = _without_duplicates(rows, skipped)
-    if check != "none":
-        rows = _without_broken(rows, skipped, require, check, window)
-    else:
-        rows = _keep(rows, skipped, lambda row: _set_window(row, window, None))
+    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check)
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
     _check_groups(rows)
@@ -175,7 +164,7 @@ def _csv_rows(path: Path, columns: dict[str, Any]) -> list[dict[str, Any]]:
     with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
         reader = csv.DictReader(file)
         table = list(reader)
-        header = [name for name in reader.fieldnames or []]
+        header = list(reader.fieldnames or [])
     found = _find_columns(header, columns, ("file_name", "label"), path.name)
     rows = []
     for number, cells in enumerate(table, start=2):
@@ -237,133 +226,6 @@ def _find_columns(
         elif key in required or column not in (None, False):
             raise ValueError(f"{source}: no column {name!r}; its columns are {list(header)}; name one with {key}=")
     return found
-
-
-def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | None:
-    for column, wanted in (where or {}).items():
-        if column not in row["cells"]:
-            raise ValueError(f"where: no column {column!r}; the columns are {list(row['cells'])}")
-        allowed = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
-        if not any(_same(row["cells"][column], value) for value in allowed):
-            return f"left out by where {column}={wanted}"
-    if row["label"] is None:
-        return "no label: fill the column"
-    if row["video"] is None and row["audio"] is None:
-        return "no file name: fill the column"
-    for cell in (row["video"], row["audio"]):
-        if cell is not None and cell["bytes"] is None and not os.path.isfile(cell["path"]):
-            return "no such file: check the name"
-    for key in ("start", "end"):
-        try:
-            row[key] = None if row[key] is None else float(row[key])
-        except ValueError:
-            return f"bad window: {key} is {row[key]!r}; give seconds"
-    return None
-
-
-def _same(cell: Any, value: Any) -> bool:
-    try:
-        return float(cell) == float(value)
-    except (TypeError, ValueError):
-        return str(cell).strip() == str(value).strip()
-
-
-def _without_duplicates(rows: list[dict[str, Any]], skipped: list) -> list[dict[str, Any]]:
-    """Leave out the same window of the same bytes; only files of one size are read and compared."""
-    by_size = defaultdict(set)
-    for row in rows:
-        for cell in (row["video"], row["audio"]):
-            if cell is not None and cell["bytes"] is None:
-                by_size[os.path.getsize(cell["path"])].add(cell["path"])
-    digest = {}
-    for paths in by_size.values():
-        for path in paths if len(paths) > 1 else ():
-            digest[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    seen: dict[Any, dict[str, Any]] = {}
-
-    def problem(row: dict[str, Any]) -> str | None:
-        sources = []
-        for cell in (row["video"], row["audio"]):
-            if cell is not None and cell["bytes"] is not None:
-                sources.append(hashlib.sha256(cell["bytes"]).hexdigest())
-            else:
-                sources.append(cell and digest.get(cell["path"], cell["path"]))
-        first = seen.setdefault((*sources, row["start"], row["end"]), row)
-        if first is row:
-            return None
-        other = "" if first["label"] == row["label"] else f", which is labeled {first['label']} and not {row['label']}"
-        return f"duplicate: same clip as {first['name']}{other}"
-
-    return _keep(rows, skipped, problem)
-
-
-def _without_broken(rows: list, skipped: list, require: Sequence[str], check: str, window: float | None) -> list:
-    def problem(row: dict[str, Any]) -> str | None:
-        try:
-            return _clip_problem(row, require, check, window)
-        except ClipError as error:
-            return f"broken: {error}"
-
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        progress = tqdm(pool.map(problem, rows), total=len(rows), desc="checking clips", disable=None)
-        problems = iter(list(progress))
-    return _keep(rows, skipped, lambda row: next(problems))
-
-
-def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, window: float | None) -> str | None:
-    one_file = row["video"] is row["audio"] or row["video"] == row["audio"]
-    infos = {kind: row[kind] and probe_clip(row[kind]) for kind in (("video",) if one_file else ("video", "audio"))}
-    if one_file:
-        infos["audio"] = infos["video"]
-    for kind in ("video", "audio"):
-        if infos[kind] is None or not getattr(infos[kind], f"has_{kind}"):
-            row[kind] = None
-            if kind in require:
-                return f"no {kind} stream: needed for training on it"
-    present = [kind for kind in ("video", "audio") if row[kind] is not None]
-    if not present:
-        return "no stream: neither picture nor sound in it"
-    problem = _set_window(row, window, min(infos[kind].duration for kind in present))
-    if problem or check != "decode":
-        return problem
-    for streams in [present] if one_file else [[kind] for kind in present]:
-        clip = load_clip(row[streams[0]], row["start"], row["end"], num_frames=1, streams=streams)
-        if "audio" in streams and (clip.waveform.numel() == 0 or clip.waveform.abs().max() < SILENCE):
-            row["audio"] = None
-            if "audio" in require or row["video"] is None:
-                return "silent: nothing is heard in it"
-    return None
-
-
-def _set_window(row: dict[str, Any], window: float | None, duration: float | None) -> str | None:
-    """Fill in `start` and `end`; with `window` that many seconds around their middle, moved inside the file."""
-    first, last = row["start"], row["end"]
-    if first is None and last is None and window is None:
-        return None
-    if duration is None and last is None:
-        return "no window: the table gives no end, and check='none' does not look into the file"
-    first, last = first or 0.0, duration if last is None else last
-    if not (math.isfinite(first) and math.isfinite(last)) or first < 0 or last <= first:
-        return f"bad window: {first:g} s to {last:g} s"
-    if duration is not None and last > duration + END_TOLERANCE:
-        return f"window past the end: {first:g} s to {last:g} s of {duration:.2f} s"
-    if window is not None:
-        middle, limit = (first + last) / 2, math.inf if duration is None else duration
-        first = max(0.0, min(middle - window / 2, limit - window))
-        last = min(first + window, limit)
-    row["start"], row["end"] = first, last
-    return None
-
-
-def _keep(rows: list, skipped: list, problem: Any) -> list:
-    kept = []
-    for row in rows:
-        reason = problem(row)
-        if reason is None:
-            kept.append(row)
-        else:
-            skipped.append({"file": row["name"], "row": row["number"], "reason": reason})
-    return kept
 
 
 def _check_groups(rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,192 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics for classes, for matched against mismatched pairs, and for both together; they need no network."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+
+
+IGNORED_LABEL = -100
+PAIR_COLUMNS = "match scores are logits: the higher, the surer that sound and picture belong together"
+
+
+class _OfflineMetric(evaluate.Metric):
+    """Kept in memory: nothing is cached, and several processes do not wait for each other's files."""
+
+    columns: dict[str, str] = {}
+
+    def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **kwargs: Any):
+        super().__init__(config_name=config_name, keep_in_memory=keep_in_memory, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__,
+            citation="",
+            inputs_description=PAIR_COLUMNS,
+            features=datasets.Features({name: datasets.Value(kind) for name, kind in self.columns.items()}),
+        )
+
+
+class ClassificationScore(_OfflineMetric):
+    """Top-1 accuracy and macro F1 of class indices; rows whose reference is -100 are left out.
+
+    `compute(predictions=[n] int, references=[n] int)` -> `top1`, `macro_f1` (over the classes of the references),
+    `num_clips`. Raises ValueError when every reference is -100.
+    """
+
+    columns = {"predictions": "int64", "references": "int64"}
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        kept = references != IGNORED_LABEL
+        if not kept.any():
+            raise ValueError(f"references: none of {len(references)} clips has a label; give labeled clips")
+        predictions, references = predictions[kept], references[kept]
+        macro_f1 = f1_score(references, predictions, labels=np.unique(references), average="macro", zero_division=0)
+        return {
+            "top1": float(accuracy_score(references, predictions)),
+            "macro_f1": float(macro_f1),
+            "num_clips": int(kept.sum()),
+        }
+
+
+class MatchScore(_OfflineMetric):
+    """How well match scores tell matched from mismatched pairs.
+
+    `compute(predictions=[n] float, references=[n] bool or 0/1 (1: matched), threshold=0.0)` -> `auroc`, `accuracy`
+    (a pair is accepted where its score is above the threshold), `threshold`, `num_pairs`. Raises ValueError unless
+    both kinds of pairs are there.
+    """
+
+    columns = {"predictions": "float64", "references": "int64"}
+
+    def _compute(
+        self, predictions: Sequence[float], references: Sequence[int], threshold: float = 0.0
+    ) -> dict[str, float]:
+        scores, matched = np.asarray(predictions), np.asarray(references).astype(bool)
+        if matched.all() or not matched.any():
+            raise ValueError("references: AUROC needs matched and mismatched pairs; evaluate with mismatched_copies")
+        return {
+            "auroc": float(roc_auc_score(matched, scores)),
+            "accuracy": float(np.mean((scores > threshold) == matched)),
+            "threshold": float(threshold),
+            "num_pairs": len(matched),
+        }
+
+
+class CombinedScore(_OfflineMetric):
+    """Accuracy of class and match decision together.
+
+    A matched pair is right when it is accepted and rightly classified, a mismatched one when it is rejected.
+    `compute(predictions=[n] int, references=[n] int, match_scores=[n] float, is_matched=[n] bool, threshold=t)` with a
+    threshold from `best_threshold` on validation pairs -> `combined_accuracy`, `matched_right`, `mismatched_right`
+    (shares of either kind), `threshold`, `num_pairs`.
+    """
+
+    columns = {"predictions": "int64", "references": "int64", "match_scores": "float64", "is_matched": "int64"}
+
+    def _compute(
+        self,
+        predictions: Sequence[int],
+        references: Sequence[int],
+        match_scores: Sequence[float],
+        is_matched: Sequence[int],
+        threshold: float = 0.0,
+    ) -> dict[str, float]:
+        matched = np.asarray(is_matched).astype(bool)
+        accepted = np.asarray(match_scores) > threshold
+        correct = np.asarray(predictions) == np.asarray(references)
+        right = np.where(matched, accepted & correct, ~accepted)
+        result = {
+            "combined_accuracy": float(right.mean()),
+            "threshold": float(threshold),
+            "num_pairs": len(matched),
+        }
+        for name, kind in (("matched_right", matched), ("mismatched_right", ~matched)):
+            if kind.any():
+                result[name] = float(right[kind].mean())
+        return result
+
+
+def best_threshold(
+    match_scores: Sequence[float], is_matched: Sequence[bool], correct: Sequence[bool] | None = None
+) -> float:
+    """The threshold with the highest accuracy on these (validation) pairs, midway between two scores.
+
+    Args:
+        match_scores: `[n]`.
+        is_matched: `[n]`.
+        correct: `[n]`, whether the class of a matched pair is right; the combined accuracy is then maximized.
+
+    Raises:
+        ValueError: no pairs.
+    """
+    scores, matched = np.asarray(match_scores, dtype=np.float64), np.asarray(is_matched).astype(bool)
+    if not len(scores):
+        raise ValueError("match_scores: empty; give validation pairs")
+    gain = matched if correct is None else matched & np.asarray(correct).astype(bool)
+    order = np.argsort(scores)
+    values, first = np.unique(scores[order], return_index=True)
+    # accepted from the k-th score on: gains at or above it, plus rejected mismatched pairs below it
+    accepted = np.concatenate([np.cumsum(gain[order][::-1])[::-1], [0]])
+    rejected = np.concatenate([[0], np.cumsum(~matched[order])])
+    cuts = np.concatenate([first, [len(scores)]])
+    best = int(np.argmax(accepted[cuts] + rejected[cuts]))
+    if best == 0:
+        return float(values[0] - 1)
+    if best == len(values):
+        return float(values[-1] + 1)
+    return float((values[best - 1] + values[best]) / 2)
+
+
+def bootstrap_interval(
+    values: Any,
+    groups: Sequence[Any],
+    statistic: Callable[..., float] = np.mean,
+    seed: int = 0,
+    num_samples: int = 1000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval in which whole groups are drawn: clips of one group are not independent.
+
+    Args:
+        values: `[n]`, or a tuple of arrays `[n]` that `statistic` takes as arguments.
+        groups: `[n]`.
+        statistic: such as the mean, or `roc_auc_score`; draws for which it is undefined are left out.
+        seed: of the draws.
+        num_samples: number of draws.
+        confidence: share of the draws inside the interval.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: nothing to draw from, or the statistic is undefined for every draw.
+    """
+    arrays = tuple(np.asarray(value) for value in (values if isinstance(values, tuple) else (values,)))
+    group_of = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if not len(group_of) or any(len(array) != len(group_of) for array in arrays):
+        lengths = [len(array) for array in arrays]
+        raise ValueError(f"values and groups: lengths {lengths} and {len(group_of)}; give equal ones above 0")
+    members = [np.flatnonzero(group_of == group) for group in range(group_of.max() + 1)]
+    generator = np.random.default_rng(seed)
+    results = []
+    for _ in range(num_samples):
+        drawn = np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                results.append(float(statistic(*(array[drawn] for array in arrays))))
+        except ValueError:  # a draw with one class only has no AUROC
+            continue
+    results = [result for result in results if np.isfinite(result)]
+    if not results:
+        raise ValueError("statistic: undefined for every draw; give more groups")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(results, [tail, 1 - tail])
+    return float(low), float(high)

@@ -1,0 +1,102 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics against hand-counted examples and scikit-learn."""
+
+import evaluate
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold, bootstrap_interval
+
+
+def test_they_are_evaluate_metrics():
+    for kind in (ClassificationScore, MatchScore, CombinedScore):
+        assert isinstance(kind(), evaluate.Metric)
+
+
+def test_classification_score_leaves_out_unlabeled_clips():
+    score = ClassificationScore().compute(predictions=[0, 1, 1, 2, 0], references=[0, 1, 2, -100, -100])
+    assert score == {"top1": pytest.approx(2 / 3), "macro_f1": pytest.approx((1 + 2 / 3 + 0) / 3), "num_clips": 3}
+    with pytest.raises(ValueError, match="has a label"):
+        ClassificationScore().compute(predictions=[0], references=[-100])
+
+
+def test_classification_score_against_scikit_learn_in_batches():
+    generator = np.random.default_rng(0)
+    predictions, references = generator.integers(5, size=(2, 200))
+    metric = ClassificationScore()
+    for part in range(4):
+        metric.add_batch(predictions=predictions[50 * part :][:50], references=references[50 * part :][:50])
+    score = metric.compute()
+    assert score["top1"] == pytest.approx((predictions == references).mean())
+    assert score["macro_f1"] == pytest.approx(f1_score(references, predictions, average="macro"))
+
+
+def test_match_score():
+    scores, matched = [2.0, 0.5, -1.0, 0.1, -3.0, -0.2], [True, True, True, False, False, False]
+    score = MatchScore().compute(predictions=scores, references=matched)
+    assert score["auroc"] == pytest.approx(roc_auc_score(matched, scores)) == pytest.approx(7 / 9)
+    assert score["accuracy"] == pytest.approx(4 / 6) and score["num_pairs"] == 6
+    score = MatchScore().compute(predictions=scores, references=matched, threshold=0.3)
+    assert score["accuracy"] == pytest.approx(5 / 6)
+    with pytest.raises(ValueError, match="mismatched_copies"):
+        MatchScore().compute(predictions=[1.0], references=[True])
+
+
+def test_combined_score():
+    score = CombinedScore().compute(
+        predictions=[0, 1, 2, 0, 1],
+        references=[0, 2, 2, -100, -100],
+        match_scores=[1.0, 1.0, -1.0, -1.0, 1.0],
+        is_matched=[True, True, True, False, False],
+    )
+    # accepted and right; accepted but wrong; right but rejected; rejected; accepted by mistake
+    assert score["combined_accuracy"] == pytest.approx(2 / 5)
+    assert score["matched_right"] == pytest.approx(1 / 3) and score["mismatched_right"] == pytest.approx(1 / 2)
+
+
+def test_best_threshold_is_the_best_of_all():
+    generator = np.random.default_rng(1)
+    for with_classes in (False, True):
+        for _ in range(20):
+            scores = generator.normal(size=40).round(1)  # with ties
+            matched = generator.random(40) < 0.5
+            correct = generator.random(40) < 0.8 if with_classes else None
+            gain = matched if correct is None else matched & correct
+
+            def accuracy(threshold, scores=scores, gain=gain, matched=matched):
+                return np.where(scores > threshold, gain, ~matched).mean()
+
+            best = max(accuracy(value) for value in np.concatenate([scores, [-9, 9]]))
+            assert accuracy(best_threshold(scores, matched, correct)) == pytest.approx(best)
+    assert best_threshold([1.0, 3.0], [False, True]) == 2.0
+    with pytest.raises(ValueError, match="validation"):
+        best_threshold([], [])
+
+
+def test_bootstrap_draws_groups():
+    generator = np.random.default_rng(2)
+    groups = np.repeat(np.arange(40), 10)
+    values = np.repeat(generator.normal(size=40), 10)  # clips of a group are copies: 40 observations, not 400
+    low, high = bootstrap_interval(values, groups, seed=0)
+    assert low < values.mean() < high
+    width = 2 * 1.96 * values.reshape(40, 10)[:, 0].std() / np.sqrt(40)
+    assert high - low == pytest.approx(width, rel=0.15)
+    assert bootstrap_interval(values, groups, seed=0) == (low, high)
+    narrow = bootstrap_interval(values, np.arange(400), seed=0)
+    assert narrow[1] - narrow[0] < 0.5 * (high - low)
+
+
+def test_bootstrap_of_a_statistic_of_two_arrays():
+    matched = np.array([1, 0] * 20)
+    scores = matched + np.random.default_rng(3).normal(size=40)
+    low, high = bootstrap_interval((matched, scores), np.arange(40) // 2, roc_auc_score, num_samples=200)
+    assert 0.5 < low < roc_auc_score(matched, scores) < high <= 1
+    # one group of one class: draws without both classes are left out
+    low, high = bootstrap_interval((np.array([1, 1, 0]), np.array([2.0, 3.0, 1.0])), [0, 0, 1], roc_auc_score)
+    assert low == high == 1.0
+    with pytest.raises(ValueError, match="undefined for every draw"):
+        bootstrap_interval((np.array([1, 1]), np.array([2.0, 3.0])), [0, 1], roc_auc_score, num_samples=5)
+    with pytest.raises(ValueError, match="equal"):
+        bootstrap_interval([1.0], [0, 1])

@@ -1,0 +1,188 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation table: what a finished model does with sound only, picture only, and both, on clips it never saw."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from processing.clip_dataset import ClipDataset
+from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold, bootstrap_interval
+
+from .arguments import condition_level
+from .trainer import AudioVisualTrainer, split_predictions
+
+
+INPUTS = {"audio": ("audio",), "video": ("video",), "both": ("video", "audio")}
+
+
+@dataclass
+class Predictions:
+    """What a model says about `n` pairs of picture and sound; `pairs` says what each of them is."""
+
+    logits: np.ndarray  # [n, C]
+    match_logits: np.ndarray | None  # [n], positive: matched
+    pairs: list[dict]  # n times `ClipDataset.describe`: clip_id, group, label (-100: mismatched), is_matched, ...
+
+    @property
+    def classes(self) -> np.ndarray:
+        return self.logits.argmax(-1)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([pair["label"] for pair in self.pairs])
+
+    @property
+    def is_matched(self) -> np.ndarray:
+        return np.array([pair["is_matched"] for pair in self.pairs])
+
+    @property
+    def groups(self) -> np.ndarray:
+        return np.array([pair["group"] for pair in self.pairs])
+
+
+def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
+    """Runs the trainer's model over a data set. Under several processes every process gets the whole result."""
+    logits, match_logits = split_predictions(trainer.predict(dataset).predictions)
+    match_logits = None if match_logits is None else np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
+    pairs = [dataset.describe(index) for index in range(len(dataset))]
+    return Predictions(np.asarray(logits, dtype=np.float32), match_logits, pairs)
+
+
+def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 1000, seed: int = 0) -> dict:
+    """One row of the table. Accuracy over matched pairs; the match columns only where mismatched pairs were shown."""
+    matched, groups = found.is_matched, found.groups
+    options = {"num_samples": bootstrap_samples, "seed": seed}
+    row = ClassificationScore().compute(predictions=found.classes, references=found.labels)
+    row["clips"] = row.pop("num_clips")
+    row["groups"] = len(set(groups[matched]))
+    correct = (found.classes == found.labels).astype(float)
+    row["top1_interval"] = list(bootstrap_interval(correct[matched], groups[matched], **options))
+    if found.match_logits is None or matched.all():
+        return row
+    row["match_auroc"] = MatchScore().compute(predictions=found.match_logits, references=matched)["auroc"]
+    pairs = (matched, found.match_logits)
+    row["match_auroc_interval"] = list(bootstrap_interval(pairs, groups, roc_auc_score, **options))
+    row["mismatched_pairs"] = int((~matched).sum())
+    if threshold is not None:
+        row["combined"] = combined_accuracy(found, threshold)
+    return row
+
+
+def combined_accuracy(found: Predictions, threshold: float) -> float:
+    """Share of pairs that are matched, accepted and rightly classified, or mismatched and rejected."""
+    return CombinedScore().compute(
+        predictions=found.classes,
+        references=found.labels,
+        match_scores=found.match_logits,
+        is_matched=found.is_matched,
+        threshold=threshold,
+    )["combined_accuracy"]
+
+
+def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float | None:
+    """The match logit above which a pair is accepted: best combined accuracy on validation; None without match head."""
+    found = predict(trainer, dataset)
+    if found.match_logits is None or found.is_matched.all():
+        return None
+    return best_threshold(found.match_logits, found.is_matched, found.classes == found.labels)
+
+
+def evaluation_table(
+    trainer: AudioVisualTrainer,
+    make_dataset: Callable[..., ClipDataset],
+    label_names: list[str],
+    *,
+    conditions: list[str],
+    modalities: list[str],
+    threshold: float | None,
+    bootstrap_samples: int,
+    seed: int,
+) -> tuple[list[dict], list[dict]]:
+    """All rows of the table, and one record per pair, input and condition for the predictions file.
+
+    Args:
+        make_dataset: builds the test set, given `modalities`, `noise_db` and `mismatched_copies`.
+        conditions: `"clean"` or levels of white noise in dB; pictures carry no noise and are measured once.
+    """
+    rows, records = [], []
+    for condition in conditions:
+        for name, streams in INPUTS.items():
+            if not set(streams) <= set(modalities) or (name == "video" and condition != conditions[0]):
+                continue
+            paired = name == "both" and threshold is not None
+            dataset = make_dataset(modalities=streams, noise_db=condition_level(condition), mismatched_copies=paired)
+            found = predict(trainer, dataset)
+            shown = "any" if name == "video" else condition
+            row = {"model": "maavt", "input": name, "noise": shown}
+            rows.append(row | score(found, threshold if paired else None, bootstrap_samples, seed))
+            records += pair_records(found, label_names, name, shown)
+    return rows, records
+
+
+def pair_records(found: Predictions, label_names: list[str], name: str, noise: str) -> list[dict]:
+    """One flat record per pair: what was shown, what was right, what the model said."""
+    probabilities = torch.from_numpy(found.logits).softmax(-1).numpy()
+    records = []
+    for i, (picked, pair) in enumerate(zip(found.classes, found.pairs, strict=True)):
+        right = label_names[pair["label"]] if pair["is_matched"] else None
+        said = {
+            "label": right,
+            "predicted": label_names[picked],
+            "probability": round(float(probabilities[i, picked]), 5),
+        }
+        said["match_logit"] = None if found.match_logits is None else round(float(found.match_logits[i]), 5)
+        records.append({"input": name, "noise": noise, **pair, **said})
+    return records
+
+
+COLUMNS = {
+    "model": "model", "input": "input", "noise": "sound", "top1": "top-1", "top1_interval": "95 % interval",
+    "macro_f1": "macro F1", "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
+}  # fmt: skip
+
+
+def cell(name: str, value: object) -> str:
+    """A table cell: three decimals for figures, `0 dB` for a level, a dash for what was not measured."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value} dB" if name == "noise" and value not in ("clean", "any") else str(value)
+
+
+def markdown_table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
+    """Rows of figures as a Markdown table; a key that no row has leaves no column."""
+    shown = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
+    lines = ["| " + " | ".join(shown.values()) + " |", "|" + " --- |" * len(shown)]
+    lines += ["| " + " | ".join(cell(key, row.get(key)) for key in shown) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside the target and renames, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_results(directory: Path, results: dict, records: list[dict]) -> None:
+    """`results.json`, `results.md` and `predictions.csv` of one run."""
+    write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / "results.md", markdown_table(results["rows"]) + "\n")
+    temporary = directory / "predictions.csv.part"
+    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])
+        writer.writeheader()
+        writer.writerows(records)
+    os.replace(temporary, directory / "predictions.csv")

@@ -1,0 +1,78 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the network of a run and decides what of it is trained."""
+
+import logging
+from dataclasses import fields
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
+
+from .arguments import ModelArguments
+
+
+logger = logging.getLogger(__name__)
+
+# A model that is given one modality has no pair to compare: what needs both is switched off.
+SINGLE_MODALITY = {"background_mining": False, "contrastive": None}
+LINEAR_PROBE = {
+    "num_audio_tokens": 0,
+    "num_visual_tokens": 0,
+    "num_shared_tokens": 0,
+    "token_self_attention": False,
+    **SINGLE_MODALITY,
+}
+
+
+def config_changes(arguments: ModelArguments, modalities: list[str]) -> dict:
+    """Fields of `MAAVTConfig` that this run sets. Raises ValueError for a field that does not exist."""
+    known = {f.name for f in fields(MAAVTConfig)}
+    changes = dict(arguments.model_config or {})
+    if unknown := sorted(set(changes) - known):
+        raise ValueError(f"model_config: unknown fields {unknown}; see the docstring of MAAVTConfig")
+    if arguments.tuning == "linear_probe":
+        changes.update(LINEAR_PROBE)
+    if len(modalities) == 1:
+        changes.update(SINGLE_MODALITY)
+    changes["freeze_backbone"] = arguments.tuning != "full"
+    return changes
+
+
+def build_model(arguments: ModelArguments, label_names: list[str], modalities: list[str], seed: int) -> nn.Module:
+    """The model of a run, with what is trained (and nothing else) requiring gradients.
+
+    Returns a `PeftModel` for `tuning: adapter`, else a plain `MAAVTForAudioVisualClassification`.
+    """
+    torch.manual_seed(seed)
+    model = MAAVTForAudioVisualClassification.from_pretrained(
+        arguments.model_name_or_path,
+        revision=arguments.revision or "main",
+        id2label=dict(enumerate(label_names)),
+        label2id={name: i for i, name in enumerate(label_names)},
+        ignore_mismatched_sizes=True,
+        dtype=getattr(torch, arguments.backbone_dtype),
+        **config_changes(arguments, modalities),
+    )
+    if arguments.tuning == "linear_probe":
+        model.requires_grad_(False)
+        model.classifier.requires_grad_(True)
+    if arguments.tuning == "adapter":
+        model = get_peft_model(model, maavt_peft_config(model, lora_rank=arguments.lora_rank))
+        check_trainable(model)
+    trained, total = parameter_counts(model)
+    logger.info("trainable: %s of %s parameters (%.2f %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
+    return model
+
+
+def parameter_counts(model: nn.Module) -> tuple[int, int]:
+    """Trained and all parameters. PEFT keeps an untouched copy of what it trains; the copy is not counted."""
+    kept = [(n, p) for n, p in model.named_parameters() if ".original_module." not in n]
+    return sum(p.numel() for _, p in kept if p.requires_grad), sum(p.numel() for _, p in kept)
+
+
+def merged_model(model: nn.Module) -> MAAVTForAudioVisualClassification:
+    """The plain model inside, with adapter weights merged: what `save_pretrained` writes for AutoModel."""
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
