@@ -5,6 +5,8 @@
 import torch
 from torch import nn
 
+from .losses_maavt import num_processes
+
 
 class MAAVTProjection(nn.Module):
     """One linear projection with bias per block: `[N, L, D]` to `[N, L, d]` in a single batched product."""
@@ -91,7 +93,7 @@ class MAAVTLinearMatchHead(nn.Linear):
     def __init__(self, config):
         super().__init__(2 * config.hidden_size, 1)
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         return super().forward(torch.cat([video, audio], dim=-1).to(self.weight.dtype)).squeeze(-1)
 
 
@@ -103,28 +105,70 @@ class MAAVTMLPMatchHead(nn.Module):
         self.fc1 = nn.Linear(2 * config.hidden_size, config.match_dim)
         self.fc2 = nn.Linear(config.match_dim, 1)
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         states = torch.cat([video, audio], dim=-1).to(self.fc1.weight.dtype)
         return self.fc2(nn.functional.gelu(self.fc1(states))).squeeze(-1)
 
 
+class MAAVTRunningNorm(nn.Module):
+    """Centers and scales features by running statistics of the global batch, which take no gradient.
+
+    Background tokens of different clips are nearly parallel (cosine 0.98 on DeiT-Tiny), so that normalized projections of
+    them start out equal. The statistics are constants of a step: unlike those of a batch norm they leave the gradient
+    independent of how a batch is split, and a batch of one is as good as any.
+    """
+
+    momentum = 0.1
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("square", torch.ones(width))  # of the features, not of their deviations
+        self.register_buffer("num_updates", torch.zeros(1))
+
+    def forward(self, states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        """`[..., D]` to `[..., D]`; rows that are not `present` (bool `[...]`) do not enter the statistics."""
+        if self.training:
+            self.update(states.detach().flatten(0, -2), None if present is None else present.flatten())
+        deviation = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
+        return (states - self.mean) / deviation
+
+    @torch.no_grad()
+    def update(self, rows: torch.Tensor, present: torch.Tensor | None) -> None:
+        weight = rows.new_ones(len(rows)) if present is None else present.to(rows.dtype)
+        moments = torch.cat([weight @ rows, weight @ rows.square(), weight.sum()[None]]).float()
+        if num_processes() > 1:
+            torch.distributed.all_reduce(moments)
+        mean, square = (moments[:-1] / moments[-1].clamp(min=1)).chunk(2)
+        # an average over the first updates, then an exponential one
+        rate = torch.clamp(1 / (self.num_updates + 1), min=self.momentum) * (moments[-1] > 0)
+        self.mean.lerp_(mean.to(self.mean.dtype), rate.to(self.mean.dtype))
+        self.square.lerp_(square.to(self.square.dtype), rate.to(self.square.dtype))
+        self.num_updates += moments[-1] > 0
+
+
 class MAAVTBilinearMatchHead(nn.Module):
-    """Product of normalized low-rank projections of v_bg and a_bg, then a small MLP: a function of the pair (docs/maavt.md, 5)."""
+    """Product of normalized low-rank projections of v_bg and a_bg, then a small MLP: a function of the pair.
+
+    Equation 6 of docs/maavt.md.
+    """
 
     def __init__(self, config):
         super().__init__()
+        self.video_norm = MAAVTRunningNorm(config.hidden_size)
+        self.audio_norm = MAAVTRunningNorm(config.hidden_size)
         self.video_proj = nn.Linear(config.hidden_size, config.match_dim)
         self.audio_proj = nn.Linear(config.hidden_size, config.match_dim)
         self.fc1 = nn.Linear(config.match_dim, config.match_dim)
         self.fc2 = nn.Linear(config.match_dim, 1)
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         """`[..., D]` each; returns `[...]`, positive where sound and picture belong together."""
         dtype = self.video_proj.weight.dtype
-        video = nn.functional.normalize(self.video_proj(video.to(dtype)), dim=-1)
-        audio = nn.functional.normalize(self.audio_proj(audio.to(dtype)), dim=-1)
+        video = self.video_proj(self.video_norm(video.to(dtype), present))
+        audio = self.audio_proj(self.audio_norm(audio.to(dtype), present))
         # unit vectors have entries near 1/sqrt(r): times r the products are of order 1 whatever the rank
-        products = video * audio * video.shape[-1]
+        products = nn.functional.normalize(video, dim=-1) * nn.functional.normalize(audio, dim=-1) * video.shape[-1]
         return self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
 
 
@@ -134,4 +178,4 @@ MATCH_HEAD_CLASSES = {
     "linear": MAAVTLinearMatchHead,
 }
 
-__all__ = ["MATCH_HEAD_CLASSES", "MAAVTClassifier", "MAAVTContrastiveHead", "MAAVTProjection"]
+__all__ = ["MATCH_HEAD_CLASSES", "MAAVTClassifier", "MAAVTContrastiveHead", "MAAVTProjection", "MAAVTRunningNorm"]

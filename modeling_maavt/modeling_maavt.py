@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_maavt import MAAVTConfig
-from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection
+from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection, MAAVTRunningNorm
 from .loading_maavt import MAAVTCheckpointLoading
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
 from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
@@ -157,6 +157,10 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
         elif isinstance(module, MAAVTProjection):
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
+        elif isinstance(module, MAAVTRunningNorm):
+            init.zeros_(module.mean)
+            init.ones_(module.square)
+            init.zeros_(module.num_updates)
 
     @property
     def trunk(self) -> "MAAVTModel":
@@ -499,12 +503,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         logits = self.classifier(video, audio, has_video, has_audio)
         if self._labels_per_clip(labels, logits):
             logits = logits.mean(1)
-        match_logits = None
-        if self.match_head is not None and video is not None and audio is not None:
-            match_logits = self.match_head(outputs.video_background_state, outputs.audio_background_state)
-            match_logits = match_logits * both
-            if num_segments == 1 if is_matched is None else is_matched.ndim == 1:
-                match_logits = match_logits.mean(1)
+        match_logits = self._match(outputs, both)
+        if match_logits is not None and (num_segments == 1 if is_matched is None else is_matched.ndim == 1):
+            match_logits = match_logits.mean(1)
 
         losses = {}
         if labels is not None or is_matched is not None:
@@ -517,9 +518,6 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 targets = matched if match_logits.ndim == 2 else matched.all(1)
                 paired = both if match_logits.ndim == 2 else both[:, 0]
                 losses["matching_loss"] = matching_loss(match_logits, targets, paired)
-            elif self.match_head is not None and num_processes() > 1:
-                # another process may hold both modalities: its collective must find this process
-                losses["matching_loss"] = matching_loss(present.new_zeros(num_clips), everywhere, ~everywhere)
             per_block = self._contrastive_losses(outputs, both & matched)
             if per_block is not None:
                 losses["contrastive_loss"] = per_block.mean()
@@ -576,6 +574,17 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 f"is_matched has shape {tuple(is_matched.shape)}; expected {tuple(both.shape[:1])} or {tuple(both.shape)}."
             )
         return (is_matched if is_matched.ndim == 2 else is_matched[:, None]).bool().expand_as(both)
+
+    def _match(self, outputs: MAAVTModelOutput, both: torch.Tensor) -> torch.Tensor | None:
+        """Match logits `[B, S]`, 0 where a modality is missing; None without match head or without a stream."""
+        video, audio = outputs.video_background_state, outputs.audio_background_state
+        one_missing = video is None or audio is None
+        if self.match_head is None or (one_missing and num_processes() == 1):
+            return None
+        if one_missing:  # another process may hold both streams: its collectives must find this process
+            filler = torch.zeros_like(video if audio is None else audio)
+            video, audio = (filler if states is None else states for states in (video, audio))
+        return self.match_head(video, audio, both) * both
 
     def _contrastive_losses(self, outputs: MAAVTModelOutput, mask: torch.Tensor) -> torch.Tensor | None:
         """Blockwise contrast over all pairs of the batch: `[L]`, or None where there is nothing to contrast."""
