@@ -39,6 +39,10 @@ class ModelArguments:
         default="float32",
         metadata={"help": "Type of the frozen weights. What is trained stays in float32 in either case."},
     )
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3"] = field(
+        default="sdpa",
+        metadata={"help": "How attention is computed. sdpa: fused. eager: faster backward in bfloat16 without a GPU."},
+    )
 
 
 @dataclass

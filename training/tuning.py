@@ -54,6 +54,7 @@ def build_model(arguments: ModelArguments, label_names: list[str], modalities: l
         label2id={name: i for i, name in enumerate(label_names)},
         ignore_mismatched_sizes=True,
         dtype=getattr(torch, arguments.backbone_dtype),
+        attn_implementation=arguments.attn_implementation,
         **config_changes(arguments, modalities),
     )
     if arguments.tuning == "linear_probe":
