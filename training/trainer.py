@@ -23,10 +23,11 @@ class AudioVisualTrainer(Trainer):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
         prefix = "" if model.training else "eval_"
         for name, value in outputs.items():
-            # a batch of mismatched pairs alone says nothing about classes and contrast
-            empty = name != "matching_loss" and not inputs["is_matched"].any()
-            if name.endswith("_loss") and isinstance(value, torch.Tensor) and value.ndim == 0 and not empty:
-                self._parts[prefix + name].append(value.detach())
+            if name.endswith("_loss") and isinstance(value, torch.Tensor) and value.ndim == 0:
+                # A batch of mismatched pairs alone says nothing about classes and contrast. It is marked, not left
+                # out: every process has to gather the same.
+                counts = inputs["is_matched"].any() if name != "matching_loss" else torch.ones_like(value)
+                self._parts[prefix + name].append(torch.stack([value.detach(), counts.to(value.dtype)]).float())
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
@@ -34,8 +35,10 @@ class AudioVisualTrainer(Trainer):
         prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
         if prefix is not None:
             for name in [n for n in self._parts if n.startswith("eval_") == bool(prefix)]:
-                values = torch.stack([v.float() for v in self._parts.pop(name)])
-                logs[name] = round(self.accelerator.gather(values.mean()).mean().item(), 4)
+                values, counts = self.accelerator.gather(torch.stack(self._parts.pop(name))[None]).unbind(-1)
+                counts = counts.amax(0) > 0  # a process without matched pairs holds its share, 0, of the global loss
+                if counts.any():
+                    logs[name] = round(values.mean(0)[counts].mean().item(), 4)
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(self, *args, **kwargs):
