@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
 export HF_HUB_DISABLE_TELEMETRY := 1
+# threads that wait shall sleep: spinning makes tiny models several times slower beside other work
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test test-slow quality style clean
 
