@@ -113,7 +113,7 @@ class MAAVTMLPMatchHead(nn.Module):
 class MAAVTRunningNorm(nn.Module):
     """Centers and scales features by running statistics of the global batch, which take no gradient.
 
-    Background tokens of different clips are nearly parallel (cosine 0.98 on DeiT-Tiny), so that normalized projections of
+    Background tokens of different clips are nearly parallel, so that normalized projections of
     them start out equal. The statistics are constants of a step: unlike those of a batch norm they leave the gradient
     independent of how a batch is split, and a batch of one is as good as any.
     """
