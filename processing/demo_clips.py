@@ -11,11 +11,8 @@ and sound lose is drawn independently.
 
 import argparse
 import csv
-import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,6 +24,7 @@ from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 
 from .clip_writing import write_clip
+from .whole_folders import file_digest, whole_folder
 
 
 VERSION = 1  # raise it when the clips change: older folders are then rebuilt
@@ -113,9 +111,7 @@ def write_demo(
         return folder
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise ValueError(f"{folder}: holds something that is not the demo; give an empty or a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder) as temporary:
         rows = _write_clips(temporary, settings, num_workers or os.cpu_count() or 1)
         with open(temporary / "metadata.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=["file_name", "label", "split", "group"])
@@ -123,15 +119,8 @@ def write_demo(
             writer.writerows(rows)
         names = ["metadata.csv", *(row["file_name"] for row in rows)]
         manifest = {"version": VERSION, "settings": asdict(settings)}
-        manifest["files"] = {name: _digest(temporary / name) for name in names}
+        manifest["files"] = {name: file_digest(temporary / name) for name in names}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide the demo from other users
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return folder
 
 
@@ -141,7 +130,7 @@ def is_whole(folder: str | os.PathLike, settings: DemoSettings | None = None) ->
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         same = manifest["version"] == VERSION and manifest["settings"] == asdict(settings)
-        return same and all(_digest(folder / name) == digest for name, digest in manifest["files"].items())
+        return same and all(file_digest(folder / name) == digest for name, digest in manifest["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -174,10 +163,6 @@ def _write_one(job: tuple[str, np.ndarray, int, int, DemoSettings]) -> None:
         fps=settings.fps,
         sampling_rate=settings.sampling_rate,
     )
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,8 +9,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from processing.clip_tables import build_clip_table
 from processing.clips import load_clip
+from processing.whole_folders import file_digest, whole_folder
 
 
 VERSION = 1  # raise it when the recipe changes: older backbones are then trained anew
@@ -90,7 +89,7 @@ def read_record(folder: str | os.PathLike) -> dict[str, Any] | None:
     folder = Path(folder)
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        whole = all(_digest(folder / name) == digest for name, digest in record["files"].items())
+        whole = all(file_digest(folder / name) == digest for name, digest in record["files"].items())
         return record if whole and record["files"] else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -160,20 +159,11 @@ def _frames(table: Any, processor: ViTImageProcessor, count: int) -> torch.Tenso
 
 
 def _save(folder: Path, model: ViTForImageClassification, processor: ViTImageProcessor, record: dict) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
-        record["files"] = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+        record["files"] = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
         (temporary / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
-        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide the backbone from other users
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _key(data: Path, settings: BackboneSettings) -> str:
@@ -181,11 +171,7 @@ def _key(data: Path, settings: BackboneSettings) -> str:
     listing = next((data / name for name in ("manifest.json", "metadata.csv") if (data / name).is_file()), None)
     if listing is None:
         raise ValueError(f"{data}: no metadata.csv; make the demo first: python -m processing.demo_clips --out {data}")
-    return hashlib.sha256(f"{VERSION} {asdict(settings)} {_digest(listing)}".encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(f"{VERSION} {asdict(settings)} {file_digest(listing)}".encode()).hexdigest()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
