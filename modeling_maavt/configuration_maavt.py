@@ -54,7 +54,7 @@ class MAAVTConfig(PreTrainedConfig):
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Keep positions, patch convolution, LayerNorms and blocks of the ViT fixed. The class token stays trainable.
         modality_dropout (`float`, *optional*, defaults to 0.0):
-            Probability that a training clip loses its picture or its sound (half each, never both).
+            Probability that the class of a training clip is judged by its picture or its sound alone (half each).
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weight matrices.
 
     Raises:

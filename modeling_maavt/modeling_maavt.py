@@ -484,8 +484,6 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         Raises:
             ValueError: labels or is_matched of another shape; see also [`MAAVTModel.forward`].
         """
-        if self.training and self.config.modality_dropout and pixel_values_videos is not None:
-            has_video, has_audio = self._drop_modalities(input_features, has_video, has_audio)
         outputs = self.maavt(
             pixel_values_videos,
             input_features,
@@ -500,7 +498,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         has_audio = torch.zeros_like(everywhere) if audio is None else everywhere if has_audio is None else has_audio
         both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)
 
-        logits = self.classifier(video, audio, has_video, has_audio)
+        logits = self.classifier(video, audio, *self._drop_modalities(has_video, has_audio))
         if self._labels_per_clip(labels, logits):
             logits = logits.mean(1)
         match_logits = self._match(outputs, both)
@@ -539,17 +537,17 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             audio_attentions=outputs.audio_attentions,
         )
 
-    def _drop_modalities(self, input_features, has_video, has_audio) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hide the picture or the sound of a training clip with probability `modality_dropout`, half each."""
-        if input_features is None:
+    def _drop_modalities(self, has_video: torch.Tensor, has_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the classifier sees of training clips: one half is hidden with probability `modality_dropout`, either as often.
+
+        Matching and contrast go on with both halves.
+        """
+        chance = self.config.modality_dropout
+        if not self.training or not chance:
             return has_video, has_audio
-        everywhere = torch.ones(len(input_features), dtype=torch.bool, device=input_features.device)
-        has_video = everywhere if has_video is None else has_video
-        has_audio = everywhere if has_audio is None else has_audio
-        draw, chance = torch.rand(len(everywhere), device=everywhere.device), self.config.modality_dropout
-        return has_video & ~(has_audio & (draw < chance / 2)), has_audio & ~(
-            has_video & (draw >= chance / 2) & (draw < chance)
-        )
+        draw = torch.rand(len(has_video), device=has_video.device)
+        hide_video, hide_audio = draw < chance / 2, (draw >= chance / 2) & (draw < chance)
+        return has_video & ~(has_audio & hide_video), has_audio & ~(has_video & hide_audio)
 
     def _labels_per_clip(self, labels: torch.Tensor | None, logits: torch.Tensor) -> bool:
         """Whether the logits `[B, S, C]` are averaged over segments: what the shape of `labels` asks for."""

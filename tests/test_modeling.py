@@ -301,6 +301,16 @@ def test_modality_dropout_hides_one_modality_in_training_only():
     assert (is_video ^ is_audio).all() and is_video.any() and is_audio.any()
 
 
+def test_modality_dropout_leaves_matching_and_contrast_alone():
+    inputs = tiny_inputs(clips=6)
+    labels, is_matched = torch.arange(6) % 5, torch.tensor([1, 1, 0, 1, 0, 1]).bool()
+    dropped = tiny_model(modality_dropout=1.0).train()(**inputs, labels=labels, is_matched=is_matched)
+    kept = tiny_model().train()(**inputs, labels=labels, is_matched=is_matched)
+    torch.testing.assert_close(dropped.matching_loss, kept.matching_loss)
+    torch.testing.assert_close(dropped.contrastive_loss, kept.contrastive_loss)
+    assert (dropped.classification_loss - kept.classification_loss).abs() > 1e-4
+
+
 # ---- localization and retrieval
 
 
