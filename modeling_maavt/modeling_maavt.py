@@ -295,19 +295,21 @@ class MAAVTModel(MAAVTPreTrainedModel):
         pixel_values_videos: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         output_localization: bool | None = None,
+        num_segments: int | None = None,
         **kwargs,
     ) -> MAAVTModelOutput:
         """
         Args:
             pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
             input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
+            num_segments: S where there is no sound to tell it; 1 when absent.
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
             ValueError: wrong ranks, batch sizes that differ, an S that does not divide T, or no input at all.
         """
-        num_clips, num_frames, num_segments = self._check_inputs(pixel_values_videos, input_features)
+        num_clips, num_frames, num_segments = self._check_inputs(pixel_values_videos, input_features, num_segments)
         frames = None if pixel_values_videos is None else pixel_values_videos.flatten(0, 1)
         spectrograms = None if input_features is None else input_features.flatten(0, 1).unsqueeze(1)
         tokens = self.prompt(self.prompt.cls_token.dtype)
@@ -373,7 +375,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
         return (torch.cat([initial, own], dim=1), *encoded.audio_hidden_states)
 
     @staticmethod
-    def _check_inputs(frames: torch.Tensor | None, spectrograms: torch.Tensor | None) -> tuple[int, int, int]:
+    def _check_inputs(
+        frames: torch.Tensor | None, spectrograms: torch.Tensor | None, num_segments: int | None
+    ) -> tuple[int, int, int]:
         if frames is None and spectrograms is None:
             raise ValueError("Give pixel_values_videos, input_features or both.")
         if frames is not None and frames.ndim != 5:
@@ -382,19 +386,18 @@ class MAAVTModel(MAAVTPreTrainedModel):
             raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
         if frames is None:
             return spectrograms.shape[0], 0, spectrograms.shape[1]
-        if spectrograms is None:
-            return frames.shape[0], frames.shape[1], 1
-        if frames.shape[0] != spectrograms.shape[0]:
+        segments = (num_segments or 1) if spectrograms is None else spectrograms.shape[1]
+        if spectrograms is not None and frames.shape[0] != spectrograms.shape[0]:
             raise ValueError(
                 f"pixel_values_videos holds {frames.shape[0]} clips, input_features {spectrograms.shape[0]}; "
                 "give both for the same clips, zero-filled with has_video / has_audio where one is missing."
             )
-        if frames.shape[1] % spectrograms.shape[1]:
+        if frames.shape[1] % segments:
             raise ValueError(
-                f"S = {spectrograms.shape[1]} sound segments must divide T = {frames.shape[1]} frames: frame t belongs "
+                f"S = {segments} sound segments must divide T = {frames.shape[1]} frames: frame t belongs "
                 "to segment t * S // T."
             )
-        return frames.shape[0], frames.shape[1], spectrograms.shape[1]
+        return frames.shape[0], frames.shape[1], segments
 
     @can_return_tuple
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -467,6 +470,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         labels: torch.Tensor | None = None,
         is_matched: torch.Tensor | None = None,
         output_localization: bool | None = None,
+        num_segments: int | None = None,
         **kwargs,
     ) -> MAAVTClassifierOutput:
         """
@@ -480,14 +484,18 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted;
                 all matched when absent.
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
+            num_segments: S where there is no sound to tell it; absent: as many as class indices `[B, S]` name, or 1.
 
         Raises:
             ValueError: labels or is_matched of another shape; see also [`MAAVTModel.forward`].
         """
+        if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
+            num_segments = labels.shape[1]
         outputs = self.maavt(
             pixel_values_videos,
             input_features,
             output_localization=output_localization,
+            num_segments=num_segments,
             **{**kwargs, "return_dict": True},
         )
         video, audio = outputs.video_class_state, outputs.audio_class_state
@@ -549,12 +557,16 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         hide_video, hide_audio = draw < chance / 2, (draw >= chance / 2) & (draw < chance)
         return has_video & ~(has_audio & hide_video), has_audio & ~(has_video & hide_audio)
 
+    def _are_scores(self, labels: torch.Tensor) -> bool:
+        """Whether labels hold a value per class, not a class index."""
+        return torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification"
+
     def _labels_per_clip(self, labels: torch.Tensor | None, logits: torch.Tensor) -> bool:
         """Whether the logits `[B, S, C]` are averaged over segments: what the shape of `labels` asks for."""
         num_clips, num_segments, num_labels = logits.shape
         if labels is None:
             return num_segments == 1
-        scores = torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification"
+        scores = self._are_scores(labels)
         per_clip = (num_clips, num_labels) if scores else (num_clips,)
         per_segment = (num_clips, num_segments, num_labels) if scores else (num_clips, num_segments)
         if tuple(labels.shape) not in (per_clip, per_segment):

@@ -18,6 +18,7 @@ from .clips import END_TOLERANCE, ClipError, load_clip, probe_clip
 
 SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
 CHECKS = ("decode", "probe", "none")
+WINDOWS = ("start", "end", "segment_windows")
 Rows = list[dict[str, Any]]
 
 
@@ -62,11 +63,13 @@ def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | 
     for cell in (row["video"], row["audio"]):
         if cell is not None and cell["bytes"] is None and not os.path.isfile(cell["path"]):
             return "no such file: check the name"
-    for key in ("start", "end"):
-        try:
+    try:
+        for key in ("start", "end"):
             row[key] = None if row[key] is None else float(row[key])
-        except ValueError:
-            return f"bad window: {key} is {row[key]!r}; give seconds"
+        if "segment_windows" in row:
+            row["segment_windows"] = [tuple(float(seconds) for seconds in window) for window in row["segment_windows"]]
+    except (TypeError, ValueError):
+        return "bad window: " + ", ".join(f"{key} is {row[key]!r}" for key in WINDOWS if key in row) + "; give seconds"
     return None
 
 
@@ -145,20 +148,32 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
 
 
 def _set_window(row: dict[str, Any], window: float | None, duration: float | None) -> str | None:
-    """Fill in `start` and `end`; with `window` that many seconds around their middle, moved inside the file."""
-    first, last = row["start"], row["end"]
-    if first is None and last is None and window is None:
-        return None
+    """Fill in `start` and `end`, and the windows of segments, as `_placed` says; or what is wrong with them."""
+    try:
+        if "segment_windows" in row:
+            row["segment_windows"] = [_placed(*ends, window, duration) for ends in row["segment_windows"]]
+            starts, ends = zip(*row["segment_windows"], strict=True)
+            row["start"], row["end"] = min(starts), max(ends)
+        elif (row["start"], row["end"], window) != (None, None, None):
+            row["start"], row["end"] = _placed(row["start"], row["end"], window, duration)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _placed(
+    first: float | None, last: float | None, window: float | None, duration: float | None
+) -> tuple[float, float]:
+    """The window in seconds; with `window` that many around its middle, moved inside the file. ValueError: a bad one."""
     if duration is None and last is None:
-        return "no window: the table gives no end, and check='none' does not look into the file"
+        raise ValueError("no window: the table gives no end, and check='none' does not look into the file")
     first, last = first or 0.0, duration if last is None else last
     if not (math.isfinite(first) and math.isfinite(last)) or first < 0 or last <= first:
-        return f"bad window: {first:g} s to {last:g} s"
+        raise ValueError(f"bad window: {first:g} s to {last:g} s")
     if duration is not None and last > duration + END_TOLERANCE:
-        return f"window past the end: {first:g} s to {last:g} s of {duration:.2f} s"
-    if window is not None:
-        middle, limit = (first + last) / 2, math.inf if duration is None else duration
-        first = max(0.0, min(middle - window / 2, limit - window))
-        last = min(first + window, limit)
-    row["start"], row["end"] = first, last
-    return None
+        raise ValueError(f"window past the end: {first:g} s to {last:g} s of {duration:.2f} s")
+    if window is None:
+        return first, last
+    middle, limit = (first + last) / 2, math.inf if duration is None else duration
+    first = max(0.0, min(middle - window / 2, limit - window))
+    return first, min(first + window, limit)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips as a PyTorch data set, with truly mismatched pairs (foreground mining, section 3.3 of the MA-AVT paper)."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,11 +10,11 @@ import torch
 from datasets import Dataset
 
 from .augmentation import ClipAugmentation, add_white_noise
+from .clip_targets import ClipTargets
 from .clips import Clip, clip_window
 
 
 PAIRING, AUGMENTATION, NOISE, WINDOW = range(4)  # one stream of random numbers for each purpose
-IGNORED_LABEL = -100
 
 
 class ClipDataset(torch.utils.data.Dataset):
@@ -25,7 +24,10 @@ class ClipDataset(torch.utils.data.Dataset):
     same items; in evaluation the epoch plays no part.
 
     A mismatched pair joins the picture of one clip and the sound of another whose class **and** group differ. Its
-    label is -100 and `is_matched` is False. Only the streams that an item shows are decoded.
+    labels are -100 and `is_matched` is False. Only the streams that an item shows are decoded.
+
+    Where the table has `segment_labels`, a clip has S of them: the processor cuts the clip into S segments, or each
+    segment has a window of its own in the column `segment_windows` (S pairs of seconds) and is processed like a clip.
 
     Args:
         table: rows as `build_clip_table` gives them.
@@ -88,7 +90,9 @@ class ClipDataset(torch.utils.data.Dataset):
         self.clean_probability = clean_probability
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
-        self.labels = np.array(table["label"], dtype=np.int64)
+        self.targets = ClipTargets(table)
+        self.windows = "segment_windows" in table.column_names
+        self._check_segments()
         self.groups = np.unique(np.array(table["group"], dtype=str), return_inverse=True)[1]
         self.clip_ids = list(table["clip_id"])
         self._whole = np.array([row["video"] is not None and row["audio"] is not None for row in table], dtype=bool)
@@ -130,8 +134,8 @@ class ClipDataset(torch.utils.data.Dataset):
         return {
             "clip_id": self.clip_ids[row],
             "group": self.table[row]["group"],
-            "label": int(self.labels[row]) if picture == sound else IGNORED_LABEL,
-            "is_matched": picture == sound,
+            "label": self.targets.labels(row, picture == sound).tolist(),
+            "is_matched": self.targets.is_matched(row, picture == sound).tolist(),
             "picture": self.clip_ids[picture],
             "sound": self.clip_ids[sound],
         }
@@ -153,27 +157,32 @@ class ClipDataset(torch.utils.data.Dataset):
         if self.augmentation is not None:
             frames = None if frames is None else self.augmentation.frames(frames, seed)
             waveform = None if waveform is None else self.augmentation.waveform(waveform, seed + 1)
-        inputs = self.processor(
-            videos=None if frames is None else [frames],
-            audio=None if waveform is None else [waveform],
-            sampling_rate=None if waveform is None else self.processor.feature_extractor.sampling_rate,
-            return_tensors="pt",
-        )
         matched = picture == sound
         item = {
             "has_video": torch.tensor(frames is not None),
             "has_audio": torch.tensor(waveform is not None),
-            "labels": torch.tensor(int(self.labels[picture]) if matched else IGNORED_LABEL),
-            "is_matched": torch.tensor(matched),
+            "labels": self.targets.labels(picture, matched),
+            "is_matched": self.targets.is_matched(picture, matched),
         }
+        inputs = self._process(frames, waveform)
         if frames is not None:
-            item["pixel_values_videos"] = inputs["pixel_values_videos"][0]
+            item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)
         if waveform is not None:
-            features = inputs["input_features"][0]
+            features = inputs["input_features"].flatten(0, 1)
             if self.augmentation is not None:
                 features = self.augmentation.spectrogram(features, seed + 2)
             item["input_features"] = features
         return item
+
+    def _process(self, frames: torch.Tensor | None, waveform: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The processor's batch of this one clip, or of its segments where these have windows of their own."""
+        parts = self.targets.num_segments if self.windows else 1
+        return self.processor(
+            videos=None if frames is None else list(frames.chunk(parts)),
+            audio=None if waveform is None else list(waveform.chunk(parts)),
+            sampling_rate=None if waveform is None else self.processor.feature_extractor.sampling_rate,
+            return_tensors="pt",
+        )
 
     def _load(self, index: int, picture: int, sound: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Frames of one row and sound of another; one file is opened once."""
@@ -201,9 +210,18 @@ class ClipDataset(torch.utils.data.Dataset):
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
             end = min(end, start + self.clip_seconds)
-        return self.processor.load_clip(
-            row[kind], start, end, num_frames=self.num_frames, streams=streams, on_missing=self.on_missing
-        )
+        windows = row["segment_windows"] if self.windows else [(start, end)]
+        clips = [
+            self.processor.load_clip(
+                row[kind],
+                *window,
+                num_frames=self.num_frames // len(windows),
+                streams=streams,
+                on_missing=self.on_missing,
+            )
+            for window in windows
+        ]
+        return clips[0] if len(clips) == 1 else _join(clips)
 
     def _add_noise(self, waveform: torch.Tensor, index: int) -> torch.Tensor:
         if self.noise_db is None:
@@ -227,25 +245,51 @@ class ClipDataset(torch.utils.data.Dataset):
             partner = int(generator.integers(len(self.table)))
             if self._is_partner(row, partner):
                 return partner
-        differs = (self.labels != self.labels[row]) & (self.groups != self.groups[row])
-        candidates = np.flatnonzero(self._whole & differs)
+        candidates = [partner for partner in range(len(self.table)) if self._is_partner(row, partner)]
         return int(candidates[generator.integers(len(candidates))])
 
     def _is_partner(self, row: int, partner: int) -> bool:
         return bool(
-            self._whole[partner]
-            and self.labels[partner] != self.labels[row]
-            and self.groups[partner] != self.groups[row]
+            self._whole[partner] and self.groups[partner] != self.groups[row] and self.targets.differ(row, partner)
         )
 
     def _check_partners(self) -> None:
-        whole = np.flatnonzero(self._whole)
-        of_label, of_group = Counter(self.labels[whole].tolist()), Counter(self.groups[whole].tolist())
-        of_both = Counter(zip(self.labels[whole].tolist(), self.groups[whole].tolist(), strict=True))
-        for (label, group), count in of_both.items():
-            if len(whole) - of_label[label] - of_group[group] + count == 0:
-                name = self.table[int(np.flatnonzero((self.labels == label) & (self.groups == group))[0])]["clip_id"]
+        """Every clip needs a partner; clips of one kind (labels and group) are looked at once."""
+        seen = set()
+        for row in np.flatnonzero(self._whole):
+            kind = (tuple(self.targets.labels(row).flatten().tolist()), self.targets.clip_key(row), self.groups[row])
+            if kind in seen:
+                continue
+            seen.add(kind)
+            if not any(self._is_partner(row, partner) for partner in range(len(self.table))):
                 raise ValueError(
-                    f"{name}: no clip of another class and another group to pair it with; add clips, or leave "
-                    "mismatched pairs out"
+                    f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
+                    "leave mismatched pairs out"
                 )
+
+    def _check_segments(self) -> None:
+        """The table's segments are the processor's, or have windows of their own."""
+        wanted, cut = self.targets.num_segments, getattr(self.processor.feature_extractor, "num_segments", 1)
+        if not self.windows:
+            if self.targets.kind == "segments" and cut != wanted:
+                raise ValueError(
+                    f"segment_labels: {wanted} a clip, but the feature extractor cuts {cut} segments; set its num_segments"
+                )
+            return
+        if self.targets.kind != "segments" or cut != 1 or self.clip_seconds is not None:
+            raise ValueError("segment_windows: needs segment_labels, num_segments=1 and no clip_seconds")
+        if bad := {len(windows) for windows in self.table["segment_windows"]} - {wanted}:
+            raise ValueError(f"segment_windows: {sorted(bad)} windows for {wanted} segment_labels; give one for each")
+        if self.num_frames % wanted:
+            raise ValueError(f"num_frames={self.num_frames} for {wanted} segments; give a multiple of {wanted}")
+
+
+def _join(clips: Sequence[Clip]) -> Clip:
+    """Segments one after the other; shorter sound is padded with zeros to the longest, so that it can be cut again."""
+    frames = None if clips[0].frames is None else torch.cat([clip.frames for clip in clips])
+    waveform = None
+    if clips[0].waveform is not None:
+        longest = max(len(clip.waveform) for clip in clips)
+        pad = torch.nn.functional.pad
+        waveform = torch.cat([pad(clip.waveform, (0, longest - len(clip.waveform))) for clip in clips])
+    return Clip(frames=frames, waveform=waveform, sampling_rate=clips[0].sampling_rate, path=clips[0].path)

@@ -130,11 +130,11 @@ def check_leaks(table: Mapping[str, Any]) -> None:
                     )
 
 
-def missing_classes(labels: Sequence[Any], sides: Sequence[str], names: Sequence[str]) -> list[str]:
-    """One line per side that lacks classes which the table has."""
+def missing_classes(classes: Sequence[Sequence[int]], sides: Sequence[str], names: Sequence[str]) -> list[str]:
+    """One line per side that lacks classes which the table has; `classes` holds those of each clip."""
     present = {side: Counter() for side in sides}
-    for label, side in zip(labels, sides, strict=True):
-        present[side][label] += 1
+    for of_clip, side in zip(classes, sides, strict=True):
+        present[side].update(of_clip)
     lines = []
     for side in sorted(present, key=lambda side: SPLITS.index(side)):
         absent = [name for index, name in enumerate(names) if not present[side][index]]

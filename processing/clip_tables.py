@@ -2,22 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a folder or a table of clips to a `datasets.DatasetDict`, split without leaks, with a report."""
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, Video
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value, Video
 
 from .clip_checks import CHECKS, usable_rows
-from .clip_splits import SPLIT_NAMES, SPLITS, assign_splits, check_leaks, missing_classes
-from .clips import safe_join
-
-
-CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+from .clip_rows import read_rows
+from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
+from .clip_targets import IGNORED_LABEL, ClipTargets
 
 
 def build_clip_table(
@@ -29,6 +25,8 @@ def build_clip_table(
     end: str | bool | None = None,
     split: str | bool | None = None,
     group: str | bool | None = None,
+    segments: Sequence[Mapping[str, str]] | None = None,
+    label_separator: str | None = None,
     where: Mapping[str, Any] | None = None,
     window: float | None = None,
     require: Sequence[str] = ("video", "audio"),
@@ -49,8 +47,12 @@ def build_clip_table(
             False takes none (as for `split` and `group`); without a window a clip is the whole file.
         split: column with train / validation / test. Sides that it lacks are carved out of train by group.
         group: column that names what was recorded together; by default each file is a group.
+        segments: for a csv whose clips have S labeled segments: S mappings such as
+            `{"label": "word1", "start": "word1_start", "end": "word1_end"}`; without start and end the processor cuts the
+            clip into S equal segments. Data sets bring a column `segment_labels` instead.
+        label_separator: the label cell of a csv holds several classes with this between them: a multi-label set.
         where: keep only rows with these values, such as `{"glitch": 0}`; a list of values is any of them.
-        window: take this many seconds around the middle of each clip's window, moved inside the file.
+        window: take this many seconds around the middle of each clip's (or segment's) window, moved inside the file.
         require: streams without which a clip is left out; with `()` a missing stream is a missing modality.
         validation_fraction, test_fraction: shares to carve out.
         test_split: the table's split to test on; all others train.
@@ -59,8 +61,9 @@ def build_clip_table(
             headers, "none" trusts the table.
 
     Returns:
-        `DatasetDict` with columns `video`, `audio` (undecoded), `label`, `start`, `end` (None: whole file), `group`
-        and `clip_id`; and a report that fits into JSON (see `report_text`).
+        `DatasetDict` with columns `video`, `audio` (undecoded), `label` (a class, or a list of classes), `start`, `end`
+        (None: whole file), `group` and `clip_id`, and for labeled segments `segment_labels`, `segment_matched`,
+        `segment_windows` (see `ClipTargets`); and a report that fits into JSON (see `report_text`).
 
     Raises:
         ValueError: nothing is left, a column or option is wrong, or clips leak between the sides.
@@ -71,7 +74,7 @@ def build_clip_table(
     if window is not None and not window > 0:
         raise ValueError(f"window={window}; give seconds above 0")
     columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
-    rows, warnings = _read_rows(data, columns)
+    rows, warnings = read_rows(data, columns, segments=segments, label_separator=label_separator)
     total = len(rows)
     rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check)
     if not rows:
@@ -79,7 +82,7 @@ def build_clip_table(
     _check_groups(rows)
 
     names = _class_names(rows)
-    labels = [names.index(row["label"]) for row in rows]
+    labels = _balanced_by(rows, names)
     given = [row["split"] for row in rows] if all(row["split"] is not None for row in rows) else None
     if given is None and any(row["split"] is not None for row in rows):
         raise ValueError("split: some rows have a split and some have none; fill the column, or pass split=False")
@@ -92,7 +95,7 @@ def build_clip_table(
         test_fraction=test_fraction,
         seed=seed,
     )
-    warnings += missing_classes(labels, sides, names)
+    warnings += missing_classes([_classes_of(row, names) for row in rows], sides, names)
     table = _as_datasets(rows, sides, names)
     check_leaks(table)
     report = {
@@ -125,109 +128,6 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     return "\n".join(lines + [f"warning: {warning}" for warning in report["warnings"]])
 
 
-def _read_rows(data: Any, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    if isinstance(data, (Dataset, DatasetDict)):
-        return _dataset_rows(data, columns), []
-    path = Path(data)
-    if path.is_file():
-        return _csv_rows(path, columns), []
-    if not path.is_dir():
-        raise ValueError(f"{path}: no such folder or table; give a folder of clips or a csv file")
-    if (path / "metadata.csv").is_file():
-        return _csv_rows(path / "metadata.csv", columns), []
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _dataset_rows(datasets.load_from_disk(str(path)), columns), []
-    return _folder_rows(path, columns)
-
-
-def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """One subfolder per class; under `train/`, `validation/` and `test/` where all subfolders are named so."""
-    rows, warnings = [], []
-    tops = _subfolders(folder)
-    by_split = bool(tops) and all(top.name.lower() in SPLIT_NAMES and _subfolders(top) for top in tops)
-    for top in tops:
-        for class_folder in _subfolders(top) if by_split else [top]:
-            files = sorted(file for file in class_folder.rglob("*") if file.is_file() and not _hidden(file, folder))
-            clips = [file for file in files if file.suffix.lower() in CLIP_SUFFIXES]
-            if not clips:
-                warnings.append(f"{class_folder.relative_to(folder)}: no clip in it ({', '.join(CLIP_SUFFIXES)})")
-            given = top.name if by_split and columns["split"] is not False else None
-            for file in clips:
-                name = file.relative_to(folder).as_posix()
-                rows.append(_row(str(file), name, class_folder.name, split=given))
-    if not tops:
-        raise ValueError(f"{folder}: neither a metadata.csv nor subfolders; make one subfolder per class, or a table")
-    return rows, warnings
-
-
-def _csv_rows(path: Path, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-        reader = csv.DictReader(file)
-        table = list(reader)
-        header = list(reader.fieldnames or [])
-    found = _find_columns(header, columns, ("file_name", "label"), path.name)
-    rows = []
-    for number, cells in enumerate(table, start=2):
-        values = {key: (cells.get(column) or "").strip() or None for key, column in found.items()}
-        name = values["file_name"]
-        source = None if name is None else safe_join(path.parent, name)
-        row = _row(source, name or f"row {number}", values["label"])
-        row |= {key: values.get(key) for key in ("start", "end", "split")}
-        row |= {"group": values.get("group") or row["group"], "number": number, "cells": cells}
-        rows.append(row)
-    return rows
-
-
-def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> list[dict[str, Any]]:
-    parts = data if isinstance(data, DatasetDict) else {None: data}
-    rows = []
-    for side, part in parts.items():
-        kinds = [kind for kind in ("video", "audio") if kind in part.column_names]
-        if not kinds:
-            raise ValueError(f"the data set has columns {part.column_names}; it needs `video`, `audio` or both")
-        found = _find_columns(part.column_names, columns | {"file_name": False}, ("label",), "the data set")
-        for kind, feature in (("video", Video(decode=False)), ("audio", Audio(decode=False))):
-            if kind in part.column_names:
-                part = part.cast_column(kind, feature)
-        names = getattr(part.features[found["label"]], "names", None)
-        for number, cells in enumerate(part):
-            video = cells[kinds[0]] if "video" in kinds else None
-            audio = cells["audio"] if "audio" in kinds else video  # one file holds both
-            path = next((cell["path"] for cell in (video, audio) if cell is not None and cell["path"]), None)
-            value = cells[found["label"]]
-            value = names[value] if names and isinstance(value, int) and 0 <= value < len(names) else value
-            name = path or f"{side or 'row'} {number}"
-            row = _row(None, name, None if value is None else str(value), video=video, audio=audio)
-            row |= {key: cells[found[key]] for key in ("start", "end", "split", "group") if key in found}
-            if side is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
-                row["split"] = side
-            row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
-            rows.append(row)
-    return rows
-
-
-def _row(source: str | None, name: str, label: str | None, *, split=None, video=None, audio=None) -> dict[str, Any]:
-    if source is not None:
-        video = audio = {"path": source, "bytes": None}
-    row = {"name": name, "label": label, "video": video, "audio": audio, "group": name, "split": split}
-    return row | {"start": None, "end": None, "cells": {}, "number": None}
-
-
-def _find_columns(
-    header: Sequence[str], columns: dict[str, Any], required: Sequence[str], source: str
-) -> dict[str, str]:
-    found = {}
-    for key, column in columns.items():
-        if column is False:
-            continue
-        name = key if column is None or column is True else column
-        if name in header:
-            found[key] = name
-        elif key in required or column not in (None, False):
-            raise ValueError(f"{source}: no column {name!r}; its columns are {list(header)}; name one with {key}=")
-    return found
-
-
 def _check_groups(rows: list[dict[str, Any]]) -> None:
     group_of = {}
     for row in rows:
@@ -239,33 +139,70 @@ def _check_groups(rows: list[dict[str, Any]]) -> None:
                 )
 
 
+def _all_names(row: dict[str, Any]) -> list[str]:
+    label = row["label"]
+    of_segments = [name for name in row.get("segment_labels", ()) if name is not None]
+    return [*(label if isinstance(label, tuple) else [label]), *of_segments]
+
+
 def _class_names(rows: list[dict[str, Any]]) -> list[str]:
-    names = {row["label"] for row in rows}
+    """The data set's own names in its order where it has them, else what the rows name, sorted."""
+    names = {name for row in rows for name in _all_names(row)}
+    known = rows[0].get("class_names")
+    if known and names <= set(known):
+        return list(known)
     whole = all(name.lstrip("-").isdigit() for name in names)
     return sorted(names, key=int) if whole else sorted(names)
 
 
+def _classes_of(row: dict[str, Any], names: list[str]) -> list[int]:
+    """Every class that the row asks for; of labeled segments those alone."""
+    wanted = row.get("segment_labels") or _all_names(row)
+    return sorted({names.index(name) for name in wanted if name is not None})
+
+
+def _balanced_by(rows: list[dict[str, Any]], names: list[str]) -> list[int]:
+    """One class a row, by which a split is balanced: its label, or of several the one that is rarest in the table."""
+    counts = Counter(index for row in rows for index in _classes_of(row, names))
+    return [
+        min((names.index(name) for name in row["label"]), key=lambda index: (counts[index], index))
+        if isinstance(row["label"], tuple)
+        else names.index(row["label"])
+        for row in rows
+    ]
+
+
 def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str]) -> DatasetDict:
-    features = Features(
-        {
-            "video": Video(decode=False),
-            "audio": Audio(decode=False),
-            "label": ClassLabel(names=names),
-            "start": Value("float64"),
-            "end": Value("float64"),
-            "group": Value("string"),
-            "clip_id": Value("string"),
-        }
-    )
+    several = isinstance(rows[0]["label"], tuple)
+    features = {
+        "video": Video(decode=False),
+        "audio": Audio(decode=False),
+        "label": List(ClassLabel(names=names)) if several else ClassLabel(names=names),
+        "start": Value("float64"),
+        "end": Value("float64"),
+        "group": Value("string"),
+        "clip_id": Value("string"),
+    }
+    of_segments = {"segment_labels": "int64", "segment_matched": "bool", "segment_windows": None}
+    for key, kind in of_segments.items():
+        if key in rows[0]:
+            features[key] = List(Value(kind)) if kind else List(List(Value("float64")))
     parts = {}
     for side in SPLITS:
         chosen = [row for row, of in zip(rows, sides, strict=True) if of == side]
         if not chosen:
             continue
-        columns = {key: [row[key] for row in chosen] for key in ("video", "audio", "start", "end", "group")}
-        columns["label"] = [names.index(row["label"]) for row in chosen]
+        columns = {key: [row.get(key) for row in chosen] for key in features}
+        columns["label"] = [
+            [names.index(name) for name in row["label"]] if several else names.index(row["label"]) for row in chosen
+        ]
         columns["clip_id"] = [_clip_id(row) for row in chosen]
-        parts[side] = Dataset.from_dict({key: columns[key] for key in features}, features=features)
+        if "segment_labels" in features:
+            columns["segment_labels"] = [
+                [IGNORED_LABEL if name is None else names.index(name) for name in row["segment_labels"]]
+                for row in chosen
+            ]
+        parts[side] = Dataset.from_dict(columns, features=Features(features))
     return DatasetDict(parts)
 
 
@@ -274,17 +211,9 @@ def _clip_id(row: dict[str, Any]) -> str:
 
 
 def _count(part: Dataset, names: list[str]) -> dict[str, Any]:
-    per_class = Counter(part["label"])
-    classes = {name: per_class[index] for index, name in enumerate(names)}
+    per_class = ClipTargets(part).class_counts()
+    classes = {name: int(per_class[index]) for index, name in enumerate(names)}
     return {"clips": len(part), "groups": len(set(part["group"])), "per_class": classes}
-
-
-def _subfolders(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def _name(data: Any) -> str:

@@ -69,6 +69,16 @@ class DataArguments:
     group: str | None = field(
         default=None, metadata={"help": "Column whose equal values never stand on two sides of a split."}
     )
+    segments: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "For clips with several labeled parts: label column -> [start column, end column], or null where the "
+            "processor cuts the clip into equal segments."
+        },
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "The label cell holds several classes with this between them: multi-label."}
+    )
     where: dict | str | None = field(default=None, metadata={"help": "Keep rows whose columns have these values."})
     window: float | None = field(default=None, metadata={"help": "Seconds cut around the middle of [start, end]."})
     test_split: str | None = field(default=None, metadata={"help": "Value of the split column that is the test set."})
@@ -170,7 +180,7 @@ class RunArguments(TrainingArguments):
 ArgumentTuple = tuple[ModelArguments, DataArguments, EvaluationArguments, RunArguments]
 _CLASSES = (ModelArguments, DataArguments, EvaluationArguments, RunArguments)
 _RECORDED = (str, int, float, bool, list, dict)
-_MAPPINGS = ("model_config", "where", "processor", "augmentation")
+_MAPPINGS = ("model_config", "segments", "where", "processor", "augmentation")
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,10 +13,11 @@ from torch.utils.data import DataLoader
 
 from modeling_maavt import MAAVTModel
 from processing.clip_dataset import ClipDataset
+from processing.clip_targets import IGNORED_LABEL
 from processing.collators import AudioVisualCollator
 
 from .arguments import condition_level
-from .evaluation import INPUTS, Predictions, score
+from .evaluation import INPUTS, Predictions, described_pairs, score
 
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the inverse penalty C; the validation clips choose
@@ -38,17 +39,26 @@ def untouched_backbone(name: str, revision: str | None = None) -> MAAVTModel:
 
 @torch.inference_mode()
 def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, num_workers: int) -> dict:
-    """Class token after the final LayerNorm, averaged over frames: `video` and `audio` [n, D], `labels` [n]."""
+    """Class token after the final LayerNorm, averaged over frames: `video` and `audio` [n, D], `labels` [n].
+
+    Clips whose segments have labels give a row for each segment.
+    """
     found: dict[str, list] = {"video": [], "audio": [], "labels": []}
+
+    segments = dataset.targets.num_segments if dataset.targets.kind == "segments" else None
+
+    def rows(states: torch.Tensor) -> torch.Tensor:
+        return (states.mean(1) if segments is None else states.flatten(0, 1)).float().cpu()
+
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
     for batch in loader:
-        found["labels"].append(batch["labels"])
+        found["labels"].append(batch["labels"].flatten())
         if "pixel_values_videos" in batch:
             pixels = batch["pixel_values_videos"].to(model.device)
-            found["video"].append(model(pixel_values_videos=pixels).video_class_state.mean(1).float().cpu())
+            found["video"].append(rows(model(pixel_values_videos=pixels, num_segments=segments).video_class_state))
         if "input_features" in batch:
             sound = batch["input_features"].to(model.device)
-            found["audio"].append(model(input_features=sound).audio_class_state.mean(1).float().cpu())
+            found["audio"].append(rows(model(input_features=sound).audio_class_state))
     return {name: torch.cat(parts).numpy() for name, parts in found.items() if parts}
 
 
@@ -82,7 +92,7 @@ def baseline_rows(
                 _join(train, streams), train["labels"], _join(validation, streams), validation["labels"]
             )
     tested = make_dataset("test")
-    pairs = [tested.describe(index) for index in range(len(tested))]
+    pairs = described_pairs(tested)
     rows, clean = [], None
     for condition in conditions:
         test = features(
@@ -113,5 +123,10 @@ def _probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def _fit(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
+    x, y = x[y != IGNORED_LABEL], y[y != IGNORED_LABEL]
+    x_validation, y_validation = (
+        x_validation[y_validation != IGNORED_LABEL],
+        y_validation[y_validation != IGNORED_LABEL],
+    )
     candidates = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(x, y) for c in STRENGTHS]
     return max(candidates, key=lambda candidate: candidate.score(x_validation, y_validation))

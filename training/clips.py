@@ -22,6 +22,8 @@ def build_tables(arguments: DataArguments, seed: int) -> tuple[DatasetDict, dict
         label=arguments.label,
         file_name=arguments.file_name,
         **{name: _column(getattr(arguments, name)) for name in ("start", "end", "split", "group")},
+        segments=_segments(arguments.segments),
+        label_separator=arguments.label_separator,
         where=arguments.where,
         window=arguments.window,
         require=() if arguments.on_missing == "none" else tuple(arguments.modalities),
@@ -33,6 +35,18 @@ def build_tables(arguments: DataArguments, seed: int) -> tuple[DatasetDict, dict
     )
     check_leaks(tables)
     return tables, report
+
+
+def _segments(columns: dict | None) -> list[dict[str, str]] | None:
+    """`{label column: [start column, end column] or null}` as `build_clip_table` takes it."""
+    if not columns:
+        return None
+    parts = []
+    for label, window in columns.items():
+        if window is not None and (not isinstance(window, (list, tuple)) or len(window) != 2):
+            raise ValueError(f"segments: {label}: give [start column, end column] or null, not {window!r}")
+        parts.append({"label": label} | (dict(zip(("start", "end"), window, strict=True)) if window else {}))
+    return parts
 
 
 def _column(name: str | None) -> str | bool | None:

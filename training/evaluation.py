@@ -48,11 +48,24 @@ class Predictions:
         return np.array([pair["group"] for pair in self.pairs])
 
 
+def described_pairs(dataset: ClipDataset) -> list[dict]:
+    """`ClipDataset.describe` of every item; where segments have labels, of every segment, which is judged like a clip."""
+    pairs = [dataset.describe(index) for index in range(len(dataset))]
+    if dataset.targets.kind != "segments":
+        return pairs
+    return [
+        pair | {"segment": segment, "label": pair["label"][segment], "is_matched": pair["is_matched"][segment]}
+        for pair in pairs
+        for segment in range(dataset.targets.num_segments)
+    ]
+
+
 def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
     """Runs the trainer's model over a data set. Under several processes every process gets the whole result."""
     logits, match_logits = split_predictions(trainer.predict(dataset).predictions)
+    pairs = described_pairs(dataset)
+    logits = logits.reshape(len(pairs), -1)
     match_logits = None if match_logits is None else np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
-    pairs = [dataset.describe(index) for index in range(len(dataset))]
     return Predictions(np.asarray(logits, dtype=np.float32), match_logits, pairs)
 
 
@@ -61,7 +74,8 @@ def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 
     matched, groups = found.is_matched, found.groups
     options = {"num_samples": bootstrap_samples, "seed": seed}
     row = ClassificationScore().compute(predictions=found.classes, references=found.labels)
-    row["clips"] = row.pop("num_clips")
+    row.pop("num_clips")
+    row["clips"] = len({pair["clip_id"] for pair, one in zip(found.pairs, matched, strict=True) if one})
     row["groups"] = len(set(groups[matched]))
     correct = (found.classes == found.labels).astype(float)
     row["top1_interval"] = list(bootstrap_interval(correct[matched], groups[matched], **options))

@@ -62,6 +62,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """
     logits, match_logits = split_predictions(prediction.predictions)
     labels, is_matched = prediction.label_ids[0], prediction.label_ids[1].astype(bool)
+    if logits.ndim == 3:  # [n, S, C]: a segment is judged like a clip
+        logits, labels, is_matched = logits.reshape(-1, logits.shape[-1]), labels.ravel(), is_matched.ravel()
     classes = logits.argmax(-1)
     metrics = ClassificationScore().compute(predictions=classes, references=labels)
     metrics.pop("num_clips")

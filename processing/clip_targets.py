@@ -1,0 +1,111 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a clip table asks of a model: one class a clip, one class a segment, or several classes a clip."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+
+
+IGNORED_LABEL = -100
+BACKGROUND = "background"  # a class of this name, in any case, says nothing about what two clips have in common
+
+
+class ClipTargets:
+    """Labels of a table's rows as tensors.
+
+    `kind` is `"clip"` (`label` is a class), `"segments"` (`segment_labels` holds S classes) or `"multi_label"`
+    (`label` is a list of classes). A boolean list `segment_matched`, where the table has it, marks segments whose sound
+    does not belong to the picture, such as the background seconds of AVE.
+
+    Args:
+        table: rows as `build_clip_table` gives them.
+
+    Raises:
+        ValueError: rows with different numbers of segments, or a class index that does not exist.
+    """
+
+    def __init__(self, table: Dataset):
+        feature = table.features["label"]
+        inner = getattr(feature, "feature", None)
+        self.names: list[str] = list((feature if isinstance(feature, ClassLabel) else inner).names)
+        self.kind = "multi_label" if inner is not None else "clip"
+        self.clip_labels = table["label"][:] if inner is not None else np.array(table["label"], dtype=np.int64)
+        self.num_segments, self.segment_labels, self.segment_matched = 1, None, None
+        if "segment_labels" in table.column_names:
+            self.kind = "segments"
+            self.segment_labels = self._rectangular(table, "segment_labels", np.int64)
+            self.num_segments = self.segment_labels.shape[1]
+            if "segment_matched" in table.column_names:
+                self.segment_matched = self._rectangular(table, "segment_matched", bool)
+        self._check_range(table)
+        self._background = {i for i, name in enumerate(self.names) if name.lower() == BACKGROUND}
+
+    def __len__(self) -> int:
+        return len(self.clip_labels)
+
+    def labels(self, row: int, matched: bool = True) -> torch.Tensor:
+        """-> int64 `[]` or `[S]`, or multi-hot float32 `[C]`; -100 everywhere for a mismatched pair."""
+        if self.kind == "multi_label":
+            if not matched:
+                return torch.full((len(self.names),), float(IGNORED_LABEL))
+            return torch.zeros(len(self.names)).index_fill_(
+                0, torch.tensor(self.clip_labels[row], dtype=torch.long), 1
+            )
+        values = self.clip_labels[row] if self.kind == "clip" else self.segment_labels[row]
+        values = torch.as_tensor(values, dtype=torch.int64)
+        return values if matched else torch.full_like(values, IGNORED_LABEL)
+
+    def is_matched(self, row: int, matched: bool = True) -> torch.Tensor:
+        """-> bool `[]`, or `[S]` where segments have labels."""
+        if self.kind != "segments":
+            return torch.tensor(matched)
+        if not matched or self.segment_matched is None:
+            return torch.full((self.num_segments,), matched)
+        return torch.from_numpy(self.segment_matched[row].copy())
+
+    def differ(self, first: int, second: int) -> bool:
+        """Whether two rows have no class in common: of the clip, of any list, of any segment but background."""
+        if self.kind == "multi_label":
+            return not set(self.clip_labels[first]) & set(self.clip_labels[second])
+        if self.clip_labels[first] == self.clip_labels[second]:
+            return False
+        if self.kind == "clip":
+            return True
+        ignored = self._background | {IGNORED_LABEL}
+        return not (set(self.segment_labels[first].tolist()) & set(self.segment_labels[second].tolist())) - ignored
+
+    def clip_key(self, row: int) -> Any:
+        """The label of the whole clip, hashable."""
+        value = self.clip_labels[row]
+        return tuple(value) if isinstance(value, list) else int(value)
+
+    def class_counts(self) -> np.ndarray:
+        """How often each class is asked for: `[C]`, over clips or, where segments have labels, over segments."""
+        if self.kind == "multi_label":
+            values = np.concatenate([np.asarray(labels, dtype=np.int64) for labels in self.clip_labels])
+        else:
+            values = self.clip_labels if self.kind == "clip" else self.segment_labels.ravel()
+        return np.bincount(values[values >= 0], minlength=len(self.names))
+
+    @staticmethod
+    def _rectangular(table: Dataset, column: str, dtype: Any) -> np.ndarray:
+        values = table[column][:]
+        lengths = {len(value) for value in values}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"{column}: rows of {sorted(lengths)} segments; give each clip the same number, above 0")
+        return np.array(values, dtype=dtype)
+
+    def _check_range(self, table: Dataset) -> None:
+        if self.kind == "segments":
+            rows = self.segment_labels
+        else:
+            rows = self.clip_labels if self.kind == "multi_label" else self.clip_labels[:, None]
+        for index, values in enumerate(rows):
+            if bad := [v for v in map(int, values) if v != IGNORED_LABEL and not 0 <= v < len(self.names)]:
+                raise ValueError(
+                    f"{table[index]['clip_id']}: class {bad[0]}, but there are {len(self.names)} classes; "
+                    "mend its label, or give -100 where it is not known"
+                )
