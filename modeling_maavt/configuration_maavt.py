@@ -51,6 +51,8 @@ class MAAVTConfig(PreTrainedConfig):
             1-D resampling of the whole table.
         classification_loss_weight, matching_loss_weight, contrastive_loss_weight (`float`, *optional*, defaults to 1.0):
             Weights of the three losses.
+        unimodal_loss_weight (`float`, *optional*, defaults to 0.0):
+            Weight of a fourth loss, not in the paper: the class from either half of the class head alone.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Keep positions, patch convolution, LayerNorms and blocks of the ViT fixed. The class token stays trainable.
         modality_dropout (`float`, *optional*, defaults to 0.0):
@@ -72,6 +74,7 @@ class MAAVTConfig(PreTrainedConfig):
         "classification_loss",
         "matching_loss",
         "contrastive_loss",
+        "unimodal_loss",
         "contrastive_loss_per_block",
         "video_localization",
         "audio_localization",
@@ -99,6 +102,7 @@ class MAAVTConfig(PreTrainedConfig):
     classification_loss_weight: float | int = 1.0
     matching_loss_weight: float | int = 1.0
     contrastive_loss_weight: float | int = 1.0
+    unimodal_loss_weight: float | int = 0.0
     freeze_backbone: bool = True
     modality_dropout: float | int = 0.0
     initializer_range: float = 0.02

@@ -520,6 +520,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 counted = (has_video | has_audio)[:, None] & matched
                 counted = counted.all(1) if logits.ndim == 2 else counted
                 losses["classification_loss"] = classification_loss(logits, labels, counted, self.config.problem_type)
+                if self.config.unimodal_loss_weight and video is not None and audio is not None:
+                    counted = counted & (both[:, 0] if logits.ndim == 2 else both)
+                    losses["unimodal_loss"] = self._unimodal_loss(video, audio, labels, counted)
             if match_logits is not None:
                 targets = matched if match_logits.ndim == 2 else matched.all(1)
                 paired = both if match_logits.ndim == 2 else both[:, 0]
@@ -544,6 +547,15 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             attentions=outputs.attentions,
             audio_attentions=outputs.audio_attentions,
         )
+
+    def _unimodal_loss(
+        self, video: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy of either half's own logits, summed (docs/maavt.md, equation 7)."""
+        halves = self.classifier.halves(video, audio)
+        if counted.ndim == 1:
+            halves = [logits.mean(1) for logits in halves]
+        return sum(classification_loss(logits, labels, counted, self.config.problem_type) for logits in halves)
 
     def _drop_modalities(self, has_video: torch.Tensor, has_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the classifier sees of training clips: one half is hidden with probability `modality_dropout`, either as often.

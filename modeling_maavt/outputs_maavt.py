@@ -76,6 +76,7 @@ class MAAVTClassifierOutput(ModelOutput):
         match_logits: in the shape of `is_matched`, by default `[B]` (`[B, S]` for S > 1); above 0 means that sound and
             picture belong together (the published head has the opposite sign). 0 where a modality is missing.
         classification_loss, matching_loss, contrastive_loss: scalars (docs/maavt.md, 4 and 5).
+        unimodal_loss: scalar, where `config.unimodal_loss_weight` is above 0 (docs/maavt.md, 5).
         contrastive_loss_per_block: `[L]`, or `[1]` for `contrastive="last"`.
         The rest as in [`MAAVTModelOutput`].
     """
@@ -86,6 +87,7 @@ class MAAVTClassifierOutput(ModelOutput):
     classification_loss: torch.FloatTensor | None = None
     matching_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
+    unimodal_loss: torch.FloatTensor | None = None
     contrastive_loss_per_block: torch.FloatTensor | None = None
     video_localization: torch.FloatTensor | None = None
     audio_localization: torch.FloatTensor | None = None

@@ -311,6 +311,25 @@ def test_modality_dropout_leaves_matching_and_contrast_alone():
     assert (dropped.classification_loss - kept.classification_loss).abs() > 1e-4
 
 
+def test_unimodal_loss_is_that_of_the_halves():
+    inputs, labels = tiny_inputs(clips=5), torch.tensor([0, 1, -100, 3, 4])
+    is_matched = torch.tensor([True, True, True, False, True])
+    model = tiny_model(unimodal_loss_weight=0.5)
+    outputs = model(**inputs, labels=labels, is_matched=is_matched)
+    halves = [model(pixel_values_videos=inputs["pixel_values_videos"]), model(input_features=inputs["input_features"])]
+    expected = sum(nn.functional.cross_entropy(half.logits[[0, 1, 4]], labels[[0, 1, 4]]) for half in halves)
+    torch.testing.assert_close(outputs.unimodal_loss, expected)
+    without = tiny_model()(**inputs, labels=labels, is_matched=is_matched)
+    assert without.unimodal_loss is None
+    torch.testing.assert_close(outputs.loss, without.loss + 0.5 * outputs.unimodal_loss)
+    segments = tiny_inputs(clips=2, frames=4, segments=2)
+    outputs = model(**segments, labels=torch.tensor([1, 2]), has_audio=torch.tensor([True, False]))
+    half = model(pixel_values_videos=segments["pixel_values_videos"], num_segments=2).logits.mean(1)[:1]
+    other = model(input_features=segments["input_features"]).logits.mean(1)[:1]
+    expected = sum(nn.functional.cross_entropy(logits, torch.tensor([1])) for logits in (half, other))
+    torch.testing.assert_close(outputs.unimodal_loss, expected)
+
+
 # ---- localization and retrieval
 
 
