@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from tests.toy_run import write_backbone, write_clips, write_config
+from training import compare
+from training.arguments import parse_arguments
 from training.evaluation import (
     Predictions,
     markdown_table,
@@ -17,7 +19,11 @@ from training.evaluation import (
     score,
     write_results,
 )
-from training.seeds import aggregate, main, shown
+from training.repeated_runs import shown
+from training.seeds import aggregate, main
+
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def read_csv(path: Path) -> list[dict]:
@@ -89,10 +95,10 @@ def test_files_of_a_run(tmp_path):
     assert not list(tmp_path.glob("*.part"))
 
 
-def run(modalities: str, seed: int, top1: float) -> dict:
+def run(modalities: str, seed: int, top1: float) -> tuple[dict, dict]:
     row = {"model": "maavt", "input": modalities, "noise": "clean", "top1": top1, "clips": 4, "groups": 3}
     baseline = row | {"model": "logistic regression", "top1": 0.5}
-    return {"modalities": modalities, "seed": seed, "results": {"rows": [row, baseline], "minutes": 1.0}}
+    return {"modalities": modalities, "seed": seed}, {"rows": [row, baseline], "minutes": 1.0}
 
 
 def test_seeds_are_averaged_per_training_modality():
@@ -142,3 +148,74 @@ def test_seeds_run_once_and_are_summarized(tmp_path, capsys):
     assert len(finished) == 2
     main(arguments)
     assert finished == [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.glob("runs/*/results.json"))]
+
+
+# Comparisons
+
+
+COMPARISON = """
+base: toy.yaml
+variants:
+  MA-AVT: {}
+  no contrast: {model_config: {contrastive: null}, mismatch_probability: 0.5}
+  sound: {modalities: [audio], bf16: false}
+"""
+
+
+def test_variants_become_command_lines(tmp_path):
+    (tmp_path / "toy.yaml").write_text("data: x\nmodel_name_or_path: y\n")
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    jobs = compare.comparison_runs(str(tmp_path / "c.yaml"), ["--check", "none"], [3])
+    assert [job.name for job in jobs] == ["c-ma-avt-seed3", "c-no-contrast-seed3", "c-sound-seed3"]
+    model, data, _, run = parse_arguments([jobs[1].config, *jobs[1].arguments])
+    assert model.model_config == {"contrastive": None} and data.mismatch_probability == 0.5 and run.seed == 3
+    _, data, _, run = parse_arguments([jobs[2].config, *jobs[2].arguments])
+    assert data.modalities == ["audio"] and run.bf16 is False and data.check == "none"
+    assert len(compare.comparison_runs(str(tmp_path / "c.yaml"), [], [0, 1], only=["sound"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: {a: {}}", "expected the keys `base` and `variants`"),
+        ("base: none.yaml\nvariants: {a: {}}", "does not exist"),
+        ("base: toy.yaml\nvariants: [a]", "expected `name"),
+    ],
+)
+def test_bad_comparisons_are_refused(tmp_path, text, message):
+    (tmp_path / "toy.yaml").write_text("data: x\n")
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        compare.read_comparison(tmp_path / "c.yaml")
+    with pytest.raises(FileNotFoundError, match="configs/compare/"):
+        compare.read_comparison(tmp_path / "none.yaml")
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    with pytest.raises(ValueError, match=r"no variant \['x'\]"):
+        compare.comparison_runs(str(tmp_path / "c.yaml"), [], [0], only=["x"])
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_comparison_parses(path):
+    for job in compare.comparison_runs(str(path), ["--data", "clips", "--model_name_or_path", "vit"], [0]):
+        parse_arguments([job.config, *job.arguments])
+
+
+def test_comparison_writes_one_row_a_variant(tmp_path):
+    write_config(tmp_path / "toy.yaml", write_clips(tmp_path / "data"), write_backbone(tmp_path / "vit"))
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    arguments = [str(tmp_path / "c.yaml"), "--seeds", "0", "--only", "MA-AVT", "sound", "--max_steps", "2"]
+    arguments += ["--check", "none", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "r")]
+    rows = compare.main(arguments)["rows"]
+    ours = [row for row in rows if row["variant"] in ("MA-AVT", "sound")]
+    assert [(row["variant"], row["input"], row["seeds"]) for row in ours] == [
+        ("MA-AVT", "both", 1),
+        ("sound", "audio", 1),
+    ]
+    assert ours[0]["trainable"] > ours[1]["trainable"] > 0 and ours[0]["seconds_per_epoch"] > 0
+    assert sorted(row["input"] for row in rows if row["variant"] == "logistic regression") == [
+        "audio",
+        "both",
+        "video",
+    ]
+    text = (tmp_path / "r.md").read_text()
+    assert "seconds per epoch" in text and str(tmp_path) not in text
