@@ -4,6 +4,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 from processing import retrieval_metrics
 from processing.retrieval_metrics import RetrievalScore, partner_ranks
@@ -64,6 +65,11 @@ def test_ties():
     pessimistic, optimistic = (np.array(ranks_by_loop(queries, gallery, side)) for side in (False, True))
     assert (pessimistic > optimistic).any()
     assert partner_ranks(queries, gallery).tolist() == pessimistic.tolist()
+    similarity = np.round(queries @ gallery.T, 10)
+    for ties, method in (("pessimistic", "max"), ("mean", "average")):
+        assert (
+            partner_ranks(queries, gallery, ties).tolist() == rankdata(-similarity, method, axis=1).diagonal().tolist()
+        )
     assert partner_ranks(queries, gallery, "mean").tolist() == ((pessimistic + optimistic) / 2).tolist()
 
 
