@@ -6,6 +6,7 @@ import evaluate
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
+from transformers import EvalPrediction
 
 from processing.metrics import (
     ClassificationScore,
@@ -16,6 +17,8 @@ from processing.metrics import (
     best_threshold,
     bootstrap_interval,
 )
+from training import evaluation
+from training.trainer import compute_metrics
 
 
 def test_they_are_evaluate_metrics():
@@ -75,6 +78,20 @@ def test_top_k_score_errors():
         TopKScore().compute(predictions=scores, references=[0, 3], k=1)
     with pytest.raises(ValueError, match="has a label"):
         TopKScore().compute(predictions=scores, references=[-100, -100], k=1)
+
+
+def test_top_5_stands_in_the_table_and_in_validation_where_it_says_something():
+    """Of eight classes the true one is the third best, of five it would always be among the five."""
+    for num_classes in (5, 8):
+        logits = np.tile(np.arange(num_classes, dtype=np.float32), (4, 1))
+        labels = np.array([num_classes - 3, num_classes - 3, 0, -100])
+        pairs = [{"label": c, "is_matched": c >= 0, "group": str(i)} for i, c in enumerate(labels)]
+        row = evaluation.score(evaluation.Predictions(logits, None, pairs), None, bootstrap_samples=10)
+        metrics = compute_metrics(EvalPrediction(logits, (labels, labels >= 0)))
+        assert row["top1"] == metrics["top1"] == 0
+        expected = pytest.approx(2 / 3) if num_classes == 8 else None
+        assert row.get("top5") == metrics.get("top5") == expected
+        assert ("top-5" in evaluation.markdown_table([row])) == (num_classes == 8)
 
 
 def test_class_report_by_hand():

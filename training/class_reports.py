@@ -7,7 +7,7 @@ from pathlib import Path
 
 from processing.metrics import ClassReport
 
-from .evaluation import markdown_table, write_text
+from .evaluation import cell, markdown_table, write_text
 from .predictions_file import main_condition, read_predictions
 
 
@@ -45,7 +45,7 @@ def write_class_reports(directory: str | Path) -> list[dict]:
     reports = class_reports(directory)
     if reports:
         write_text(directory / "class_report.json", json.dumps(reports, ensure_ascii=False) + "\n")
-        title = f"Input: {reports[0]['input']}, sound: {reports[0]['noise']}"
+        title = f"Input: {reports[0]['input']}, sound: {cell('noise', reports[0]['noise'])}"
         table = markdown_table(reports[0]["classes"], COLUMNS)
         write_text(directory / "class_report.md", f"{title}\n\n{table}\n")
     return reports

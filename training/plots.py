@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .class_reports import class_reports
+from .evaluation import cell
 
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def class_figure(report: dict):
 
 
 def _title(report: dict) -> str:
-    return f"input: {report['input']}, sound: {report['noise']}, {report['num_clips']} clips"
+    return f"input: {report['input']}, sound: {cell('noise', report['noise'])}, {report['num_clips']} clips"
 
 
 def _plain(name: str) -> str:
