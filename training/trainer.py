@@ -56,7 +56,7 @@ def split_predictions(predictions: np.ndarray | tuple) -> tuple[np.ndarray, np.n
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Validation metrics: top-1, top-5 (of more than 5 classes), macro F1 over matched pairs; match AUROC and combined accuracy where mined.
+    """Validation metrics: top-1, macro F1, top-5 (C > 5) over matched pairs; match AUROC and combined where mined.
 
     The threshold of the combined accuracy is chosen on the same (validation) pairs.
     """
