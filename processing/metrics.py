@@ -82,8 +82,9 @@ class TopKScore(OfflineMetric):
     """Share of clips whose class is among the k highest scores; rows whose reference is -100 are left out.
 
     `compute(predictions=[n, C] float scores, references=[n] int, k=5)` -> `top{k}`, `num_clips`. Of classes with equal
-    scores the one with the higher index counts as higher, as in scikit-learn's `top_k_accuracy_score`. Raises ValueError
-    unless 1 <= k < C (every clip is right at k = C), for a class outside 0..C - 1, and when every reference is -100.
+    scores the one with the higher index counts as higher, as in scikit-learn's `top_k_accuracy_score`. Raises
+    ValueError unless 1 <= k < C (every clip is right at k = C), for a class outside 0..C - 1, and when every
+    reference is -100.
     """
 
     columns = {"predictions": FLOAT_ROW, "references": "int64"}
@@ -112,8 +113,8 @@ class ClassReport(OfflineMetric):
     `compute(predictions=[n] int, references=[n] int, label_names=[C] str)` -> `classes`: C times `{"label",
     "precision", "recall", "f1", "support"}`, None where a figure is undefined (precision of a class never predicted,
     recall of a class without clips, F1 of a class with neither); `confusion_matrix`: `[C, C]`, row: reference, column:
-    prediction; `num_clips`. Rows whose reference is -100 are left out. Raises ValueError for a class outside 0..C - 1 and
-    when every reference is -100.
+    prediction; `num_clips`. Rows whose reference is -100 are left out. Raises ValueError for a class outside 0..C - 1
+    and when every reference is -100.
     """
 
     columns = {"predictions": "int64", "references": "int64"}

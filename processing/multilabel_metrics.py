@@ -29,10 +29,11 @@ VGGSOUNDER_SUBSETS = {
 class MultiLabelScore(OfflineMetric):
     """Mean average precision, mean area under the ROC curve, and d-prime, as reported for AudioSet.
 
-    `compute(predictions=[n, C] float scores, references=[n, C] 0/1)` -> `map` (mean of the average precision over classes
-    with positives), `mauc` (mean AUC over classes with positives and negatives), `d_prime` = sqrt(2) * Phi^-1(mauc)
-    (infinite at a mauc of 1), `num_classes` (with positives), `num_clips`. `mauc` and `d_prime` are left out where no
-    class has both. Raises ValueError without positives, for other shapes, and for scores that are not finite.
+    `compute(predictions=[n, C] float scores, references=[n, C] 0/1)` -> `map` (mean of the average precision over
+    classes with positives), `mauc` (mean AUC over classes with positives and negatives), `d_prime` = sqrt(2) *
+    Phi^-1(mauc) (infinite at a mauc of 1), `num_classes` (with positives), `num_clips`. `mauc` and `d_prime` are left
+    out where no class has both. Raises ValueError without positives, for other shapes, and for scores that are not
+    finite.
     """
 
     columns = {"predictions": FLOAT_ROW, "references": INT_ROW}
@@ -60,10 +61,11 @@ class MultiLabelScore(OfflineMetric):
 class VGGSounderScore(OfflineMetric):
     """VGGSounder's metrics of the k classes with the highest scores.
 
-    `compute(predictions=[n, C] float scores, references=[n, C] 0/1, k=1)` -> `subset_accuracy` (the k classes are exactly
-    the labels), `f1` (micro average), `hit` (one of the k is a label), `k`, `num_clips`. Clips without a label are left
-    out, as the benchmark does per subset; `subset_references` makes the references of a subset. Of equal scores the lower
-    class index counts as higher. Raises ValueError unless 1 <= k <= C, and where no clip has a label.
+    `compute(predictions=[n, C] float scores, references=[n, C] 0/1, k=1)` -> `subset_accuracy` (the k classes are
+    exactly the labels), `f1` (micro average), `hit` (one of the k is a label), `k`, `num_clips`. Clips without a
+    label are left out, as the benchmark does per subset; `subset_references` makes the references of a subset. Of
+    equal scores the lower class index counts as higher. Raises ValueError unless 1 <= k <= C, and where no clip has a
+    label.
     """
 
     columns = {"predictions": FLOAT_ROW, "references": INT_ROW}
@@ -88,8 +90,8 @@ class ModalityConfusion(OfflineMetric):
 
     `compute(predictions=[n, C] scores from both inputs, audio_predictions=[n, C], video_predictions=[n, C],
     references=[n, C] 0/1 of all labels)` -> `mu_a`, `mu_v`, `mu_av` (audio alone and video alone right, both together
-    wrong), `num_clips`. Right: the class with the highest score is a label. Shares of all labeled clips; the paper prints
-    them times 100. Raises ValueError where no clip has a label.
+    wrong), `num_clips`. Right: the class with the highest score is a label. Shares of all labeled clips; the paper
+    prints them times 100. Raises ValueError where no clip has a label.
     """
 
     columns = {

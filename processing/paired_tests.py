@@ -15,9 +15,9 @@ BATCH = 100  # draws at a time: [BATCH, groups] indices are in memory
 def mcnemar_test(correct_a: Sequence[bool], correct_b: Sequence[bool]) -> dict[str, Any]:
     """Exact McNemar test: of the clips that one model alone gets right, is A's share other than one half?
 
-    Takes clips to be independent; where several belong to a group, go by `paired_bootstrap`. McNemar, Psychometrika 1947,
-    two-sided, with the binomial distribution itself in place of the chi-square approximation; for classifiers see
-    Dietterich, Neural Computation 1998.
+    Takes clips to be independent; where several belong to a group, go by `paired_bootstrap`. McNemar, Psychometrika
+    1947, two-sided, with the binomial distribution itself in place of the chi-square approximation; for classifiers
+    see Dietterich, Neural Computation 1998.
 
     Args:
         correct_a: `[n]`, whether model A is right about each clip.
@@ -51,10 +51,10 @@ def paired_bootstrap(
 ) -> dict[str, Any]:
     """Difference of the means, B minus A, with a percentile bootstrap in which whole groups are drawn.
 
-    The p-value is two-sided and belongs to the interval: twice the smaller share of draws on either side of 0, each counted
-    with one draw more, so that it is never 0 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapters 13 and
-    15; Davison and Hinkley, Bootstrap Methods and their Application, 1997, chapter 4). With few groups (below about 20) it
-    is too small: a bootstrap draws no variation that the groups lack.
+    The p-value is two-sided and belongs to the interval: twice the smaller share of draws on either side of 0, each
+    counted with one draw more, so that it is never 0 (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapters 13 and 15; Davison and Hinkley, Bootstrap Methods and their Application, 1997, chapter 4). With few
+    groups (below about 20) it is too small: a bootstrap draws no variation that the groups lack.
 
     Args:
         values_a: `[n]`, such as whether model A is right about each clip.

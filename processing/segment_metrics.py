@@ -18,9 +18,9 @@ class SegmentScore(OfflineMetric):
     """Accuracy over all segments of all clips; with background as one of the classes this is AVE's 29-way accuracy.
 
     `compute(predictions=[n, S] int, references=[n, S] int, background=None)` -> `segment_accuracy`, `num_segments`,
-    `num_clips`; where `background` is a class index also `event_accuracy` and `background_accuracy`, over the segments of
-    either kind (left out where there are none). Clips may differ in S. Raises ValueError for another number of predictions
-    than references in a clip, and when every reference is -100.
+    `num_clips`; where `background` is a class index also `event_accuracy` and `background_accuracy`, over the
+    segments of either kind (left out where there are none). Clips may differ in S. Raises ValueError for another
+    number of predictions than references in a clip, and when every reference is -100.
     """
 
     columns = {"predictions": INT_ROW, "references": INT_ROW}
@@ -42,11 +42,11 @@ class SegmentScore(OfflineMetric):
 class GatedSegmentScore(OfflineMetric):
     """Accuracy over all segments when the match logit decides background and the class logits only the event.
 
-    A background segment is right when it is rejected (match score at or below the threshold), an event when it is accepted
-    and rightly classified: AVE with 28 classes. `compute(predictions=[n, S] int, references=[n, S] int,
-    match_scores=[n, S] float, background=index among the references, threshold=t)` with t from `best_segment_threshold` on
-    validation -> `segment_accuracy`, `event_accuracy`, `background_accuracy` (left out where there are no such segments),
-    `threshold`, `num_segments`, `num_clips`. Raises ValueError as `SegmentScore`.
+    A background segment is right when it is rejected (match score at or below the threshold), an event when it is
+    accepted and rightly classified: AVE with 28 classes. `compute(predictions=[n, S] int, references=[n, S] int,
+    match_scores=[n, S] float, background=index among the references, threshold=t)` with t from
+    `best_segment_threshold` on validation -> `segment_accuracy`, `event_accuracy`, `background_accuracy` (left out
+    where there are no such segments), `threshold`, `num_segments`, `num_clips`. Raises ValueError as `SegmentScore`.
     """
 
     columns = {"predictions": INT_ROW, "references": INT_ROW, "match_scores": FLOAT_ROW}

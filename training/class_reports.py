@@ -15,7 +15,7 @@ COLUMNS = {"label": "class", "precision": "precision", "recall": "recall", "f1":
 
 
 def class_reports(directory: str | Path) -> list[dict]:
-    """`ClassReport` for every input and condition of sound of the run, the main one first; `input` and `noise` say which.
+    """`ClassReport` for every input and condition of sound, the main one first; `input` and `noise` say which.
 
     Raises:
         ValueError: a class that `label_names` of `results.json` lacks.
@@ -40,7 +40,7 @@ def class_reports(directory: str | Path) -> list[dict]:
 
 
 def write_class_reports(directory: str | Path) -> list[dict]:
-    """Writes `class_report.json` (all reports) and `class_report.md` (classes of the main one); nothing without labels."""
+    """Writes `class_report.json` (all) and `class_report.md` (classes of the main one); nothing without labels."""
     directory = Path(directory)
     reports = class_reports(directory)
     if reports:

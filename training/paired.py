@@ -19,7 +19,7 @@ from .predictions_file import read_predictions
 
 
 def paired_by_clip(a: list[dict], b: list[dict], names: tuple[str, str]) -> list[tuple[dict, dict]]:
-    """The records of each clip in A and B. Raises ValueError unless both hold the same clips, labels and groups, once."""
+    """The records of each clip in A and B. Raises ValueError unless both hold the same clips with the same labels."""
     sides = []
     for name, records in zip(names, (a, b), strict=True):
         of_clip = {record["clip_id"]: record for record in records}
