@@ -21,11 +21,13 @@ from processing.collators import AudioVisualCollator
 from training.arguments import parse_arguments
 from training.baseline import baseline_rows, untouched_backbone
 from training.callbacks import CheckpointFilesCallback, EpochCallback
+from training.class_reports import write_class_reports
 from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
 from training.evaluation import evaluation_table, markdown_table, match_threshold, write_results
 from training.outputs import clear_checkpoints, describe, save_outputs, upload
+from training.plots import plots_of_run
 from training.trainer import AudioVisualTrainer, compute_metrics
 from training.tuning import build_model
 
@@ -121,6 +123,8 @@ def main(argv: list[str] | None = None) -> dict:
     if args.should_save:
         output = Path(args.output_dir)
         write_results(output, results, records)
+        write_class_reports(output)
+        plots_of_run(output)
         paths = save_outputs(output, trainer.model, processor, results, args.hub_model_id)
         if args.push_to_hub:
             upload(paths[eval_args.hub_upload], args)

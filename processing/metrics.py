@@ -1,6 +1,9 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics for classes, for matched against mismatched pairs, and for both together; they need no network."""
+"""Metrics for classes, for matched against mismatched pairs, and for both together; they need no network.
+
+Definitions and sources of all metrics: docs/metrics.md.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,17 +12,27 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 
 IGNORED_LABEL = -100
 PAIR_COLUMNS = "match scores are logits: the higher, the surer that sound and picture belong together"
+FLOAT_ROW = datasets.List(datasets.Value("float64"))  # one row of a matrix
+INT_ROW = datasets.List(datasets.Value("int64"))
 
 
-class _OfflineMetric(evaluate.Metric):
+class OfflineMetric(evaluate.Metric):
     """Kept in memory: nothing is cached, and several processes do not wait for each other's files."""
 
-    columns: dict[str, str] = {}
+    columns: dict[str, Any] = {}  # name to kind of number, or to the feature of a row
+    source = ""
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **kwargs: Any):
         super().__init__(config_name=config_name, keep_in_memory=keep_in_memory, **kwargs)
@@ -27,13 +40,24 @@ class _OfflineMetric(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=type(self).__doc__,
-            citation="",
+            citation=self.source,
             inputs_description=PAIR_COLUMNS,
-            features=datasets.Features({name: datasets.Value(kind) for name, kind in self.columns.items()}),
+            features=datasets.Features(
+                {name: datasets.Value(kind) if isinstance(kind, str) else kind for name, kind in self.columns.items()}
+            ),
         )
 
 
-class ClassificationScore(_OfflineMetric):
+def labeled_rows(references: np.ndarray) -> np.ndarray:
+    """`[n]` bool: rows of `references` (`[n]` or `[n, C]`) without -100. Raises ValueError when there are none."""
+    kept = references != IGNORED_LABEL
+    kept = kept.all(tuple(range(1, kept.ndim)))
+    if not kept.any():
+        raise ValueError(f"references: none of {len(references)} clips has a label; give labeled clips")
+    return kept
+
+
+class ClassificationScore(OfflineMetric):
     """Top-1 accuracy and macro F1 of class indices; rows whose reference is -100 are left out.
 
     `compute(predictions=[n] int, references=[n] int)` -> `top1`, `macro_f1` (over the classes of the references),
@@ -44,9 +68,7 @@ class ClassificationScore(_OfflineMetric):
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         predictions, references = np.asarray(predictions), np.asarray(references)
-        kept = references != IGNORED_LABEL
-        if not kept.any():
-            raise ValueError(f"references: none of {len(references)} clips has a label; give labeled clips")
+        kept = labeled_rows(references)
         predictions, references = predictions[kept], references[kept]
         macro_f1 = f1_score(references, predictions, labels=np.unique(references), average="macro", zero_division=0)
         return {
@@ -56,7 +78,77 @@ class ClassificationScore(_OfflineMetric):
         }
 
 
-class MatchScore(_OfflineMetric):
+class TopKScore(OfflineMetric):
+    """Share of clips whose class is among the k highest scores; rows whose reference is -100 are left out.
+
+    `compute(predictions=[n, C] float scores, references=[n] int, k=5)` -> `top{k}`, `num_clips`. Of classes with equal
+    scores the one with the higher index counts as higher, as in scikit-learn's `top_k_accuracy_score`. Raises
+    ValueError unless 1 <= k < C (every clip is right at k = C), for a class outside 0..C - 1, and when every
+    reference is -100.
+    """
+
+    columns = {"predictions": FLOAT_ROW, "references": "int64"}
+    source = "Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, IJCV 2015"
+
+    def _compute(
+        self, predictions: Sequence[Sequence[float]], references: Sequence[int], k: int = 5
+    ) -> dict[str, float]:
+        scores, references = np.asarray(predictions, dtype=np.float64), np.asarray(references)
+        kept = labeled_rows(references)
+        scores, references = scores[kept], references[kept]
+        num_classes = scores.shape[1]
+        if not 1 <= k < num_classes:
+            raise ValueError(f"k={k} with {num_classes} classes; give 1 <= k < {num_classes}")
+        _check_classes(references, num_classes)
+        if num_classes == 2:  # scikit-learn takes one column of scores then
+            value = accuracy_score(references, scores[:, 1] >= scores[:, 0])
+        else:
+            value = top_k_accuracy_score(references, scores, k=k, labels=np.arange(num_classes))
+        return {f"top{k}": float(value), "num_clips": len(references)}
+
+
+class ClassReport(OfflineMetric):
+    """Precision, recall, F1 and number of clips of every class, and the confusion matrix.
+
+    `compute(predictions=[n] int, references=[n] int, label_names=[C] str)` -> `classes`: C times `{"label",
+    "precision", "recall", "f1", "support"}`, None where a figure is undefined (precision of a class never predicted,
+    recall of a class without clips, F1 of a class with neither); `confusion_matrix`: `[C, C]`, row: reference, column:
+    prediction; `num_clips`. Rows whose reference is -100 are left out. Raises ValueError for a class outside 0..C - 1
+    and when every reference is -100.
+    """
+
+    columns = {"predictions": "int64", "references": "int64"}
+    source = "scikit-learn: precision_recall_fscore_support and confusion_matrix"
+
+    def _compute(
+        self, predictions: Sequence[int], references: Sequence[int], label_names: Sequence[str]
+    ) -> dict[str, Any]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        kept = labeled_rows(references)
+        predictions, references = predictions[kept], references[kept]
+        for values in (predictions, references):
+            _check_classes(values, len(label_names))
+        labels = np.arange(len(label_names))
+        columns = precision_recall_fscore_support(references, predictions, labels=labels, zero_division=np.nan)
+        rows = [
+            {"label": name, "precision": _defined(p), "recall": _defined(r), "f1": _defined(f), "support": int(n)}
+            for name, p, r, f, n in zip(label_names, *columns, strict=True)
+        ]
+        matrix = confusion_matrix(references, predictions, labels=labels)
+        return {"classes": rows, "confusion_matrix": matrix.tolist(), "num_clips": len(references)}
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _check_classes(values: np.ndarray, num_classes: int) -> None:
+    wrong = values[(values < 0) | (values >= num_classes)]
+    if len(wrong):
+        raise ValueError(f"class {wrong[0]} with {num_classes} classes; give indices 0 to {num_classes - 1}, or -100")
+
+
+class MatchScore(OfflineMetric):
     """How well match scores tell matched from mismatched pairs.
 
     `compute(predictions=[n] float, references=[n] bool or 0/1 (1: matched), threshold=0.0)` -> `auroc`, `accuracy`
@@ -80,7 +172,7 @@ class MatchScore(_OfflineMetric):
         }
 
 
-class CombinedScore(_OfflineMetric):
+class CombinedScore(OfflineMetric):
     """Accuracy of class and match decision together.
 
     A matched pair is right when it is accepted and rightly classified, a mismatched one when it is rejected.

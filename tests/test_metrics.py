@@ -6,13 +6,25 @@ import evaluate
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
+from transformers import EvalPrediction
 
-from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold, bootstrap_interval
+from processing.metrics import (
+    ClassificationScore,
+    ClassReport,
+    CombinedScore,
+    MatchScore,
+    TopKScore,
+    best_threshold,
+    bootstrap_interval,
+)
+from training import evaluation
+from training.trainer import compute_metrics
 
 
 def test_they_are_evaluate_metrics():
-    for kind in (ClassificationScore, MatchScore, CombinedScore):
+    for kind in (ClassificationScore, TopKScore, ClassReport, MatchScore, CombinedScore):
         assert isinstance(kind(), evaluate.Metric)
+    assert "ImageNet" in TopKScore().citation
 
 
 def test_classification_score_leaves_out_unlabeled_clips():
@@ -31,6 +43,100 @@ def test_classification_score_against_scikit_learn_in_batches():
     score = metric.compute()
     assert score["top1"] == pytest.approx((predictions == references).mean())
     assert score["macro_f1"] == pytest.approx(f1_score(references, predictions, average="macro"))
+
+
+def test_top_k_score_by_hand():
+    scores = [[0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.9, 0.5, 0.1], [0.0, 0.0, 1.0]]
+    assert TopKScore().compute(predictions=scores, references=[0, 1, 2, -100], k=2) == {
+        "top2": pytest.approx(2 / 3),
+        "num_clips": 3,
+    }
+    # one clip; equal scores: the higher index counts as higher
+    ties = [[0.5, 0.5, 0.5]]
+    assert [TopKScore().compute(predictions=ties, references=[c], k=1)["top1"] for c in range(3)] == [0, 0, 1]
+    assert [TopKScore().compute(predictions=ties, references=[c], k=2)["top2"] for c in range(3)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 6, 50])
+def test_top_k_score_against_a_loop(num_classes):
+    generator = np.random.default_rng(num_classes)
+    scores, references = generator.normal(size=(60, num_classes)), generator.integers(num_classes, size=60)
+    references[:5] = -100
+    for k in {1, min(5, num_classes - 1)}:
+        right = [label in sorted(range(num_classes), key=lambda c, row=row: -row[c])[:k]
+                 for row, label in zip(scores[5:], references[5:], strict=True)]  # fmt: skip
+        score = TopKScore().compute(predictions=scores, references=references, k=k)
+        assert score == {f"top{k}": pytest.approx(np.mean(right)), "num_clips": 55}
+
+
+def test_top_k_score_errors():
+    scores = np.zeros((2, 3))
+    for k in (0, 3, 5):
+        with pytest.raises(ValueError, match="give 1 <= k < 3"):
+            TopKScore().compute(predictions=scores, references=[0, 1], k=k)
+    with pytest.raises(ValueError, match="class 3 with 3 classes"):
+        TopKScore().compute(predictions=scores, references=[0, 3], k=1)
+    with pytest.raises(ValueError, match="has a label"):
+        TopKScore().compute(predictions=scores, references=[-100, -100], k=1)
+
+
+def test_top_5_stands_in_the_table_and_in_validation_where_it_says_something():
+    """Of eight classes the true one is the third best, of five it would always be among the five."""
+    for num_classes in (5, 8):
+        logits = np.tile(np.arange(num_classes, dtype=np.float32), (4, 1))
+        labels = np.array([num_classes - 3, num_classes - 3, 0, -100])
+        pairs = [{"label": c, "is_matched": c >= 0, "group": str(i)} for i, c in enumerate(labels)]
+        row = evaluation.score(evaluation.Predictions(logits, None, pairs), None, bootstrap_samples=10)
+        metrics = compute_metrics(EvalPrediction(logits, (labels, labels >= 0)))
+        assert row["top1"] == metrics["top1"] == 0
+        expected = pytest.approx(2 / 3) if num_classes == 8 else None
+        assert row.get("top5") == metrics.get("top5") == expected
+        assert ("top-5" in evaluation.markdown_table([row])) == (num_classes == 8)
+
+
+def test_class_report_by_hand():
+    report = ClassReport().compute(
+        predictions=[0, 0, 1, 1, 4, 0], references=[0, 1, 1, 1, 2, -100], label_names=["a", "b", "c", "d", "e"]
+    )
+    assert report["confusion_matrix"] == [
+        [1, 0, 0, 0, 0],
+        [1, 2, 0, 0, 0],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+    third = pytest.approx(2 / 3)
+    assert report["classes"] == [
+        {"label": "a", "precision": 0.5, "recall": 1.0, "f1": third, "support": 1},
+        {"label": "b", "precision": 1.0, "recall": third, "f1": pytest.approx(0.8), "support": 3},
+        {"label": "c", "precision": None, "recall": 0.0, "f1": 0.0, "support": 1},  # never predicted
+        {"label": "d", "precision": None, "recall": None, "f1": None, "support": 0},  # neither
+        {"label": "e", "precision": 0.0, "recall": None, "f1": 0.0, "support": 0},  # no clips
+    ]
+    assert report["num_clips"] == 5
+
+
+def test_class_report_against_counts():
+    generator = np.random.default_rng(4)
+    predictions, references = generator.integers(4, size=(2, 300))
+    report = ClassReport().compute(predictions=predictions, references=references, label_names=list("abcd"))
+    for c, row in enumerate(report["classes"]):
+        hits = sum(p == r == c for p, r in zip(predictions, references, strict=True))
+        assert row["precision"] == pytest.approx(hits / list(predictions).count(c))
+        assert row["recall"] == pytest.approx(hits / list(references).count(c)) and row["support"] == list(
+            references
+        ).count(c)
+        for d in range(4):
+            assert report["confusion_matrix"][c][d] == int(((references == c) & (predictions == d)).sum())
+    macro = ClassificationScore().compute(predictions=predictions, references=references)["macro_f1"]
+    assert np.mean([row["f1"] for row in report["classes"]]) == pytest.approx(macro)
+
+
+def test_class_report_errors():
+    with pytest.raises(ValueError, match="class 2 with 2 classes"):
+        ClassReport().compute(predictions=[2], references=[0], label_names=["a", "b"])
+    with pytest.raises(ValueError, match="has a label"):
+        ClassReport().compute(predictions=[0], references=[-100], label_names=["a", "b"])
 
 
 def test_match_score():

@@ -24,7 +24,7 @@ from .repeated_runs import MEASURED, Run, circumstances, run_all, shown, threads
 
 COSTS = ("seconds_per_epoch",)
 COLUMNS = {
-    "variant": "variant", "input": "input", "noise": "sound", "top1": "top-1", "macro_f1": "macro F1", "map": "mAP",
+    "variant": "variant", "input": "input", "noise": "sound", "top1": "top-1", "top5": "top-5", "macro_f1": "macro F1", "map": "mAP",
     "match_auroc": "match AUROC", "combined": "combined", "trainable": "trained parameters",
     "seconds_per_epoch": "seconds per epoch", "seeds": "seeds", "clips": "clips",
 }  # fmt: skip
@@ -92,7 +92,7 @@ def aggregate(runs: list[tuple[dict, dict]]) -> list[dict]:
     def kept(row: dict) -> dict:
         return {name: row[name] for name in ("clips", "groups", "trainable") if name in row}
 
-    return with_spread(found, (*MEASURED, "map", *COSTS), kept)
+    return with_spread(found, (*MEASURED, *COSTS), kept)
 
 
 def main(argv: list[str] | None = None) -> dict:
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> dict:
         f"{threads_per_run(own.parallel)} thread(s) per run; mean ± standard deviation over {len(own.seeds)} seeds. "
     )
     text += "Seconds per epoch hold training and validation.\n\n"
-    table = markdown_table(shown(shown(rows, COSTS, 1), (*MEASURED, "map")), COLUMNS)
+    table = markdown_table(shown(shown(rows, COSTS, 1)), COLUMNS)
     write_text(own.out.with_suffix(".md"), f"{text}{table}\n")
     print(table)
     return results

@@ -14,7 +14,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from processing.clip_dataset import ClipDataset
-from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold, bootstrap_interval
+from processing.metrics import (
+    ClassificationScore,
+    CombinedScore,
+    MatchScore,
+    TopKScore,
+    best_threshold,
+    bootstrap_interval,
+)
 
 from .arguments import condition_level
 from .trainer import AudioVisualTrainer, split_predictions
@@ -74,6 +81,8 @@ def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 
     matched, groups = found.is_matched, found.groups
     options = {"num_samples": bootstrap_samples, "seed": seed}
     row = ClassificationScore().compute(predictions=found.classes, references=found.labels)
+    if found.logits.shape[1] > 5:
+        row["top5"] = TopKScore().compute(predictions=found.logits, references=found.labels, k=5)["top5"]
     row.pop("num_clips")
     row["clips"] = len({pair["clip_id"] for pair, one in zip(found.pairs, matched, strict=True) if one})
     row["groups"] = len(set(groups[matched]))
@@ -159,7 +168,8 @@ def pair_records(found: Predictions, label_names: list[str], name: str, noise: s
 
 COLUMNS = {
     "model": "model", "input": "input", "noise": "sound", "top1": "top-1", "top1_interval": "95 % interval",
-    "macro_f1": "macro F1", "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
+    "top5": "top-5", "macro_f1": "macro F1", "match_auroc": "match AUROC", "combined": "combined", "clips": "clips",
+    "groups": "groups",
 }  # fmt: skip
 
 

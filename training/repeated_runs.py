@@ -19,7 +19,7 @@ from .evaluation import write_text
 
 
 RECIPE = Path(__file__).resolve().parent.parent / "train.py"
-MEASURED = ("top1", "macro_f1", "match_auroc", "combined")
+MEASURED = ("top1", "top5", "map", "macro_f1", "match_auroc", "combined")
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
 
-from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold
+from processing.metrics import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
 
 
 class AudioVisualTrainer(Trainer):
@@ -56,7 +56,7 @@ def split_predictions(predictions: np.ndarray | tuple) -> tuple[np.ndarray, np.n
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Validation metrics: top-1 and macro F1 over matched pairs; match AUROC and combined accuracy where mined.
+    """Validation metrics: top-1, macro F1, top-5 (C > 5) over matched pairs; match AUROC and combined where mined.
 
     The threshold of the combined accuracy is chosen on the same (validation) pairs.
     """
@@ -67,6 +67,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     classes = logits.argmax(-1)
     metrics = ClassificationScore().compute(predictions=classes, references=labels)
     metrics.pop("num_clips")
+    if logits.shape[1] > 5:
+        metrics["top5"] = TopKScore().compute(predictions=logits, references=labels, k=5)["top5"]
     if match_logits is None or is_matched.all():
         return metrics
     scores = match_logits.reshape(len(labels))
