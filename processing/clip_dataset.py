@@ -134,7 +134,7 @@ class ClipDataset(torch.utils.data.Dataset):
         return {
             "clip_id": self.clip_ids[row],
             "group": self.table[row]["group"],
-            "label": self.targets.labels(row, picture == sound).tolist(),
+            "label": self.targets.listed(row, picture == sound),
             "is_matched": self.targets.is_matched(row, picture == sound).tolist(),
             "picture": self.clip_ids[picture],
             "sound": self.clip_ids[sound],

@@ -58,6 +58,12 @@ class ClipTargets:
         values = torch.as_tensor(values, dtype=torch.int64)
         return values if matched else torch.full_like(values, IGNORED_LABEL)
 
+    def listed(self, row: int, matched: bool = True) -> int | list[int]:
+        """The same as plain numbers: a class, the classes of S segments, or all classes of a clip (none: mismatched)."""
+        if self.kind == "multi_label":
+            return list(self.clip_labels[row]) if matched else []
+        return self.labels(row, matched).tolist()
+
     def is_matched(self, row: int, matched: bool = True) -> torch.Tensor:
         """-> bool `[]`, or `[S]` where segments have labels."""
         if self.kind != "segments":

@@ -24,8 +24,8 @@ from .repeated_runs import MEASURED, Run, circumstances, run_all, shown, threads
 
 COSTS = ("seconds_per_epoch",)
 COLUMNS = {
-    "variant": "variant", "input": "input", "noise": "sound", "top1": "top-1", "top5": "top-5", "macro_f1": "macro F1", "map": "mAP",
-    "match_auroc": "match AUROC", "combined": "combined", "trainable": "trained parameters",
+    "variant": "variant", "input": "input", "noise": "sound", "top1": "top-1", "top5": "top-5",
+    "macro_f1": "macro F1", "map": "mAP", "match_auroc": "match AUROC", "combined": "combined", "trainable": "trained parameters",
     "seconds_per_epoch": "seconds per epoch", "seeds": "seeds", "clips": "clips",
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from processing.clip_dataset import ClipDataset
 from processing.metrics import (
+    IGNORED_LABEL,
     ClassificationScore,
     CombinedScore,
     MatchScore,
@@ -22,6 +23,7 @@ from processing.metrics import (
     best_threshold,
     bootstrap_interval,
 )
+from processing.multilabel_metrics import MultiLabelScore
 
 from .arguments import condition_level
 from .trainer import AudioVisualTrainer, split_predictions
@@ -43,8 +45,25 @@ class Predictions:
         return self.logits.argmax(-1)
 
     @property
+    def multi_label(self) -> bool:
+        return isinstance(self.pairs[0]["label"], list)
+
+    @property
     def labels(self) -> np.ndarray:
-        return np.array([pair["label"] for pair in self.pairs])
+        """`[n]` classes; multi-label: `[n, C]` of 0 and 1, -100 in the rows of mismatched pairs."""
+        if not self.multi_label:
+            return np.array([pair["label"] for pair in self.pairs])
+        labels = np.zeros(self.logits.shape, dtype=np.int64)
+        for row, pair in zip(labels, self.pairs, strict=True):
+            row[pair["label"]] = 1
+            if not pair["is_matched"]:
+                row[:] = IGNORED_LABEL
+        return labels
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """bool `[n]`, whether the class is right; None where a clip has several."""
+        return None if self.multi_label else self.classes == self.labels
 
     @property
     def is_matched(self) -> np.ndarray:
@@ -80,23 +99,35 @@ def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 
     """One row of the table. Accuracy over matched pairs; the match columns only where mismatched pairs were shown."""
     matched, groups = found.is_matched, found.groups
     options = {"num_samples": bootstrap_samples, "seed": seed}
-    row = ClassificationScore().compute(predictions=found.classes, references=found.labels)
-    if found.logits.shape[1] > 5:
-        row["top5"] = TopKScore().compute(predictions=found.logits, references=found.labels, k=5)["top5"]
-    row.pop("num_clips")
+    row = multi_label_score(found) if found.multi_label else class_score(found, options)
     row["clips"] = len({pair["clip_id"] for pair, one in zip(found.pairs, matched, strict=True) if one})
     row["groups"] = len(set(groups[matched]))
-    correct = (found.classes == found.labels).astype(float)
-    row["top1_interval"] = list(bootstrap_interval(correct[matched], groups[matched], **options))
     if found.match_logits is None or matched.all():
         return row
     row["match_auroc"] = MatchScore().compute(predictions=found.match_logits, references=matched)["auroc"]
     pairs = (matched, found.match_logits)
     row["match_auroc_interval"] = list(bootstrap_interval(pairs, groups, roc_auc_score, **options))
     row["mismatched_pairs"] = int((~matched).sum())
-    if threshold is not None:
+    if threshold is not None and not found.multi_label:
         row["combined"] = combined_accuracy(found, threshold)
     return row
+
+
+def class_score(found: Predictions, options: dict) -> dict:
+    """Top-1 with its interval over groups, macro F1, and top-5 where there are more than five classes."""
+    row = ClassificationScore().compute(predictions=found.classes, references=found.labels)
+    row.pop("num_clips")
+    if found.logits.shape[1] > 5:
+        row["top5"] = TopKScore().compute(predictions=found.logits, references=found.labels, k=5)["top5"]
+    known = found.labels != IGNORED_LABEL
+    row["top1_interval"] = list(bootstrap_interval(found.correct[known].astype(float), found.groups[known], **options))
+    return row
+
+
+def multi_label_score(found: Predictions) -> dict:
+    """mAP, mAUC and d-prime; a figure that is undefined or infinite is left out, since JSON has no word for it."""
+    row = MultiLabelScore().compute(predictions=found.logits, references=found.labels)
+    return {name: value for name, value in row.items() if not name.startswith("num_") and np.isfinite(value)}
 
 
 def combined_accuracy(found: Predictions, threshold: float) -> float:
@@ -115,7 +146,7 @@ def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float 
     found = predict(trainer, dataset)
     if found.match_logits is None or found.is_matched.all():
         return None
-    return best_threshold(found.match_logits, found.is_matched, found.classes == found.labels)
+    return best_threshold(found.match_logits, found.is_matched, found.correct)
 
 
 def evaluation_table(
@@ -151,16 +182,20 @@ def evaluation_table(
 
 
 def pair_records(found: Predictions, label_names: list[str], name: str, noise: str) -> list[dict]:
-    """One flat record per pair: what was shown, what was right, what the model said."""
-    probabilities = torch.from_numpy(found.logits).softmax(-1).numpy()
+    """One flat record per pair: what was shown, what was right, what the model said.
+
+    Clips with several classes have them in `labels`, with `;` between, and an empty `label`; their probabilities are
+    those of independent classes.
+    """
+    logits = torch.from_numpy(found.logits)
+    probabilities = (logits.sigmoid() if found.multi_label else logits.softmax(-1)).numpy()
     records = []
     for i, (picked, pair) in enumerate(zip(found.classes, found.pairs, strict=True)):
-        right = label_names[pair["label"]] if pair["is_matched"] else None
-        said = {
-            "label": right,
-            "predicted": label_names[picked],
-            "probability": round(float(probabilities[i, picked]), 5),
-        }
+        if found.multi_label:
+            said = {"label": None, "labels": ";".join(label_names[label] for label in pair["label"])}
+        else:
+            said = {"label": label_names[pair["label"]] if pair["label"] != IGNORED_LABEL else None}
+        said |= {"predicted": label_names[picked], "probability": round(float(probabilities[i, picked]), 5)}
         said["match_logit"] = None if found.match_logits is None else round(float(found.match_logits[i]), 5)
         records.append({"input": name, "noise": noise, **pair, **said})
     return records
@@ -168,8 +203,8 @@ def pair_records(found: Predictions, label_names: list[str], name: str, noise: s
 
 COLUMNS = {
     "model": "model", "input": "input", "noise": "sound", "top1": "top-1", "top1_interval": "95 % interval",
-    "top5": "top-5", "macro_f1": "macro F1", "match_auroc": "match AUROC", "combined": "combined", "clips": "clips",
-    "groups": "groups",
+    "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "mauc": "mAUC", "d_prime": "d-prime",
+    "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
 }  # fmt: skip
 
 

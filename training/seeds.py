@@ -23,7 +23,8 @@ from .repeated_runs import MEASURED, Run, circumstances, run_all, shown, threads
 
 COLUMNS = {
     "model": "model", "trained": "trained on", "input": "input", "noise": "sound", "top1": "top-1",
-    "top5": "top-5", "macro_f1": "macro F1", "match_auroc": "match AUROC", "combined": "combined", "seeds": "seeds", "clips": "clips",
+    "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "match_auroc": "match AUROC", "combined": "combined",
+    "seeds": "seeds", "clips": "clips",
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import EvalPrediction, Trainer
 
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
+from processing.multilabel_metrics import MultiLabelScore
 
 
 class AudioVisualTrainer(Trainer):
@@ -58,24 +59,38 @@ def split_predictions(predictions: np.ndarray | tuple) -> tuple[np.ndarray, np.n
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Validation metrics: top-1, macro F1, top-5 (C > 5) over matched pairs; match AUROC and combined where mined.
 
-    The threshold of the combined accuracy is chosen on the same (validation) pairs.
+    Clips with several classes are measured by mAP instead. The threshold of the combined accuracy is chosen on the same
+    (validation) pairs.
     """
     logits, match_logits = split_predictions(prediction.predictions)
     labels, is_matched = prediction.label_ids[0], prediction.label_ids[1].astype(bool)
     if logits.ndim == 3:  # [n, S, C]: a segment is judged like a clip
         logits, labels, is_matched = logits.reshape(-1, logits.shape[-1]), labels.ravel(), is_matched.ravel()
-    classes = logits.argmax(-1)
-    metrics = ClassificationScore().compute(predictions=classes, references=labels)
+    several = labels.ndim == 2  # multi-hot
+    metrics = multi_label_metrics(logits, labels) if several else class_metrics(logits, labels)
+    if match_logits is None or is_matched.all():
+        return metrics
+    scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)
+    threshold = best_threshold(scores, is_matched, None if several else classes == labels)
+    matching = MatchScore().compute(predictions=scores, references=is_matched, threshold=threshold)
+    metrics |= {"match_auroc": matching["auroc"], "match_accuracy": matching["accuracy"], "threshold": threshold}
+    if not several:
+        metrics["combined"] = CombinedScore().compute(
+            predictions=classes, references=labels, match_scores=scores, is_matched=is_matched, threshold=threshold
+        )["combined_accuracy"]
+    return metrics
+
+
+def class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`top1`, `macro_f1`, and `top5` where there are more than five classes; labels `[n]`, -100 is left out."""
+    metrics = ClassificationScore().compute(predictions=logits.argmax(-1), references=labels)
     metrics.pop("num_clips")
     if logits.shape[1] > 5:
         metrics["top5"] = TopKScore().compute(predictions=logits, references=labels, k=5)["top5"]
-    if match_logits is None or is_matched.all():
-        return metrics
-    scores = match_logits.reshape(len(labels))
-    threshold = best_threshold(scores, is_matched, classes == labels)
-    matching = MatchScore().compute(predictions=scores, references=is_matched, threshold=threshold)
-    metrics |= {"match_auroc": matching["auroc"], "match_accuracy": matching["accuracy"], "threshold": threshold}
-    metrics["combined"] = CombinedScore().compute(
-        predictions=classes, references=labels, match_scores=scores, is_matched=is_matched, threshold=threshold
-    )["combined_accuracy"]
     return metrics
+
+
+def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """`map` and `mauc`; labels `[n, C]`, rows of -100 are left out."""
+    found = MultiLabelScore().compute(predictions=logits, references=labels.astype(np.int64))
+    return {name: found[name] for name in ("map", "mauc") if name in found}
