@@ -21,6 +21,7 @@ from training.arguments import parse_arguments, read_yaml, recorded_arguments
 from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.trainer import AudioVisualTrainer
+from training.tuning import build_model
 
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -111,6 +112,19 @@ def test_every_shipped_config_parses_and_says_how_to_launch_it(config):
     head = [line for line in path.read_text(encoding="utf-8").splitlines()[:20] if line.startswith("#")]
     for word in ("Needs:", "Launch:", "Override:"):
         assert any(word in line for line in head), f"{config}: header without '{word}'"
+
+
+def test_weight_decay_leaves_learned_tokens_norms_and_biases_alone(toy, tmp_path):
+    model_args, data_args, _, args = parse_arguments([toy, "--weight_decay", "0.1", "--output_dir", str(tmp_path)])
+    model = build_model(model_args, ["a", "b"], data_args.modalities, seed=0)
+    args.eval_strategy = "no"
+    optimizer = AudioVisualTrainer(model=model, args=args).create_optimizer()
+    of_parameter = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decayed = {name: of_parameter[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    tokens = [name for name in decayed if "prompt" in name]
+    assert len(tokens) == 5 and all(decayed[name] == 0 for name in tokens)
+    assert all(decayed[name] == 0 for name in decayed if name.endswith("bias"))
+    assert [decay for name, decay in decayed.items() if "classifier" in name and name.endswith("weight")] == [0.1]
 
 
 # The run

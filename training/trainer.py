@@ -31,6 +31,10 @@ class AudioVisualTrainer(Trainer):
                 self._parts[prefix + name].append(torch.stack([value.detach(), counts.to(value.dtype)]).float())
         return (loss, outputs) if return_outputs else loss
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As in `Trainer`, without the learned tokens: decay would pull them to zero, like a bias or a norm."""
+        return [name for name in super().get_decay_parameter_names(model) if "prompt." not in name]
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         # "loss" marks a training record, "eval_loss" an evaluation record; each takes its own parts.
         prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
