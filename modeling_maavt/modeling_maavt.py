@@ -497,7 +497,30 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         self.maavt = MAAVTModel(config)
         self.classifier = MAAVTClassifier(config.hidden_size, config.num_labels)
         self.match_head = MATCH_HEAD_CLASSES[config.match_head](config) if config.background_mining else None
+        self.register_buffer("class_weights", None, persistent=False)
         self.post_init()
+
+    def set_class_weights(self, weights: torch.Tensor | None) -> None:
+        """
+        Weigh the classes in the classification loss, against imbalance (docs/maavt.md, 5); None weighs them alike.
+
+        The weights belong to a training set, not to the model: no checkpoint holds them.
+
+        Args:
+            weights: `[C]`, not negative, one above 0.
+
+        Raises:
+            ValueError: another shape, or such values.
+        """
+        if weights is not None:
+            weights = torch.as_tensor(weights, dtype=torch.float32)
+            if weights.shape != (self.num_labels,) or not (weights >= 0).all() or not (0 < weights.sum() < math.inf):
+                raise ValueError(
+                    f"class_weights of shape {tuple(weights.shape)} must be {self.num_labels} finite numbers, one a class, "
+                    "none below 0 and one above."
+                )
+            weights = weights.to(self.classifier.weight.device)
+        self.class_weights = weights
 
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """See [`MAAVTModel.get_video_features`]."""
@@ -532,7 +555,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
 
         Raises:
-            ValueError: labels or is_matched of another shape; see also [`MAAVTModel.forward`].
+            ValueError: labels or is_matched of another shape, labels that are no class indices with
+                `contrastive_positives="label"` or class weights; see also [`MAAVTModel.forward`].
         """
         if self.training and self.config.modality_dropout and pixel_values_videos is not None:
             has_video, has_audio = self._drop_modalities(input_features, has_video, has_audio)
@@ -565,12 +589,14 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             if labels is not None:
                 counted = (has_video | has_audio)[:, None] & matched
                 counted = counted.all(1) if logits.ndim == 2 else counted
-                losses["classification_loss"] = classification_loss(logits, labels, counted, self.config.problem_type)
+                losses["classification_loss"] = classification_loss(
+                    logits, labels, counted, self.config.problem_type, self.class_weights
+                )
             if match_logits is not None:
                 targets = matched if match_logits.ndim == 2 else matched.all(1)
                 paired = both if match_logits.ndim == 2 else both[:, 0]
                 losses["matching_loss"] = matching_loss(match_logits, targets, paired)
-            per_block = self._contrastive_losses(outputs, both & matched)
+            per_block = self._contrastive_losses(outputs, both & matched, labels)
             if per_block is not None:
                 losses["contrastive_loss"] = per_block.mean()
         loss = (
@@ -638,7 +664,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             video, audio = (filler if states is None else states for states in (video, audio))
         return self.match_head(video, audio, both) * both
 
-    def _contrastive_losses(self, outputs: MAAVTModelOutput, mask: torch.Tensor) -> torch.Tensor | None:
+    def _contrastive_losses(
+        self, outputs: MAAVTModelOutput, mask: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Blockwise contrast over all pairs of the batch: `[L]`, or None where there is nothing to contrast."""
         head = self.maavt.contrastive_head
         video, audio = outputs.video_shared_states, outputs.audio_shared_states
@@ -649,7 +677,21 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             filler = torch.zeros_like(video if audio is None else audio)
             video, audio = (filler if states is None else states for states in (video, audio))
         video, audio = head(video.flatten(0, 1), audio.flatten(0, 1))
-        return contrastive_loss(video, audio, mask.flatten(), self.config.temperature)
+        positives = self._positive_labels(labels, mask)
+        return contrastive_loss(video, audio, mask.flatten(), self.config.temperature, positives)
+
+    def _positive_labels(self, labels: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor | None:
+        """Class index of every pair, `[B*S]`, for contrast by label; None for contrast by pair."""
+        if self.config.contrastive_positives == "pair":
+            return None
+        if labels is None:
+            return torch.full_like(mask, -100, dtype=torch.long).flatten()
+        if torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification":
+            raise ValueError(
+                'contrastive_positives="label" needs one class index a clip or segment; soft labels (MixUp) and '
+                'multi-label targets name several classes. Use contrastive_positives="pair".'
+            )
+        return (labels if labels.ndim == 2 else labels[:, None]).expand_as(mask).flatten()
 
 
 __all__ = ["MAAVTForAudioVisualClassification", "MAAVTModel", "MAAVTPreTrainedModel"]
