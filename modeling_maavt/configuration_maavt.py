@@ -55,6 +55,9 @@ class MAAVTConfig(PreTrainedConfig):
         lavish_num_latents (`int`, *optional*, defaults to 32): Latent tokens of an adapter.
         lavish_reduction (`int`, *optional*, defaults to 16): Width of the backbone over the width inside an adapter.
         lavish_groups (`int`, *optional*, defaults to 2): Groups of an adapter's pointwise convolutions.
+        lavish_gate_audio (`bool`, *optional*, defaults to `False`):
+            Gate the sound's adapters as the picture's are, so that training starts from the backbone's own states. Off as
+            published.
         position_interpolation (`str`, *optional*, defaults to `"grid"`):
             `"grid"` resamples the patch grid in 2-D and leaves the class token's row alone; `"sequence"` is the published
             1-D resampling of the whole table.
@@ -110,6 +113,7 @@ class MAAVTConfig(PreTrainedConfig):
     lavish_num_latents: int = 32
     lavish_reduction: int = 16
     lavish_groups: int = 2
+    lavish_gate_audio: bool = False
     position_interpolation: str = "grid"
     classification_loss_weight: float | int = 1.0
     matching_loss_weight: float | int = 1.0

@@ -66,12 +66,12 @@ def unscaled_attention(queries: torch.Tensor, values: torch.Tensor) -> torch.Ten
 
 
 class MAAVTLavishBlock(nn.Module):
-    """The four adapters of one block: a pair per site; the picture's are gated, the sound's are not, as published."""
+    """The four adapters of one block: a pair per site; the picture's are gated, the sound's by `lavish_gate_audio` only."""
 
     def __init__(self, config):
         super().__init__()
         self.visual = nn.ModuleList([MAAVTLavishAdapter(config, gated=True) for _ in SITES])
-        self.audio = nn.ModuleList([MAAVTLavishAdapter(config, gated=False) for _ in SITES])
+        self.audio = nn.ModuleList([MAAVTLavishAdapter(config, gated=config.lavish_gate_audio) for _ in SITES])
 
 
 class MAAVTLavishAdapters(nn.Module):

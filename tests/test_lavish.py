@@ -20,6 +20,7 @@ from modeling_maavt import (
     export_adapter,
     maavt_peft_config,
 )
+from modeling_maavt.lavish_maavt import MAAVTLavishAdapters
 
 
 def open_gates(model, seed: int = 0):
@@ -122,6 +123,15 @@ def test_initial_state_is_the_published_one():
     torch.testing.assert_close(
         model.eval().maavt(**inputs).last_hidden_state, plain.maavt(**inputs).last_hidden_state, atol=1e-5, rtol=1e-4
     )
+
+
+def test_gated_sound_starts_from_the_backbone():
+    model, inputs = tiny_model(lavish_adapters=True, lavish_gate_audio=True), tiny_inputs(frames=2)
+    plain = tiny_model()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(model(**inputs).logits, plain(**inputs).logits, atol=1e-5, rtol=1e-4)
+    changed = open_gates(model)(**inputs).logits
+    assert (changed - plain(**inputs).logits).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -256,6 +266,16 @@ def test_adapters_are_trained_saved_exported_and_merged(stock_vit, tmp_path):
         with torch.no_grad():
             found = again.eval()(**inputs).logits
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_sizes_at_vit_base_are_those_of_the_documentation():
+    with torch.device("meta"):
+        adapters = MAAVTLavishAdapters(MAAVTConfig(lavish_adapters=True))
+    sizes = [
+        sum(p.numel() for p in stream[0].parameters())
+        for stream in (adapters.blocks[0].visual, adapters.blocks[0].audio)
+    ]
+    assert sizes == [64_515, 64_514] and sum(p.numel() for p in adapters.parameters()) == 3_096_696
 
 
 def test_adapters_stay_float32_on_a_bfloat16_backbone(stock_vit, tmp_path):
