@@ -18,10 +18,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from modeling_maavt import GradientModulation
 from processing.clip_tables import report_text
 from processing.collators import AudioVisualCollator
+from processing.mixup import PairMixUp
 from training.arguments import parse_arguments
 from training.baseline import baseline_rows, untouched_backbone
 from training.callbacks import CheckpointFilesCallback, EpochCallback
 from training.class_reports import write_class_reports
+from training.class_weights import balanced_class_weights
 from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
@@ -47,6 +49,13 @@ def main(argv: list[str] | None = None) -> dict:
         tables, report = build_tables(data_args, args.seed)
     label_names = report["classes"]
     logger.info(report_text(report))
+    if report["labels"] == "multi_label" and args.metric_for_best_model == "top1":
+        args.metric_for_best_model = "map"  # top-1 is undefined where a clip has several classes
+
+    # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
+    model = build_model(model_args, label_names, data_args.modalities, args.seed, report["labels"])
+    if not model.config.background_mining:
+        data_args.mismatch_probability = 0.0  # without a match head a mismatched pair would teach nothing
 
     # Data sets: training draws partners, augmentation and noise per epoch; validation and test are fixed.
     processor = build_processor(model_args, data_args)
@@ -56,8 +65,8 @@ def main(argv: list[str] | None = None) -> dict:
     mining = data_args.mismatch_probability > 0 and len(data_args.modalities) == 2
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
 
-    # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
-    model = build_model(model_args, label_names, data_args.modalities, args.seed)
+    if args.class_weights == "balanced":  # of the loss alone: no checkpoint holds them
+        model.set_class_weights(balanced_class_weights(tables["train"], len(label_names)))
 
     if args.dry_run:
         return dry_run(model, train_set, report, args)
@@ -81,6 +90,7 @@ def main(argv: list[str] | None = None) -> dict:
         eval_dataset=validation_set,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
+        mixup=PairMixUp(data_args.mixup_alpha, len(label_names), args.seed) if data_args.mixup_alpha else None,
     )
     training = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()

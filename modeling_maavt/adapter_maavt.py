@@ -5,6 +5,7 @@
 import copy
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -21,30 +22,38 @@ TRAINING_ONLY_MODULES = ("contrastive_head", "token_attention")
 LORA_TARGETS = r"(.*\.)?encoder\.layers\.\d+\.attention\.(q|v)_proj"
 
 
-def maavt_peft_config(model: MAAVTPreTrainedModel, lora_rank: int = 0, **kwargs) -> LoraConfig:
+def maavt_peft_config(
+    model: MAAVTPreTrainedModel, lora_rank: int = 0, modules: Iterable[str] | None = None, **kwargs
+) -> LoraConfig:
     """
     The PEFT configuration that trains MA-AVT's own modules on a frozen backbone, with LoRA on top if asked for.
 
     Args:
         model: a MA-AVT model, not yet wrapped.
         lora_rank: rank of LoRA on the query and value projections of every block; 0 for none.
+        modules: names out of `model.trainable_modules()` to train; all of them by default. Baselines train fewer.
         kwargs: further `LoraConfig` fields, such as `lora_alpha` (default: twice the rank) or `target_modules`.
 
     Raises:
-        ValueError: a negative rank, or LoRA fields without a rank.
+        ValueError: a negative rank, LoRA fields without a rank, or a module that the model does not have.
     """
+    trained = list(model.trainable_modules())
+    if modules is not None:
+        if unknown := sorted(set(modules) - set(trained)):
+            raise ValueError(f"modules: this model has no {unknown} to train; it has {trained}.")
+        trained = list(modules)
     if lora_rank < 0:
         raise ValueError(f"lora_rank={lora_rank} is negative; give 0 (no LoRA) or more.")
     if lora_rank == 0:
         if kwargs:
             raise ValueError(f"{sorted(kwargs)} configure LoRA, but lora_rank=0; give a rank or leave them out.")
-        return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=list(model.trainable_modules()))
+        return LoraConfig(target_modules=DUMMY_TARGET_MODULES, modules_to_save=trained)
     return LoraConfig(
         **{
             "r": lora_rank,
             "lora_alpha": 2 * lora_rank,
             "target_modules": LORA_TARGETS,
-            "modules_to_save": list(model.trainable_modules()),
+            "modules_to_save": trained,
             **kwargs,
         }
     )

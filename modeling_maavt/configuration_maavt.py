@@ -8,6 +8,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 
 CONTRASTIVE_MODES = ("blockwise", "blockwise_shared", "last", None)
+CONTRASTIVE_POSITIVES = ("pair", "label")
 LAYERWISE_MODES = ("common", "unique", None)
 MATCH_HEADS = ("bilinear", "mlp", "linear")
 POSITION_MODES = ("grid", "sequence")
@@ -45,7 +46,18 @@ class MAAVTConfig(PreTrainedConfig):
             `"blockwise"`: projections per block. `"blockwise_shared"`: one pair of projections for all blocks.
             `"last"`: the last block only. `None`: no contrast.
         contrastive_dim (`int`, *optional*, defaults to 512): Width of the contrastive projections.
+        contrastive_positives (`str`, *optional*, defaults to `"pair"`):
+            `"pair"`: the sound of a picture is its one positive. `"label"`: so are the sounds of all clips of its class
+            (SupCon); it needs class indices as labels.
         temperature (`float`, *optional*, defaults to 0.07): Temperature of the contrastive loss.
+        lavish_adapters (`bool`, *optional*, defaults to `False`):
+            LAVISH adapters beside the blocks, through which the streams meet: a baseline, four adapters a block.
+        lavish_num_latents (`int`, *optional*, defaults to 32): Latent tokens of an adapter.
+        lavish_reduction (`int`, *optional*, defaults to 16): Width of the backbone over the width inside an adapter.
+        lavish_groups (`int`, *optional*, defaults to 2): Groups of an adapter's pointwise convolutions.
+        lavish_gate_audio (`bool`, *optional*, defaults to `False`):
+            Gate the sound's adapters as the picture's are, so that training starts from the backbone's own states. Off as
+            published.
         position_interpolation (`str`, *optional*, defaults to `"grid"`):
             `"grid"` resamples the patch grid in 2-D and leaves the class token's row alone; `"sequence"` is the published
             1-D resampling of the whole table.
@@ -61,7 +73,8 @@ class MAAVTConfig(PreTrainedConfig):
 
     Raises:
         ValueError (wrapped by the strict dataclass): an unknown mode, contrast without shared tokens, a negative token
-            count, a width that the attention heads do not divide, a `vision_config` that is not a ViT's.
+            count, a width that the attention heads or the adapters' groups do not divide, a `vision_config` that is
+            not a ViT's.
     """
 
     model_type = "maavt"
@@ -97,7 +110,13 @@ class MAAVTConfig(PreTrainedConfig):
     match_dim: int = 64
     contrastive: str | None = "blockwise"
     contrastive_dim: int = 512
+    contrastive_positives: str = "pair"
     temperature: float | int = 0.07
+    lavish_adapters: bool = False
+    lavish_num_latents: int = 32
+    lavish_reduction: int = 16
+    lavish_groups: int = 2
+    lavish_gate_audio: bool = False
     position_interpolation: str = "grid"
     classification_loss_weight: float | int = 1.0
     matching_loss_weight: float | int = 1.0
@@ -129,6 +148,7 @@ class MAAVTConfig(PreTrainedConfig):
     def validate_modes(self):
         for name, allowed in (
             ("contrastive", CONTRASTIVE_MODES),
+            ("contrastive_positives", CONTRASTIVE_POSITIVES),
             ("layerwise_tokens", LAYERWISE_MODES),
             ("match_head", MATCH_HEADS),
             ("position_interpolation", POSITION_MODES),
@@ -151,8 +171,16 @@ class MAAVTConfig(PreTrainedConfig):
                 "choose a divisor or set token_self_attention=False."
             )
 
+    def validate_adapters(self):
+        if self.lavish_adapters and self.hidden_size % (self.lavish_reduction * self.lavish_groups):
+            raise ValueError(
+                f"lavish_reduction={self.lavish_reduction} times lavish_groups={self.lavish_groups} does not divide "
+                f"hidden_size={self.hidden_size}; choose a smaller reduction or fewer groups."
+            )
+
     def validate_numbers(self):
-        for name in ("temperature", "contrastive_dim", "match_dim", "token_attention_heads"):
+        counts = ("lavish_num_latents", "lavish_reduction", "lavish_groups")
+        for name in ("temperature", "contrastive_dim", "match_dim", "token_attention_heads", *counts):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
         if not 0 <= self.modality_dropout <= 1:

@@ -16,8 +16,10 @@ def num_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def global_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def global_mean(values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
     """Mean of `values` where `mask` is true, over all processes; 0 when nothing is true.
+
+    With `weights` the weighted mean, sum(w v) / sum(w).
 
     The local sum is divided by the global count and multiplied by the number of processes, because data-parallel
     training averages gradients over processes afterwards.
@@ -25,19 +27,31 @@ def global_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Args:
         values: float tensor of any shape.
         mask: bool tensor of the same shape.
+        weights: float tensor of the same shape, not negative.
     """
-    count = mask.sum().to(torch.float32)
+    values, count = values.float(), mask.to(torch.float32)
+    if weights is not None:
+        count = torch.where(mask, weights.float(), 0.0)
+        values = values * weights.float()
+    count = count.sum()
     if num_processes() > 1:
         dist.all_reduce(count)
     # where, not multiplication: an ignored entry may be infinite
-    total = torch.where(mask, values.float(), 0.0).sum()
-    return total * num_processes() / count.clamp(min=1)
+    total = torch.where(mask, values, 0.0).sum()
+    return total * num_processes() / torch.where(count > 0, count, 1.0)
 
 
 def classification_loss(
-    logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, problem_type: str | None = None
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    mask: torch.Tensor,
+    problem_type: str | None = None,
+    class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """L_fg: cross-entropy over the foreground samples.
+    """L_fg: cross-entropy over the foreground samples, weighted by class where `class_weights` are given.
+
+    With weights w the loss is sum_i sum_c w_c y_ic (-log p_ic) / sum_i sum_c w_c y_ic over the global batch, for a class
+    index (y one-hot) and a soft label alike.
 
     Args:
         logits: `[..., C]`.
@@ -45,20 +59,35 @@ def classification_loss(
             -100 is ignored), or multi-hot targets of a binary cross-entropy when `problem_type` is
             `"multi_label_classification"` (entries of -100 are ignored).
         mask: bool `[...]`, true where the sample counts.
+        class_weights: `[C]`, not negative; None weighs all classes alike.
+
+    Raises:
+        ValueError: class weights with multi-hot labels.
     """
     logits = logits.float()
     if problem_type == "multi_label_classification":
+        if class_weights is not None:
+            raise ValueError(
+                "class_weights weigh the one class of a sample; multi-label clips have several. Leave them out, and draw "
+                "clips of rare classes more often instead."
+            )
         valid = mask.unsqueeze(-1) & (labels != -100)
         targets = torch.where(valid, labels, 0).to(logits.dtype)
         return global_mean(nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none"), valid)
     if labels.shape == logits.shape and torch.is_floating_point(labels):
         valid = mask & (labels != -100).all(-1)
-        losses = -(labels.to(logits.dtype) * logits.log_softmax(-1)).sum(-1)
-        return global_mean(losses, valid)
+        targets = labels.to(logits.dtype)
+        if class_weights is None:
+            return global_mean(-(targets * logits.log_softmax(-1)).sum(-1), valid)
+        targets = torch.where(valid[..., None], targets, 0.0) * class_weights.to(logits.dtype)
+        weights = targets.sum(-1)
+        losses = -(targets * logits.log_softmax(-1)).sum(-1) / torch.where(weights > 0, weights, 1.0)
+        return global_mean(losses, valid, weights)
     valid = mask & (labels != -100)
     targets = torch.where(valid, labels, 0).long()
     losses = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
-    return global_mean(losses.view(targets.shape), valid)
+    weights = None if class_weights is None else class_weights[targets]
+    return global_mean(losses.view(targets.shape), valid, weights)
 
 
 def matching_loss(match_logits: torch.Tensor, is_matched: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -92,49 +121,73 @@ class _GatherRows(torch.autograd.Function):
         return gradient[ctx.rank * ctx.num_rows : (ctx.rank + 1) * ctx.num_rows]
 
 
-def gather_pairs(features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def gather_pairs(
+    features: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Gather projected pairs over all processes in one collective, with gradient (docs/maavt.md, 4).
 
-    Processes may hold different numbers of pairs: rows are padded to the largest number and masked out.
+    Processes may hold different numbers of pairs: rows are padded to the largest number and masked out. Mask and labels
+    travel as columns beside the features; float32 holds every class index up to 2^24.
 
     Args:
         features: `[N, ...]` float32.
         mask: bool `[N]`.
+        labels: class indices `[N]`.
 
     Returns:
-        `[N_global, ...]` and bool `[N_global]`.
+        `[N_global, ...]`, bool `[N_global]` and class indices `[N_global]`.
     """
     if num_processes() == 1:
-        return features, mask
+        return features, mask, labels
     most = torch.tensor([features.shape[0]], device=features.device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     padding = int(most) - features.shape[0]
-    rows = torch.cat([features.flatten(1), mask[:, None].to(features.dtype)], dim=1)
+    rows = torch.cat([features.flatten(1), torch.stack([mask, labels], dim=1).to(features.dtype)], dim=1)
     rows = _GatherRows.apply(nn.functional.pad(rows, (0, 0, 0, padding)))
-    return rows[:, :-1].reshape(-1, *features.shape[1:]), rows[:, -1].detach() > 0
+    gathered_mask, gathered_labels = rows[:, -2:].detach().unbind(1)
+    return rows[:, :-2].reshape(-1, *features.shape[1:]), gathered_mask > 0, gathered_labels.long()
 
 
-def contrastive_loss(video: torch.Tensor, audio: torch.Tensor, mask: torch.Tensor, temperature: float) -> torch.Tensor:
+def contrastive_loss(
+    video: torch.Tensor,
+    audio: torch.Tensor,
+    mask: torch.Tensor,
+    temperature: float,
+    labels: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Blockwise contrastive loss: symmetric InfoNCE between the two modalities of every pair, one loss a block.
+
+    With `labels` it is supervised contrast between the modalities (equation 2a of docs/maavt.md; Khosla et al., *Supervised
+    Contrastive Learning*, NeurIPS 2020, equation 2, "out"): the positives of a picture are the sounds of all pairs of its
+    class, its own among them, and their log-probabilities are averaged.
 
     Args:
         video: `[N, L, d]`, projected shared-token means of the picture, for L blocks.
         audio: `[N, L, d]`, the same of the sound.
         mask: bool `[N]`; pairs that are mismatched or lack a modality are dropped: neither anchor nor negative.
         temperature: tau.
+        labels: class indices `[N]`; a pair without a label (-100) is its own only positive.
 
     Returns:
         `[L]`, zeros when fewer than one pair is left.
     """
     features = torch.stack([video, audio], dim=1).float()
-    features, mask = gather_pairs(nn.functional.normalize(features, dim=-1), mask)
+    by_class = labels is not None
+    labels = labels if by_class else torch.full_like(mask, -100, dtype=torch.long)
+    features, mask, labels = gather_pairs(nn.functional.normalize(features, dim=-1), mask, labels)
     video, audio = features.permute(1, 2, 0, 3)
     scores = video @ audio.transpose(1, 2) / temperature  # [L, N, N]
+    own = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
     # every pair may compare itself, so that a row never holds infinities alone
-    allowed = (mask[:, None] & mask[None, :]) | torch.eye(len(mask), dtype=torch.bool, device=mask.device)
+    allowed = (mask[:, None] & mask[None, :]) | own
     scores = scores.masked_fill(~allowed, float("-inf"))
-    diagonal = scores.diagonal(dim1=1, dim2=2)
-    losses = (scores.logsumexp(2) + scores.logsumexp(1)) / 2 - diagonal  # [L, N]
+    if by_class:
+        same = allowed & (labels[:, None] == labels[None, :]) & (labels != -100)[:, None] | own  # symmetric
+        alike = torch.where(same, scores, 0.0)
+        positive = (alike.sum(2) + alike.sum(1)) / 2 / same.sum(1)
+    else:
+        positive = scores.diagonal(dim1=1, dim2=2)
+    losses = (scores.logsumexp(2) + scores.logsumexp(1)) / 2 - positive  # [L, N]
     return torch.where(mask, losses, 0.0).sum(1) / mask.sum().clamp(min=1)
 
 

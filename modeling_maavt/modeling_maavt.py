@@ -5,6 +5,10 @@
 Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L blocks, P patches, C classes, n tokens.
 """
 
+import math
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import ViTConfig
@@ -16,6 +20,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_maavt import MAAVTConfig
 from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection, MAAVTRunningNorm
+from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
 from .loading_maavt import MAAVTCheckpointLoading
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
 from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
@@ -23,7 +28,7 @@ from .tokens_maavt import MAAVTPrompt, MAAVTTokenAttention, MAAVTTokens
 
 
 # trained beside a frozen backbone; no name ends another, because PEFT matches modules_to_save by ending
-TRAINED_MODULES = ("prompt", "token_attention", "contrastive_head", "classifier", "match_head")
+TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
 
 
 def as_pair(size) -> tuple[int, int]:
@@ -94,26 +99,50 @@ class MAAVTEmbeddings(nn.Module):
 
 
 class MAAVTLayer(ViTLayer):
-    """A ViT block through which both streams pass without attending to each other (docs/maavt.md, 3)."""
+    """A ViT block through which both streams pass without attending to each other (docs/maavt.md, 3).
+
+    Only LAVISH adapters let them meet: `meet(site, video, audio)` gives what they add to both (docs/maavt.md, 9).
+    """
 
     def forward(
-        self, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        meet: Callable | None = None,
+        **kwargs,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """`[Nv, len, D]` and `[Na, len, D]` to `(video, audio, video_attentions, audio_attentions)`."""
+        if meet is None:
+            return self.on_both(self.block, video, audio, **kwargs)
+        changes = meet(0, video, audio)
+        video, audio, *attentions = self.on_both(self.attend, video, audio, **kwargs)
+        video, audio = video + changes[0], audio + changes[1]
+        changes = meet(1, video, audio)
+        video, audio, *_ = self.on_both(self.transform, video, audio)
+        return video + changes[0], audio + changes[1], *attentions
+
+    def on_both(self, part: Callable, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs) -> tuple:
+        """`part` of the block over both streams, stacked where they have one length; states first, then weights."""
         one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
         # eager attention returns its weights, which have to be recorded stream by stream
         if one_length and self.attention.config._attn_implementation != "eager":
-            states, _ = self.block(torch.cat([video, audio]), **kwargs)
+            states, _ = part(torch.cat([video, audio]), **kwargs)
             video, audio = states.split([len(video), len(audio)])
             return video, audio, None, None
-        video, video_attentions = (None, None) if video is None else self.block(video, **kwargs)
-        audio, audio_attentions = (None, None) if audio is None else self.block(audio, **kwargs)
+        video, video_attentions = (None, None) if video is None else part(video, **kwargs)
+        audio, audio_attentions = (None, None) if audio is None else part(audio, **kwargs)
         return video, audio, video_attentions, audio_attentions
 
     def block(self, states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+        states, weights = self.attend(states, **kwargs)
+        return self.transform(states)[0], weights
+
+    def attend(self, states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
         attended, weights = self.attention(self.layernorm_before(states), None, **kwargs)
-        states = states + self.dropout(attended)
-        return states + self.dropout(self.mlp(self.layernorm_after(states))), weights
+        return states + self.dropout(attended), weights
+
+    def transform(self, states: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return states + self.dropout(self.mlp(self.layernorm_after(states))), None
 
     def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
         """Localization map (docs/maavt.md, 6): scaled logits of the class query over the patches, mean over heads, softmax."""
@@ -154,6 +183,14 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
             init.copy_(module.needs_self_attention, torch.tensor([module.token_self_attention], dtype=torch.uint8))
         elif isinstance(module, MAAVTEmbeddings):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+        elif isinstance(module, MAAVTLavishAdapter):
+            init.normal_(module.latents, mean=0.0, std=std)
+            init.ones_(module.gate_latents)
+            init.zeros_(module.gate_states)
+            if module.gate is not None:
+                init.zeros_(module.gate)
+        elif isinstance(module, MAAVTGroupedPointwise):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # as a convolution of PyTorch starts
         elif isinstance(module, MAAVTProjection):
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
@@ -234,9 +271,13 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         tokens: MAAVTTokens,
         num_patches: tuple[int, int],
         output_localization: bool = False,
+        meet: Callable | None = None,
         **kwargs,
     ) -> MAAVTEncoderOutput:
-        """`[N, 1 + P (+ 1), D]` a stream, without the learned tokens; `num_patches` of picture and sound."""
+        """`[N, 1 + P (+ 1), D]` a stream, without the learned tokens; `num_patches` of picture and sound.
+
+        `meet(block, site, video, audio)` is what LAVISH adapters add to both streams.
+        """
         streams = {"video": video, "audio": audio}
         appended = {
             name: torch.cat([own, tokens.shared], dim=1)
@@ -255,7 +296,8 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
             if output_localization and index == last:
                 for (name, stream), patches in zip(streams.items(), num_patches, strict=True):
                     maps[name] = None if stream is None else layer.class_attention(stream, patches)
-            streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **kwargs)
+            met = kwargs if meet is None else {**kwargs, "meet": partial(meet, index)}
+            streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **met)
             for name, stream in streams.items():
                 if stream is not None and num_shared:
                     shared[name].append(stream[:, -num_shared:].mean(1))
@@ -272,7 +314,7 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
 class MAAVTModel(MAAVTPreTrainedModel):
     """The trunk: embeddings, learned tokens and blocks, one ViT for picture and sound; states pooled over segments."""
 
-    _keep_in_fp32_modules_strict = {"prompt", "token_attention", "contrastive_head"}
+    _keep_in_fp32_modules_strict = {"prompt", "token_attention", "lavish_adapters", "contrastive_head"}
 
     def __init__(self, config: MAAVTConfig):
         super().__init__(config)
@@ -281,6 +323,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         self.embeddings = MAAVTEmbeddings(config.vision_config, config.position_interpolation)
         self.encoder = MAAVTEncoder(config.vision_config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.vision_config.layer_norm_eps)
+        self.lavish_adapters = MAAVTLavishAdapters(config) if config.lavish_adapters else None
         self.contrastive_head = MAAVTContrastiveHead(config) if config.contrastive is not None else None
         self.post_init()
         if config.freeze_backbone:
@@ -294,6 +337,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
         self,
         pixel_values_videos: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
+        has_video: torch.Tensor | None = None,
+        has_audio: torch.Tensor | None = None,
         output_localization: bool | None = None,
         num_segments: int | None = None,
         **kwargs,
@@ -302,8 +347,10 @@ class MAAVTModel(MAAVTPreTrainedModel):
         Args:
             pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
             input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
-            num_segments: S where there is no sound to tell it; 1 when absent.
+            has_video, has_audio: bool `[B]`; False marks a zero-filled row, which LAVISH adapters keep away from the other
+                stream. Nothing else in the trunk reads them.
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
+            num_segments: S where there is no sound to tell it; 1 when absent.
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
@@ -329,6 +376,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
         if kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)):
             kwargs["output_attentions"] = True
             kwargs["output_audio_attentions"] = spectrograms is not None
+        if self.lavish_adapters is not None and frames is not None and spectrograms is not None:
+            lengths = tuple(states.shape[1] for states in inputs)
+            kwargs["meet"] = partial(self.lavish_adapters, lengths=lengths, has_video=has_video, has_audio=has_audio)
         encoded = self.encoder(
             *inputs,
             tokens=tokens,
@@ -450,7 +500,30 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         self.maavt = MAAVTModel(config)
         self.classifier = MAAVTClassifier(config.hidden_size, config.num_labels)
         self.match_head = MATCH_HEAD_CLASSES[config.match_head](config) if config.background_mining else None
+        self.register_buffer("class_weights", None, persistent=False)
         self.post_init()
+
+    def set_class_weights(self, weights: torch.Tensor | None) -> None:
+        """
+        Weigh the classes in the classification loss, against imbalance (docs/maavt.md, 5); None weighs them alike.
+
+        The weights belong to a training set, not to the model: no checkpoint holds them.
+
+        Args:
+            weights: `[C]`, not negative, one above 0.
+
+        Raises:
+            ValueError: another shape, or such values.
+        """
+        if weights is not None:
+            weights = torch.as_tensor(weights, dtype=torch.float32)
+            if weights.shape != (self.num_labels,) or not (weights >= 0).all() or not (0 < weights.sum() < math.inf):
+                raise ValueError(
+                    f"class_weights of shape {tuple(weights.shape)} must be {self.num_labels} finite numbers, one a class, "
+                    "none below 0 and one above."
+                )
+            weights = weights.to(self.classifier.weight.device)
+        self.class_weights = weights
 
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """See [`MAAVTModel.get_video_features`]."""
@@ -487,13 +560,16 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             num_segments: S where there is no sound to tell it; absent: as many as class indices `[B, S]` name, or 1.
 
         Raises:
-            ValueError: labels or is_matched of another shape; see also [`MAAVTModel.forward`].
+            ValueError: labels or is_matched of another shape, labels that are no class indices with
+                `contrastive_positives="label"` or class weights; see also [`MAAVTModel.forward`].
         """
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
         outputs = self.maavt(
             pixel_values_videos,
             input_features,
+            has_video,
+            has_audio,
             output_localization=output_localization,
             num_segments=num_segments,
             **{**kwargs, "return_dict": True},
@@ -519,7 +595,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             if labels is not None:
                 counted = (has_video | has_audio)[:, None] & matched
                 counted = counted.all(1) if logits.ndim == 2 else counted
-                losses["classification_loss"] = classification_loss(logits, labels, counted, self.config.problem_type)
+                losses["classification_loss"] = classification_loss(
+                    logits, labels, counted, self.config.problem_type, self.class_weights
+                )
                 if self.config.unimodal_loss_weight and video is not None and audio is not None:
                     counted = counted & (both[:, 0] if logits.ndim == 2 else both)
                     losses["unimodal_loss"] = self._unimodal_loss(video, audio, labels, counted)
@@ -527,7 +605,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 targets = matched if match_logits.ndim == 2 else matched.all(1)
                 paired = both if match_logits.ndim == 2 else both[:, 0]
                 losses["matching_loss"] = matching_loss(match_logits, targets, paired)
-            per_block = self._contrastive_losses(outputs, both & matched)
+            per_block = self._contrastive_losses(outputs, both & matched, labels)
             if per_block is not None:
                 losses["contrastive_loss"] = per_block.mean()
         loss = (
@@ -555,7 +633,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         halves = self.classifier.halves(video, audio)
         if counted.ndim == 1:
             halves = [logits.mean(1) for logits in halves]
-        return sum(classification_loss(logits, labels, counted, self.config.problem_type) for logits in halves)
+        options = (labels, counted, self.config.problem_type, self.class_weights)
+        return sum(classification_loss(logits, *options) for logits in halves)
 
     def _drop_modalities(self, has_video: torch.Tensor, has_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the classifier sees of training clips: one half is hidden with probability `modality_dropout`, either as often.
@@ -608,7 +687,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             video, audio = (filler if states is None else states for states in (video, audio))
         return self.match_head(video, audio, both) * both
 
-    def _contrastive_losses(self, outputs: MAAVTModelOutput, mask: torch.Tensor) -> torch.Tensor | None:
+    def _contrastive_losses(
+        self, outputs: MAAVTModelOutput, mask: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor | None:
         """Blockwise contrast over all pairs of the batch: `[L]`, or None where there is nothing to contrast."""
         head = self.maavt.contrastive_head
         video, audio = outputs.video_shared_states, outputs.audio_shared_states
@@ -619,7 +700,21 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             filler = torch.zeros_like(video if audio is None else audio)
             video, audio = (filler if states is None else states for states in (video, audio))
         video, audio = head(video.flatten(0, 1), audio.flatten(0, 1))
-        return contrastive_loss(video, audio, mask.flatten(), self.config.temperature)
+        positives = self._positive_labels(labels, mask)
+        return contrastive_loss(video, audio, mask.flatten(), self.config.temperature, positives)
+
+    def _positive_labels(self, labels: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor | None:
+        """Class index of every pair, `[B*S]`, for contrast by label; None for contrast by pair."""
+        if self.config.contrastive_positives == "pair":
+            return None
+        if labels is None:
+            return torch.full_like(mask, -100, dtype=torch.long).flatten()
+        if torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification":
+            raise ValueError(
+                'contrastive_positives="label" needs one class index a clip or segment; soft labels (MixUp) and '
+                'multi-label targets name several classes. Use contrastive_positives="pair".'
+            )
+        return (labels if labels.ndim == 2 else labels[:, None]).expand_as(mask).flatten()
 
 
 __all__ = ["MAAVTForAudioVisualClassification", "MAAVTModel", "MAAVTPreTrainedModel"]

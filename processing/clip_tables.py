@@ -103,6 +103,7 @@ def build_clip_table(
         "rows": total,
         "clips": len(rows),
         "classes": names,
+        "labels": ClipTargets(next(iter(table.values()))).kind,
         "split": origin,
         "seed": seed,
         "splits": {side: _count(part, names) for side, part in table.items()},

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The published behavior, file by file: hidden states, logits, losses, localization maps and every gradient.
 
-GOLDEN_DIR names the folder (default: golden/ of the shared material). The names of the published weights are mapped here,
-not in the package.
+GOLDEN_DIR names the folder (default: golden/ of the shared material). The names of the published weights are mapped in
+`golden_names.py`, not in the package.
 """
 
 import json
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_names import to_ours
 from safetensors.torch import load_file
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
@@ -28,7 +29,7 @@ VISION_FIELDS = (
     "patch_size",
     "layer_norm_eps",
 )
-TOKEN_KINDS = ("audio", "visual", "shared")
+LAVISH_FIELDS = ("lavish_num_latents", "lavish_reduction", "lavish_groups")  # published: 32, 16, 2
 
 
 def build_config(values: dict) -> MAAVTConfig:
@@ -47,59 +48,10 @@ def build_config(values: dict) -> MAAVTConfig:
         temperature=values["temperature"],
         position_interpolation=values["position_interpolation"],
         layerwise_tokens=values.get("layerwise_tokens"),
+        lavish_adapters=values.get("lavish_adapters", False),
+        **{name: values[name] for name in LAVISH_FIELDS if name in values},
         freeze_backbone=not values.get("full_tuning", False),
     )
-
-
-def to_ours(published: dict[str, torch.Tensor], config: MAAVTConfig) -> dict[str, torch.Tensor]:
-    """Published names and layouts (fused qkv, one projection per block, background-positive match head) to ours.
-
-    Works for weights and for gradients alike: every step is linear.
-    """
-    ours = {}
-    projections = {"audio": {}, "visual": {}}
-    for name, value in published.items():
-        parts = name.split(".")
-        if parts[0] == "tokens":
-            ours[f"maavt.prompt.{parts[1]}_token{'' if parts[1] == 'background' else 's'}"] = value
-        elif parts[0] == "lsa":
-            ours[f"maavt.token_attention.{'.'.join(parts[1:])}"] = value
-        elif parts[0] == "class_head":
-            ours[f"classifier.{parts[1]}"] = value
-        elif parts[0] == "match_head":
-            ours[f"match_head.{parts[1]}"] = -value  # published: positive is background; ours: positive is matched
-        elif parts[0] == "contrastive":
-            index = int(parts[2]) if len(parts) == 4 else 0
-            projections[parts[1]].setdefault(parts[-1], {})[index] = value
-        elif name == "vit.cls_token":
-            ours["maavt.prompt.cls_token"] = value
-        elif name == "vit.pos_embed":
-            ours["maavt.embeddings.position_embeddings"] = value
-        elif parts[:2] == ["vit", "patch_embed"]:
-            ours[f"maavt.embeddings.patch_embeddings.projection.{parts[-1]}"] = value
-        elif parts[:2] == ["vit", "norm"]:
-            ours[f"maavt.layernorm.{parts[-1]}"] = value
-        elif parts[:2] == ["vit", "blocks"]:
-            layer, rest, kind = f"maavt.encoder.layers.{parts[2]}", ".".join(parts[3:-1]), parts[-1]
-            if rest == "attn.qkv":
-                for letter, third in zip("qkv", value.chunk(3), strict=True):
-                    ours[f"{layer}.attention.{letter}_proj.{kind}"] = third
-            else:
-                renamed = {
-                    "attn.proj": "attention.o_proj",
-                    "norm1": "layernorm_before",
-                    "norm2": "layernorm_after",
-                    "mlp.fc1": "mlp.fc1",
-                    "mlp.fc2": "mlp.fc2",
-                }[rest]
-                ours[f"{layer}.{renamed}.{kind}"] = value
-        else:
-            raise KeyError(f"unknown published name {name!r}")
-    for side, kinds in projections.items():
-        for kind, by_block in kinds.items():
-            stacked = torch.stack([by_block[index] for index in sorted(by_block)])
-            ours[f"maavt.contrastive_head.{'video' if side == 'visual' else 'audio'}.{kind}"] = stacked
-    return ours
 
 
 def group(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
@@ -111,13 +63,18 @@ def group(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_golden(path, attention, record_property):
     settings = json.loads(path.with_suffix(".json").read_text())
+    unknown = compare(settings, load_file(path), attention)
+    if unknown:
+        record_property("unknown_outputs", unknown)
+        print(f"{path.stem}: outputs this test does not know: {unknown}")
+
+
+def compare(settings: dict, tensors: dict[str, torch.Tensor], attention: str) -> list[str]:
+    """Run our model on a golden file and compare all that it holds; the names of outputs that we do not know."""
     values, tolerance = settings["config"], settings["tolerance"]
-    if values.get("lavish_adapters"):
-        pytest.skip("LAVISH adapters are not part of the model yet")
-    tensors = load_file(path)
     config = build_config(values)
     config._attn_implementation = attention
-    model = MAAVTForAudioVisualClassification(config).train()
+    model = MAAVTForAudioVisualClassification(config).train().to(tensors["i.frames"].dtype)
 
     weights = to_ours(group(tensors, "w."), config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -153,7 +110,10 @@ def test_golden(path, attention, record_property):
 
     def close(name, actual, expected):
         torch.testing.assert_close(
-            actual.detach().reshape(expected.shape), expected, msg=lambda text: f"{name}: {text}", **tolerance
+            actual.detach().to(expected.dtype).reshape(expected.shape),
+            expected,
+            msg=lambda text: f"{name}: {text}",
+            **tolerance,
         )
 
     unknown = []
@@ -174,6 +134,4 @@ def test_golden(path, attention, record_property):
     for name, expected in expected_gradients.items():
         close(f"gradient of {name}", gradients.pop(name), expected)
     assert not [name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 0]
-    if unknown:
-        record_property("unknown_outputs", unknown)
-        print(f"{path.stem}: outputs this test does not know: {unknown}")
+    return unknown

@@ -189,3 +189,52 @@ def test_recipe_learns_and_scores_words(sentences, tmp_path, modalities):
     assert any(row["model"] == "logistic regression" for row in results["rows"])
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
     assert "eval_top1" in state["log_history"][-1] or any("eval_top1" in log for log in state["log_history"])
+
+
+# Several labels a clip
+
+
+@pytest.fixture(scope="module")
+def scenes(sentences) -> Path:
+    """The same clips, each labeled with the first two of its words: a multi-label set of three classes."""
+    with open(sentences, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    path = sentences.with_name("scenes.csv")
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=["file_name", "label", "split", "group", "start", "end"])
+        writer.writeheader()
+        for row in rows:
+            kept = {name: row[name] for name in ("file_name", "split", "group")}
+            writer.writerow(kept | {"label": f"{row['word0']}; {row['word1']}", "start": 0, "end": 2 * SECONDS})
+    return path
+
+
+def test_table_of_several_labels(scenes):
+    table, report = build_clip_table(scenes, label_separator=";", check="probe")
+    assert report["labels"] == "multi_label" and report["classes"] == NAMES
+    assert sum(report["splits"]["train"]["per_class"].values()) == 16
+    targets = ClipTargets(table["train"])
+    assert targets.labels(0).tolist() == [float(i in table["train"][0]["label"]) for i in range(3)]
+    assert targets.labels(0, matched=False).tolist() == [-100.0] * 3 and not targets.differ(0, 1)
+    saved = scenes.with_name("saved")
+    table.save_to_disk(str(saved))
+    again, _ = build_clip_table(saved, check="none")
+    assert again["train"]["label"][:] == table["train"]["label"][:]
+
+
+def test_recipe_learns_and_scores_several_labels(scenes, tmp_path):
+    config = write_config(tmp_path / "scenes.yaml", scenes, write_backbone(tmp_path / "vit"))
+    results = recipe.main(
+        [str(config), "--label_separator", ";", "--num_frames", "4", "--mismatch_probability", "0", "--check", "probe"]
+        + ["--num_train_epochs", "15", "--learning_rate", "1e-2", "--save_total_limit", "1"]
+        + ["--model_config", "{unimodal_loss_weight: 1.0}"]
+    )
+    rows = {(row["model"], row["input"]): row for row in results["rows"]}
+    assert rows["maavt", "both"]["map"] >= 0.9 and "top1" not in rows["maavt", "both"]
+    assert rows["logistic regression", "both"]["map"] > 0.5
+    assert (tmp_path / "run" / "results.md").read_text().splitlines()[0].count("mAP") == 1
+    with open(tmp_path / "run" / "predictions.csv", newline="", encoding="utf-8") as stream:
+        record = next(csv.DictReader(stream))
+    assert set(record["labels"].split(";")) <= set(NAMES) and 0 <= float(record["probability"]) <= 1
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"

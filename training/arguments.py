@@ -24,14 +24,18 @@ class ModelArguments:
         metadata={"help": "A stock ViT (Hub name or folder), a fine-tuned maavt checkpoint, or an adapter folder."}
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub model."})
-    tuning: Literal["adapter", "full", "linear_probe"] = field(
+    tuning: Literal["adapter", "full", "linear_probe", "lora", "lavish"] = field(
         default="adapter",
         metadata={
             "help": "adapter: frozen backbone, tokens and heads trained through PEFT. full: everything is trained. "
-            "linear_probe: no learned tokens, only the classifier is trained."
+            "Baselines, without learned tokens, contrast and mining: linear_probe trains only the classifier, lora also "
+            "LoRA in the backbone, lavish also LAVISH adapters beside it."
         },
     )
-    lora_rank: int = field(default=0, metadata={"help": "Above 0: LoRA of this rank inside the backbone as well."})
+    lora_rank: int = field(
+        default=0,
+        metadata={"help": "Above 0: LoRA of this rank inside the backbone as well. tuning: lora takes 8 for 0."},
+    )
     model_config: dict | str | None = field(
         default=None, metadata={"help": "Fields of MAAVTConfig to change, as a mapping."}
     )
@@ -122,6 +126,12 @@ class DataArguments:
         default=None,
         metadata={"help": "Fields of ClipAugmentation; an empty mapping takes its defaults; None is off."},
     )
+    mixup_alpha: float = field(
+        default=0.0,
+        metadata={
+            "help": "Above 0: MixUp of training clips, lambda from Beta(alpha, alpha), one for picture, sound and label."
+        },
+    )
 
 
 @dataclass
@@ -150,7 +160,7 @@ class EvaluationArguments:
 
 @dataclass
 class RunArguments(TrainingArguments):
-    """`TrainingArguments` with the defaults of this recipe and three fields of its own."""
+    """`TrainingArguments` with the defaults of this recipe and a few fields of its own."""
 
     output_dir: str | None = field(default="outputs/run", metadata={"help": "Everything the run writes."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Must stay off: the data set makes tensors."})
@@ -168,6 +178,10 @@ class RunArguments(TrainingArguments):
     )
     gradient_modulation: float | None = field(
         default=None, metadata={"help": "Alpha of OGM-GE gradient modulation (0.1 as published). None: off."}
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none",
+        metadata={"help": "balanced: rare classes weigh more in the loss, by their counts among the training clips."},
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Print counts, one batch, memory and a time estimate; train nothing."}
@@ -269,8 +283,16 @@ def check_arguments(
         raise ValueError(f"num_frames: {data.num_frames} must be at least 1")
     if data.train_noise_db is not None and len(data.train_noise_db) not in (1, 2):
         raise ValueError(f"train_noise_db: give one level or a range (low high), got {data.train_noise_db}")
-    if model.lora_rank and model.tuning != "adapter":
-        raise ValueError(f"lora_rank: {model.lora_rank} needs tuning: adapter, not {model.tuning}")
+    if model.lora_rank and model.tuning not in ("adapter", "lora"):
+        raise ValueError(f"lora_rank: {model.lora_rank} needs tuning: adapter or lora, not {model.tuning}")
+    if model.tuning == "lavish" and len(data.modalities) == 1:
+        raise ValueError(f"tuning: lavish lets picture and sound meet, but modalities is {data.modalities}; give both")
+    if not data.mixup_alpha >= 0:
+        raise ValueError(f"mixup_alpha: {data.mixup_alpha} must be at least 0 (0: off)")
+    if data.mixup_alpha and (model.model_config or {}).get("contrastive_positives") == "label":
+        raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
+    if data.mixup_alpha and run.gradient_modulation:
+        raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
     for condition in evaluation.evaluation_noise_db:
         condition_level(condition)
     if run.load_best_model_at_end and run.eval_strategy == "no":

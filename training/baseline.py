@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
@@ -52,7 +54,8 @@ def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, nu
 
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
     for batch in loader:
-        found["labels"].append(batch["labels"].flatten())
+        labels = batch["labels"]
+        found["labels"].append(labels.flatten() if dataset.targets.kind == "segments" else labels)
         if "pixel_values_videos" in batch:
             pixels = batch["pixel_values_videos"].to(model.device)
             found["video"].append(rows(model(pixel_values_videos=pixels, num_segments=segments).video_class_state))
@@ -117,12 +120,25 @@ def _join(features: dict, streams: tuple[str, ...]) -> np.ndarray:
 
 def _probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
     """[n, num_classes]: a class that the training clips lack has probability 0."""
+    if isinstance(regression[-1], OneVsRestClassifier):
+        return regression.predict_proba(x).astype(np.float32)
     probabilities = np.zeros((len(x), num_classes), dtype=np.float32)
     probabilities[:, regression.classes_] = regression.predict_proba(x)
     return probabilities
 
 
 def _fit(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
+    """The penalty with the best accuracy on validation; for several labels a clip, one regression a class, by mAP."""
+    if y.ndim == 2:
+        candidates = [
+            make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(C=c, max_iter=2000))).fit(x, y)
+            for c in STRENGTHS
+        ]
+        some = y_validation.any(0)
+        return max(
+            candidates,
+            key=lambda c: average_precision_score(y_validation[:, some], c.predict_proba(x_validation)[:, some]),
+        )
     x, y = x[y != IGNORED_LABEL], y[y != IGNORED_LABEL]
     x_validation, y_validation = (
         x_validation[y_validation != IGNORED_LABEL],

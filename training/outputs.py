@@ -15,7 +15,7 @@ from modeling_maavt import export_adapter
 
 from .arguments import ArgumentTuple, RunArguments, recorded_arguments
 from .card import backbone_license, package_versions, write_card
-from .tuning import merged_model, parameter_counts
+from .tuning import lora_rank, merged_model, parameter_counts
 
 
 logger = logging.getLogger(__name__)
@@ -41,8 +41,15 @@ def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
     backbone = Path(backbone).name if Path(backbone).exists() else backbone
     path = Path(data_args.data)
     data_name = eval_args.data_name or (path.parent.name if path.suffix == ".csv" else path.name)
-    what = {"adapter": "its tokens and heads", "full": "all of it", "linear_probe": "its classifier alone"}
-    lora = f", with LoRA of rank {model_args.lora_rank}" if model_args.lora_rank else ""
+    what = {
+        "adapter": "its tokens and heads",
+        "full": "all of it",
+        "linear_probe": "its classifier alone",
+        "lora": "its classifier alone",
+        "lavish": "LAVISH adapters and a classifier",
+    }
+    rank = lora_rank(model_args)
+    lora = f", with LoRA of rank {rank}" if rank else ""
     num_classes = len(report["classes"])
     reasons = ", ".join(f"{number} ({reason})" for reason, number in report["skipped_by_reason"].items())
     return {

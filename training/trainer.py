@@ -10,15 +10,30 @@ from torch import nn
 from transformers import EvalPrediction, Trainer
 
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
+from processing.mixup import PairMixUp
 from processing.multilabel_metrics import MultiLabelScore
 
 
 class AudioVisualTrainer(Trainer):
-    """`Trainer` that averages every scalar output ending in `_loss` into the log, for training and evaluation alike."""
+    """`Trainer` that averages every scalar output ending in `_loss` into the log, for training and evaluation alike.
 
-    def __init__(self, *args, **kwargs):
+    Args:
+        mixup: a `PairMixUp` for the training batches, or None. It is given the optimizer step and the micro-batch within
+            it, so that a resumed run mixes what the uninterrupted one would have.
+    """
+
+    def __init__(self, *args, mixup: PairMixUp | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.mixup, self._micro_batch = mixup, (-1, -1)
+
+    def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> torch.Tensor:
+        if self.mixup is not None:
+            step, micro_batch = self._micro_batch
+            same_step = step == self.state.global_step
+            self._micro_batch = (self.state.global_step, micro_batch + 1 if same_step else 0)
+            inputs = self.mixup(inputs, self._micro_batch, self.args.process_index)
+        return super().training_step(model, inputs, *args, **kwargs)
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)

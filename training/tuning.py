@@ -17,34 +17,51 @@ from .arguments import ModelArguments
 logger = logging.getLogger(__name__)
 
 # A model that is given one modality has no pair to compare: what needs both is switched off.
-SINGLE_MODALITY = {"background_mining": False, "contrastive": None}
-LINEAR_PROBE = {
+SINGLE_MODALITY = {"background_mining": False, "contrastive": None, "lavish_adapters": False}
+NO_TOKENS = {
     "num_audio_tokens": 0,
     "num_visual_tokens": 0,
     "num_shared_tokens": 0,
     "token_self_attention": False,
     **SINGLE_MODALITY,
 }
+# The baselines: what they change in the model, whatever `model_config` says, and the modules that they train.
+BASELINE_CONFIGS = {"linear_probe": NO_TOKENS, "lora": NO_TOKENS, "lavish": {**NO_TOKENS, "lavish_adapters": True}}
+TRAINED = {
+    "adapter": None,
+    "lora": ("classifier",),
+    "lavish": ("lavish_adapters", "classifier"),
+}  # None: all there are
+LORA_RANK = 8  # of the baseline, where none is given
 
 
-def config_changes(arguments: ModelArguments, modalities: list[str]) -> dict:
+def config_changes(arguments: ModelArguments, modalities: list[str], labels: str = "clip") -> dict:
     """Fields of `MAAVTConfig` that this run sets. Raises ValueError for a field that does not exist."""
     known = {f.name for f in fields(MAAVTConfig)}
     changes = dict(arguments.model_config or {})
     if unknown := sorted(set(changes) - known):
         raise ValueError(f"model_config: unknown fields {unknown}; see the docstring of MAAVTConfig")
-    if arguments.tuning == "linear_probe":
-        changes.update(LINEAR_PROBE)
+    changes.update(BASELINE_CONFIGS.get(arguments.tuning, {}))
     if len(modalities) == 1:
         changes.update(SINGLE_MODALITY)
     changes["freeze_backbone"] = arguments.tuning != "full"
+    if labels == "multi_label":
+        changes["problem_type"] = "multi_label_classification"
     return changes
 
 
-def build_model(arguments: ModelArguments, label_names: list[str], modalities: list[str], seed: int) -> nn.Module:
+def lora_rank(arguments: ModelArguments) -> int:
+    """The rank of LoRA in the backbone; 0 for none."""
+    return arguments.lora_rank or (LORA_RANK if arguments.tuning == "lora" else 0)
+
+
+def build_model(
+    arguments: ModelArguments, label_names: list[str], modalities: list[str], seed: int, labels: str = "clip"
+) -> nn.Module:
     """The model of a run, with what is trained (and nothing else) requiring gradients.
 
-    Returns a `PeftModel` for `tuning: adapter`, else a plain `MAAVTForAudioVisualClassification`.
+    `labels` is the `kind` of the run's `ClipTargets`: clips with several labels are trained by binary cross-entropy.
+    Returns a `PeftModel` for `tuning: adapter`, `lora` and `lavish`, else a plain `MAAVTForAudioVisualClassification`.
     """
     torch.manual_seed(seed)
     model = MAAVTForAudioVisualClassification.from_pretrained(
@@ -55,13 +72,14 @@ def build_model(arguments: ModelArguments, label_names: list[str], modalities: l
         ignore_mismatched_sizes=True,
         dtype=getattr(torch, arguments.backbone_dtype),
         attn_implementation=arguments.attn_implementation,
-        **config_changes(arguments, modalities),
+        **config_changes(arguments, modalities, labels),
     )
     if arguments.tuning == "linear_probe":
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
-    if arguments.tuning == "adapter":
-        model = get_peft_model(model, maavt_peft_config(model, lora_rank=arguments.lora_rank))
+    if arguments.tuning in TRAINED:
+        config = maavt_peft_config(model, lora_rank(arguments), modules=TRAINED[arguments.tuning])
+        model = get_peft_model(model, config)
         check_trainable(model)
     trained, total = parameter_counts(model)
     logger.info("trainable: %s of %s parameters (%.2f %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
