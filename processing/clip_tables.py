@@ -15,6 +15,7 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Value, V
 from .clip_checks import CHECKS, usable_rows
 from .clip_splits import SPLIT_NAMES, SPLITS, assign_splits, check_leaks, missing_classes
 from .clips import safe_join
+from .prepared_folders import load_prepared, read_report
 
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -42,7 +43,7 @@ def build_clip_table(
 
     Args:
         data: a folder with one subfolder per class (or with `train/`, `test/` folders of such); a folder with a
-            `metadata.csv`; a csv file; a folder written by `save_to_disk`; or a `Dataset` / `DatasetDict` with
+            `metadata.csv`; a csv file; a folder written by `processing.prepare` or by `save_to_disk`; or a `Dataset` / `DatasetDict` with
             columns `video` and / or `audio` and a label. File names count from the csv's folder and may not leave it.
         label, file_name: the table's columns.
         start, end: columns with the clip's window in seconds. None takes the column of that name if there is one,
@@ -71,14 +72,15 @@ def build_clip_table(
     if window is not None and not window > 0:
         raise ValueError(f"window={window}; give seconds above 0")
     columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
-    rows, warnings = _read_rows(data, columns)
+    rows, warnings, names = _read_rows(data, columns)
     total = len(rows)
-    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check)
+    prepared = names is not None
+    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check, prepared=prepared)
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
     _check_groups(rows)
 
-    names = _class_names(rows)
+    names = names or _class_names(rows)
     labels = [names.index(row["label"]) for row in rows]
     given = [row["split"] for row in rows] if all(row["split"] is not None for row in rows) else None
     if given is None and any(row["split"] is not None for row in rows):
@@ -125,19 +127,23 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     return "\n".join(lines + [f"warning: {warning}" for warning in report["warnings"]])
 
 
-def _read_rows(data: Any, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+def _read_rows(data: Any, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str], list[str] | None]:
+    """-> rows, warnings, and the class names in their order where the data say it."""
     if isinstance(data, (Dataset, DatasetDict)):
-        return _dataset_rows(data, columns), []
+        return _dataset_rows(data, columns), [], None
     path = Path(data)
     if path.is_file():
-        return _csv_rows(path, columns), []
+        return _csv_rows(path, columns), [], None
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder or table; give a folder of clips or a csv file")
     if (path / "metadata.csv").is_file():
-        return _csv_rows(path / "metadata.csv", columns), []
+        return _csv_rows(path / "metadata.csv", columns), [], None
+    if (report := read_report(path)) is not None:
+        table = load_prepared(path)
+        return _dataset_rows(table, columns), list(report["warnings"]), _label_names(table, columns["label"])
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _dataset_rows(datasets.load_from_disk(str(path)), columns), []
-    return _folder_rows(path, columns)
+        return _dataset_rows(datasets.load_from_disk(str(path)), columns), [], None
+    return *_folder_rows(path, columns), None
 
 
 def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
@@ -202,8 +208,19 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> list[
             if side is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
                 row["split"] = side
             row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
+            row["clip_id"] = None if cells.get("clip_id") is None else str(cells["clip_id"])
             rows.append(row)
     return rows
+
+
+def _label_names(table: DatasetDict, column: str) -> list[str]:
+    """The class names that a prepared set's label column declares, also those without a clip."""
+    features = next(iter(table.values())).features
+    names = getattr(features.get(column), "names", None)
+    if names is None:
+        single = [name for name, feature in features.items() if hasattr(feature, "names")]
+        raise ValueError(f"label={column!r} holds no single class per clip; columns that do: {single or 'none'}")
+    return names
 
 
 def _row(source: str | None, name: str, label: str | None, *, split=None, video=None, audio=None) -> dict[str, Any]:
@@ -270,6 +287,8 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
 
 
 def _clip_id(row: dict[str, Any]) -> str:
+    if row.get("clip_id"):
+        return row["clip_id"]
     return row["name"] if row["end"] is None else f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
 
 
