@@ -35,7 +35,7 @@ def make_report(
                 members.setdefault(label, []).append(verdict)
         per_class[split] = {label: _count(members[label]) for label in annotations.classes if label in members}
     splits = {split: _count([v for v in verdicts if v.row.split == split]) for split in present}
-    warnings = annotations.warnings + _empty(splits, per_class, annotations)
+    warnings = annotations.warnings + _lost(splits, per_class)
     return {
         "format": FORMAT,
         "set": name,
@@ -84,14 +84,14 @@ def _count(verdicts: list[Verdict]) -> dict[str, int]:
     return counts | {status: statuses[status] for status in PROBLEMS}
 
 
-def _empty(splits: dict, per_class: dict, annotations: Annotations) -> list[str]:
+def _lost(splits: dict, per_class: dict) -> list[str]:
     """A line for each side that lost all clips of a class, or all clips."""
     lines = []
     for split, count in splits.items():
         if not count["used"]:
             lines.append(f"{split}: no clip is left of {count['listed']}")
             continue
-        lost = [label for label, counts in per_class[split].items() if not counts["used"]]
+        lost = [name for name, c in per_class[split].items() if not c["used"] and c["listed"] > c["left_out"]]
         if lost:
             lines.append(f"{split}: no clip is left of {', '.join(lost)}")
     return lines

@@ -138,8 +138,7 @@ def _check_all(
             yield from _check_in_pool(waiting, root, workers, check, suspects)
             return
         except BrokenProcessPool:
-            for job in suspects:
-                yield job, _check_alone(job, root, check)
+            yield from _check_one_by_one(suspects, root, check)
             suspects.clear()
 
 
@@ -168,16 +167,26 @@ def _check_in_pool(
             raise
 
 
-def _check_alone(job: Job, root: str, check: Callable) -> Facts:
-    with _pool(1) as pool:
-        try:
-            return pool.submit(check, root, job).result()
-        except BrokenProcessPool:
-            return Facts(error=f"{job.video or job.audio}: the decoder crashed on it; download or convert it again")
+def _check_one_by_one(jobs: list[Job], root: str, check: Callable) -> Iterator[tuple[Job, Facts]]:
+    """In a process that has nothing else to do: when it dies, its clip is to blame."""
+    left = list(jobs)
+    while left:
+        with _pool(1) as pool:
+            try:
+                while left:
+                    found = pool.submit(check, root, left[0]).result()
+                    yield left.pop(0), found
+            except BrokenProcessPool:
+                job = left.pop(0)
+                yield job, Facts(error=f"{job.video or job.audio}: the decoder crashed on it; convert or get it again")
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    context = multiprocessing.get_context("spawn")  # decoders and their threads do not survive a fork
+    """Processes that start from a fresh one: decoders and their threads do not survive a fork of this one."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])  # imported once, not by every process
     return ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
 
 

@@ -5,7 +5,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
         for side, part in tables.items():
             for name, shard in _shards(side, part, embed):
                 path = folder / "data" / name
-                shard.to_parquet(path)
+                with _quiet():
+                    shard.to_parquet(path)
                 report["shards"][name] = {"rows": len(shard), "bytes": path.stat().st_size}
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
         (folder / "report.txt").write_text(report_text(report), "utf-8")
@@ -82,6 +84,18 @@ def check_out(out: Path) -> None:
         raise PrepareError(f"{out}: holds files that are not a prepared set; give a new or an empty folder as --out")
     if out.exists() and not out.is_dir():
         raise PrepareError(f"{out}: is a file; give a folder as --out")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """`datasets` would show a bar for each shard."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _features(annotations: Annotations) -> Features:
@@ -117,8 +131,8 @@ def _cell(path: Path | None) -> dict[str, Any] | None:
     return None if path is None else {"path": str(path), "bytes": None}
 
 
-def _shards(side: str, part: Dataset, embed: bool):
-    """Names and shards, a list of row numbers at a time, so that only one shard of bytes is in memory."""
+def _shards(side: str, part: Dataset, embed: bool) -> Iterator[tuple[str, Dataset]]:
+    """Names and shards, one after the other: only one shard of bytes is in memory."""
     starts, size = [0], 0
     for number, row in enumerate(part if embed else ()):
         paths = {cell["path"] for cell in (row["video"], row["audio"]) if cell is not None}
