@@ -23,16 +23,24 @@ Rows = list[dict[str, Any]]
 
 
 def usable_rows(
-    rows: Rows, *, where: Mapping[str, Any] | None, window: float | None, require: Sequence[str], check: str
+    rows: Rows,
+    *,
+    where: Mapping[str, Any] | None,
+    window: float | None,
+    require: Sequence[str],
+    check: str,
+    prepared: bool = False,
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """Sort out rows; options as for `build_clip_table`. Fills in `start` and `end`.
+
+    In a prepared set duplicates are gone, and one window of a file may be two rows (two events of AVE).
 
     Returns:
         the rows that are left, and for each skipped one its `file`, its `row` in the table and the `reason`.
     """
     skipped: list[dict[str, Any]] = []
     rows = _keep(rows, skipped, lambda row: _row_problem(row, where))
-    rows = _without_duplicates(rows, skipped)
+    rows = rows if prepared else _without_duplicates(rows, skipped)
     if check == "none":
         return _keep(rows, skipped, lambda row: _set_window(row, window, None)), skipped
     return _without_broken(rows, skipped, require, check, window), skipped

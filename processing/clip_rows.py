@@ -12,6 +12,7 @@ from datasets import Audio, Dataset, DatasetDict, Video
 
 from .clip_splits import SPLIT_NAMES
 from .clips import safe_join
+from .prepared_folders import is_prepared, load_prepared, read_report
 
 
 CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
@@ -47,6 +48,8 @@ def read_rows(
         return _csv_rows(csv_file, columns, segments, label_separator), []
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder or table; give a folder of clips or a csv file")
+    if is_prepared(path):
+        return _dataset_rows(load_prepared(path), columns), list(read_report(path)["warnings"])
     if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
         return _dataset_rows(datasets.load_from_disk(str(path)), columns), []
     return _folder_rows(path, columns)
@@ -145,6 +148,8 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             if side is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
                 row["split"] = side
             row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
+            if cells.get("clip_id") is not None:
+                row["clip_id"] = str(cells["clip_id"])
             rows.append(row | {"class_names": names})
     return rows
 

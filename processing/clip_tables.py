@@ -14,6 +14,7 @@ from .clip_checks import CHECKS, usable_rows
 from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
 from .clip_targets import IGNORED_LABEL, ClipTargets
+from .prepared_folders import is_prepared
 
 
 def build_clip_table(
@@ -40,7 +41,7 @@ def build_clip_table(
 
     Args:
         data: a folder with one subfolder per class (or with `train/`, `test/` folders of such); a folder with a
-            `metadata.csv`; a csv file; a folder written by `save_to_disk`; or a `Dataset` / `DatasetDict` with
+            `metadata.csv`; a csv file; a folder written by `processing.prepare` or by `save_to_disk`; or a `Dataset` / `DatasetDict` with
             columns `video` and / or `audio` and a label. File names count from the csv's folder and may not leave it.
         label, file_name: the table's columns.
         start, end: columns with the clip's window in seconds. None takes the column of that name if there is one,
@@ -76,7 +77,8 @@ def build_clip_table(
     columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
     rows, warnings = read_rows(data, columns, segments=segments, label_separator=label_separator)
     total = len(rows)
-    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check)
+    prepared = is_prepared(data)
+    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check, prepared=prepared)
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
     _check_groups(rows)
@@ -208,6 +210,8 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
 
 
 def _clip_id(row: dict[str, Any]) -> str:
+    if row.get("clip_id"):
+        return row["clip_id"]
     return row["name"] if row["end"] is None else f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
 
 

@@ -1,0 +1,125 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Prepares a data set: reads its annotations, checks every clip, writes Parquet shards and a report.
+
+python -m processing.prepare crema_d --root CREMA-D --out prepared/crema_d --workers 8
+python -m processing.prepare vggsound --root VGGSound --out prepared/vggsound --vggsounder --embed --push user/vggsound
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .annotations import PrepareError
+from .report import make_report, report_text
+from .scan import scan
+from .selection import make_job, select_rows
+from .sets import SETS
+from .writing import check_out, make_tables, write_folder
+
+
+COMMON = ("root", "out", "workers", "record", "embed", "require", "push", "private", "set")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; returns 0, or 1 with one line on standard error that names what is wrong and the cure."""
+    options = parse_arguments(argv)
+    try:
+        prepare(options)
+    except (ValueError, OSError) as error:
+        print(f"prepare {options.set}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def prepare(options: argparse.Namespace) -> dict:
+    """Runs one preparation and prints its report.
+
+    Returns:
+        the report, as in `report.json` but for the shards.
+
+    Raises:
+        PrepareError: an annotation file or an option is wrong, or no clip is left.
+        OSError: no room on the disk, or no right to write.
+    """
+    root, out = options.root.resolve(), options.out.resolve()
+    if not root.is_dir():
+        raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
+    check_out(out)
+    annotations = SETS[options.set].read(root, options)
+    jobs = {
+        number: job
+        for number, row in enumerate(annotations.rows)
+        if (job := make_job(row, root, annotations.streams)) is not None
+    }
+    record = options.record or out.with_name(f".{out.name}.scan.jsonl")
+    facts = scan(jobs.values(), root, record, workers=options.workers)
+    require = [kind for kind in options.require if kind in annotations.streams]
+    verdicts = select_rows(annotations, jobs, facts, require)
+    used = [verdict.row for verdict in verdicts if verdict.status == "used"]
+    if annotations.complete is not None:
+        annotations.complete(used)
+    report = make_report(options.set, annotations, verdicts, _settings(options, root, require))
+    print(report_text(report), end="")
+    if not used:
+        raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
+    tables = make_tables(annotations, verdicts)
+    written = write_folder(out, tables, report, embed=options.embed)
+    print(f"\n{out}: {'written' if written else 'is current, nothing to write'}")
+    if options.push:
+        tables.push_to_hub(options.push, private=options.private)  # with the clips' bytes
+        print(f"pushed to {options.push}")
+    return report
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line: a set's name, then what all sets share and what is its own."""
+    parser = argparse.ArgumentParser(prog="python -m processing.prepare", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="set", required=True, metavar="SET", help=", ".join(SETS))
+    for name, module in SETS.items():
+        title = module.__doc__.splitlines()[0]
+        command = commands.add_parser(name, help=title, description=f"{title} See docs/datasets.md.")
+        command.add_argument("--root", type=Path, required=True, help="folder with the set's annotations and clips")
+        command.add_argument("--out", type=Path, required=True, help="folder to write")
+        command.add_argument(
+            "--workers", type=_count, default=min(8, os.cpu_count() or 1), help="processes; 0: this one"
+        )
+        command.add_argument(
+            "--record", type=Path, help="file of what was checked (default: .OUT.scan.jsonl beside OUT)"
+        )
+        command.add_argument(
+            "--embed", action="store_true", help="put the clips into the shards instead of their paths"
+        )
+        command.add_argument(
+            "--require",
+            nargs="*",
+            choices=("video", "audio"),
+            default=["video", "audio"],
+            help="streams without which a clip is left out; without them a missing stream is a missing modality",
+        )
+        command.add_argument("--push", metavar="USER/NAME", help="upload to the Hub too, clips included")
+        command.add_argument("--private", action="store_true", help="upload to a private repository")
+        module.add_arguments(command)
+    return parser.parse_args(argv)
+
+
+def _settings(options: argparse.Namespace, root: Path, require: list[str]) -> dict:
+    """What the folder depends on; how it is made (processes, record, upload) is left out."""
+    own = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
+    own = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in own.items()}
+    own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+    return {"root": str(root), "require": require, "embed": options.embed} | own
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 on")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

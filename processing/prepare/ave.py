@@ -1,0 +1,154 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""AVE (Tian, Shi, Li, Duan and Xu, ECCV 2018): ten one-second segments, 28 events or background."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from datasets import List, Value
+
+from ..clip_splits import TEST, TRAIN, VALIDATION
+from .annotations import (
+    Annotations,
+    ClipRow,
+    FileIndex,
+    PrepareError,
+    find_annotation,
+    open_text,
+    require_annotation,
+    seconds,
+)
+
+
+SEGMENTS = 10
+BACKGROUND = "Background"
+IGNORED = -100
+SPLIT_FILES = {TRAIN: "trainSet.txt", VALIDATION: "valSet.txt", TEST: "testSet.txt"}
+ORDER_FILES = {TRAIN: "train_order.h5", VALIDATION: "val_order.h5", TEST: "test_order.h5"}
+SOURCE = "the AVE download that https://github.com/YapengTian/AVE-ECCV18 names"
+EVENTS = (
+    "Accordion",
+    "Acoustic guitar",
+    "Baby cry, infant cry",
+    "Banjo",
+    "Bark",
+    "Bus",
+    "Cat",
+    "Chainsaw",
+    "Church bell",
+    "Clock",
+    "Female speech, woman speaking",
+    "Fixed-wing aircraft, airplane",
+    "Flute",
+    "Frying (food)",
+    "Goat",
+    "Helicopter",
+    "Horse",
+    "Male speech, man speaking",
+    "Mandolin",
+    "Motorcycle",
+    "Race car, auto racing",
+    "Rodents, rats, mice",
+    "Shofar",
+    "Toilet flush",
+    "Train horn",
+    "Truck",
+    "Ukulele",
+    "Violin, fiddle",
+)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """`--background`."""
+    parser.add_argument(
+        "--background",
+        choices=("class", "match"),
+        default="class",
+        help="class: background is the 29th class of a second (as papers report); match: 28 classes, seconds of "
+        "background carry no label (-100) and are told by the match logit (column segment_matched)",
+    )
+
+
+def read(root: Path, options: Namespace) -> Annotations:
+    """Rows of `category&id&quality&start&end`, from the three lists or from Annotations.txt in the order of the .h5.
+
+    Two categories of one video are two rows of one group. A second belongs to the event from `start` to `end`.
+    """
+    index = FileIndex(root)
+    matched = options.background == "match"
+    classes = [*EVENTS] if matched else [*EVENTS, BACKGROUND]
+    background = IGNORED if matched else classes.index(BACKGROUND)
+    listed, split, warnings = _listed(root)
+    rows = []
+    for side, (category, video_id, quality, first, last) in listed:
+        label = classes.index(category)
+        inside = [first <= second < last for second in range(SEGMENTS)]
+        file = index.find(video_id)
+        row = ClipRow(f"{video_id}/{category}", [category], video_id, side, f"{video_id}.mp4", file, file)
+        row.source_window = (0.0, float(SEGMENTS))
+        row.segment_labels = [label if event else background for event in inside]
+        row.extra = {"quality": quality}
+        if matched:
+            row.extra["segment_matched"] = inside
+        rows.append(row)
+    features = {"quality": Value("string")} | ({"segment_matched": List(Value("bool"))} if matched else {})
+    return Annotations(rows, classes, split, extra_features=features, warnings=warnings + index.warnings())
+
+
+Line = tuple[str, str, str, float, float]
+
+
+def _listed(root: Path) -> tuple[list[tuple[str, Line]], str, list[str]]:
+    """-> (side and line of each row, how the sides came about, warnings)."""
+    lists = {side: find_annotation(root, name) for side, name in SPLIT_FILES.items()}
+    if all(lists.values()):
+        listed = [(side, line) for side, path in lists.items() for line in _read_lines(path)]
+        annotations = find_annotation(root, "Annotations.txt")
+        named = {line for _, line in listed}
+        loose = [] if annotations is None else [line for line in _read_lines(annotations) if line not in named]
+        warning = f"Annotations.txt: {len(loose)} lines stand in none of {', '.join(SPLIT_FILES.values())}; not used"
+        return listed, f"official, by {', '.join(SPLIT_FILES.values())}", [warning] if loose else []
+    orders = {side: find_annotation(root, name) for side, name in ORDER_FILES.items()}
+    if not all(orders.values()):
+        raise PrepareError(
+            f"{root}: neither {', '.join(SPLIT_FILES.values())} nor {', '.join(ORDER_FILES.values())} in it or below; "
+            f"get them from {SOURCE}"
+        )
+    path = require_annotation(root, "Annotations.txt", SOURCE)
+    lines = _read_lines(path)
+    listed = []
+    for side, order in orders.items():
+        for number in _read_order(order):
+            if not 0 <= number < len(lines):
+                raise PrepareError(f"{order}: names line {number}, but {path} has {len(lines)}; get the files anew")
+            listed.append((side, lines[number]))
+    return listed, f"official, by {', '.join(ORDER_FILES.values())}", []
+
+
+def _read_lines(path: Path) -> list[Line]:
+    lines = []
+    with open_text(path) as file:
+        for number, text in enumerate(file, start=1):
+            cells = [cell.strip() for cell in text.split("&")]
+            if cells == [""] or cells[0].lower() == "category":
+                continue
+            if len(cells) != 5:
+                raise PrepareError(f"{path}, line {number}: expected category&id&quality&start&end; mend the line")
+            category, video_id, quality, first, last = cells
+            if category not in EVENTS:
+                raise PrepareError(f"{path}, line {number}: {category!r} is none of the 28 categories; mend the line")
+            lines.append((category, video_id, quality, seconds(first, path, number), seconds(last, path, number)))
+    return lines
+
+
+def _read_order(path: Path) -> list[int]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise PrepareError(
+            f"{path}: reading it needs h5py; run `pip install h5py`, or put {', '.join(SPLIT_FILES.values())} there"
+        ) from error
+    with h5py.File(path, "r") as file:
+        if "order" not in file:
+            raise PrepareError(f"{path}: no data set `order` in it; get it from {SOURCE}")
+        return [int(number) for number in file["order"][:]]

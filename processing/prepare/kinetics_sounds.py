@@ -1,0 +1,114 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Kinetics-Sounds (Arandjelovic and Zisserman, ICCV 2017): the classes of Kinetics that can be heard."""
+
+import csv
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..clip_splits import SPLIT_NAMES, TEST, TRAIN, VALIDATION
+from .annotations import (
+    Annotations,
+    ClipRow,
+    FileIndex,
+    PrepareError,
+    carve_by_id,
+    check_fractions,
+    open_text,
+    read_table,
+    seconds,
+)
+
+
+SIDES = SPLIT_NAMES | {"validate": VALIDATION}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """`--csv`, `--classes`, `--validation_fraction`, `--test_fraction`, `--seed`."""
+    parser.add_argument(
+        "--csv",
+        nargs="+",
+        required=True,
+        type=Path,
+        help="tables with the columns label,youtube_id,time_start,time_end and optionally split: Kinetics' own "
+        "train.csv, val.csv, test.csv, or a list of Kinetics-Sounds",
+    )
+    parser.add_argument("--classes", type=Path, help="one class name per line (or column `label`); others are skipped")
+    parser.add_argument("--validation_fraction", type=float, default=0.1, help="where the tables have no validation")
+    parser.add_argument("--test_fraction", type=float, default=0.2, help="where the tables have no split")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+
+
+def read(root: Path, options: Namespace) -> Annotations:
+    """Rows of the tables; files are `id_start_end.mp4` with six digits each, `id_start.mp4` or `id.mp4`.
+
+    Kinetics keeps the labels of its test set apart, so tables without test rows are tested on their validation rows,
+    as papers do, and validation comes out of train by video id.
+    """
+    check_fractions(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
+    index = FileIndex(root)
+    wanted = None if options.classes is None else _read_classes(options.classes)
+    rows, skipped = [], 0
+    for path in options.csv:
+        for cells in read_table(path, ["label", "youtube_id", "time_start", "time_end"], ["split"]):
+            if wanted is not None and cells["label"] not in wanted:
+                skipped += 1
+                continue
+            rows.append(_row(cells, path, index))
+    if not rows:
+        raise PrepareError(f"{', '.join(map(str, options.csv))}: no row has one of the classes; check their spelling")
+    warnings = index.warnings()
+    if wanted is not None and (absent := [name for name in wanted if not any(r.labels[0] == name for r in rows)]):
+        warnings.append(f"{options.classes.name}: no row of {', '.join(absent)}")
+    if skipped:
+        warnings.append(f"{skipped} rows are of other classes and not listed here")
+    classes = sorted({row.labels[0] for row in rows})
+    return Annotations(rows, classes, _split(rows, options), warnings=warnings)
+
+
+def _row(cells: dict[str, str], path: Path, index: FileIndex) -> ClipRow:
+    line, video_id = cells["line"], cells["youtube_id"]
+    start, end = (seconds(cells[name], path, line) for name in ("time_start", "time_end"))
+    side = cells.get("split", "").lower()
+    if side and side not in SIDES:
+        raise PrepareError(f"{path}, line {line}: split {cells['split']!r}; use train, val or test")
+    if not cells["label"] or not video_id or end <= start:
+        raise PrepareError(
+            f"{path}, line {line}: a label, an id, and a start before the end are needed; mend the line"
+        )
+    clip_id = f"{video_id}_{round(start):06d}_{round(end):06d}"
+    file = index.find(clip_id, f"{video_id}_{round(start):06d}", video_id)
+    split = SIDES.get(side, "")  # "": to be drawn
+    return ClipRow(clip_id, [cells["label"]], video_id, split, f"{clip_id}.mp4", file, file, (start, end))
+
+
+def _split(rows: list[ClipRow], options: Namespace) -> str:
+    """Fills in the sides; -> how they came about."""
+    by = f"by video id (seed {options.seed})"
+    sides = {row.split for row in rows}
+    if "" in sides:
+        if sides != {""}:
+            raise PrepareError("--csv: some rows have a split and some have none; fill the column, or leave it out")
+        for row in rows:
+            row.split = TRAIN
+        carve_by_id(rows, {VALIDATION: options.validation_fraction, TEST: options.test_fraction}, options.seed)
+        return f"seeded, {by}: of our own, comparable with no paper"
+    split = "by the tables"
+    if TEST not in sides:
+        for row in rows:
+            row.split = TEST if row.split == VALIDATION else row.split
+        split += ", their validation is the test"
+    if TEST not in sides or VALIDATION not in sides:
+        carve_by_id(rows, {VALIDATION: options.validation_fraction}, options.seed)
+        split += f", validation out of train {by}"
+    return split
+
+
+def _read_classes(path: Path) -> list[str]:
+    with open_text(path) as file:
+        lines = [cells for cells in csv.reader(file) if any(cell.strip() for cell in cells)]
+    if not lines:
+        raise PrepareError(f"{path}: is empty; write one class name per line")
+    column = lines[0].index("label") if "label" in lines[0] else 0
+    lines = lines[1:] if "label" in lines[0] else lines
+    return list(dict.fromkeys(cells[column].strip() for cells in lines))

@@ -1,0 +1,108 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What was found and what was left out, per side and class, for programs (JSON) and for people (text)."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ..clip_splits import SPLITS
+from ..prepared_folders import FORMAT
+from .annotations import Annotations
+from .selection import MEANING, PROBLEMS, USED, Verdict
+
+
+def make_report(
+    name: str, annotations: Annotations, verdicts: list[Verdict], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """JSON-able: settings, counts per side and class, every clip that is not used with its reason.
+
+    `listed` rows are in the annotations; of them `found` have their file; `used` go into the table. In a multi-label
+    set a clip counts in each of its classes.
+    """
+    present = [split for split in SPLITS if any(verdict.row.split == split for verdict in verdicts)]
+    problems = [
+        {"clip_id": v.row.clip_id, "split": v.row.split, "status": v.status, "reason": v.reason}
+        for v in verdicts
+        if v.status != USED
+    ]
+    per_class = {split: {} for split in present}
+    for split in present:
+        of_split = [verdict for verdict in verdicts if verdict.row.split == split]
+        members = {}
+        for verdict in of_split:
+            for label in verdict.row.labels:
+                members.setdefault(label, []).append(verdict)
+        per_class[split] = {label: _count(members[label]) for label in annotations.classes if label in members}
+    splits = {split: _count([v for v in verdicts if v.row.split == split]) for split in present}
+    warnings = annotations.warnings + _lost(splits, per_class)
+    return {
+        "format": FORMAT,
+        "set": name,
+        "settings": dict(settings),
+        "split": annotations.split,
+        "multi_label": annotations.multi_label,
+        "classes": annotations.classes,
+        "total": _count(verdicts),
+        "splits": splits,
+        "per_class": per_class,
+        "problems": problems,
+        "warnings": warnings,
+    }
+
+
+def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
+    """The report as plain text; of the clips that are not used at most `limit` per reason are named."""
+    statuses = [status for status in PROBLEMS if report["total"][status]]
+    total = report["total"]
+    lines = [
+        f"{report['set']}: {total['used']} of {total['listed']} clips, {len(report['classes'])} classes",
+        f"split: {report['split']}",
+        "",
+    ]
+    columns = ["listed", "found", *statuses, "used"]
+    table = [["side", *columns]] + [[side, *(c[k] for k in columns)] for side, c in report["splits"].items()]
+    lines += _align(table)
+    for status in statuses:
+        lines += ["", f"{status}: {total[status]} ({MEANING[status]})"]
+        reasons = [problem["reason"] for problem in report["problems"] if problem["status"] == status]
+        lines += [f"  {reason}" for reason in reasons[:limit]]
+        if len(reasons) > limit:
+            lines.append(f"  and {len(reasons) - limit} more, see report.json")
+    lines += [""] + [f"warning: {warning}" for warning in report["warnings"]]
+    sides = list(report["splits"])
+    table = [["class", *(f"{side} used/listed" for side in sides)]]
+    for name in report["classes"]:
+        counts = [report["per_class"][side].get(name) for side in sides]
+        table.append([name, *("-" if c is None else f"{c['used']}/{c['listed']}" for c in counts)])
+    return "\n".join([*lines, "", *_align(table)]).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _count(verdicts: list[Verdict]) -> dict[str, int]:
+    statuses = Counter(verdict.status for verdict in verdicts)
+    counts = {"listed": len(verdicts), "found": sum(verdict.found for verdict in verdicts), "used": statuses[USED]}
+    return counts | {status: statuses[status] for status in PROBLEMS}
+
+
+def _lost(splits: dict, per_class: dict) -> list[str]:
+    """A line for each side that lost all clips of a class, or all clips."""
+    lines = []
+    for split, count in splits.items():
+        if not count["used"]:
+            lines.append(f"{split}: no clip is left of {count['listed']}")
+            continue
+        lost = [name for name, c in per_class[split].items() if not c["used"] and c["listed"] > c["left_out"]]
+        if lost:
+            lines.append(f"{split}: no clip is left of {', '.join(lost)}")
+    return lines
+
+
+def _align(table: list[list[Any]]) -> list[str]:
+    widths = [max(len(str(row[i])) for row in table) for i in range(len(table[0]))]
+    return [
+        "  ".join(
+            str(cell).ljust(w) if i == 0 else str(cell).rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]

@@ -1,0 +1,124 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows go into the table, and what is wrong with the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .annotations import PRIORITY, Annotations, ClipRow
+from .scan import Facts, Job
+
+
+USED = "used"
+# the order of the report's columns; a row has the first that holds
+PROBLEMS = ("left_out", "duplicate", "other_side", "missing", "corrupt", "no_picture", "no_sound", "silent")
+MEANING = {
+    "left_out": "left out by the set's own rules",
+    "duplicate": "listed twice, or the same content as another clip",
+    "other_side": "its source stands on another side too",
+    "missing": "no such file",
+    "corrupt": "cannot be decoded",
+    "no_picture": "no picture in it",
+    "no_sound": "no sound track in it",
+    "silent": "a sound track in which nothing is heard",
+}
+
+
+@dataclass
+class Verdict:
+    """A row, whether its files are there, its status (`USED` or one of `PROBLEMS`) and what to say of it."""
+
+    row: ClipRow
+    found: bool
+    status: str = USED
+    reason: str = ""
+
+
+def select_rows(
+    annotations: Annotations, jobs: Mapping[int, Job], facts: Mapping[Job, Facts], require: Sequence[str]
+) -> list[Verdict]:
+    """Judges every row of a set, in the order of the annotations.
+
+    Where a clip id, a content or a group stands on two sides, it stays in test rather than in validation, and there
+    rather than in train. Groups are compared whether or not their files are there, so that the sides of two users
+    agree however many clips each of them has. A row loses a file that has nothing for it (a missing modality).
+
+    Args:
+        jobs: the job of each row by its number; rows without files have none.
+        facts: what was found.
+        require: streams without which a clip is not used.
+    """
+    verdicts = [Verdict(row, not _absent(row, annotations.streams)) for row in annotations.rows]
+    order = sorted(range(len(verdicts)), key=lambda number: (PRIORITY[verdicts[number].row.split], number))
+    _judge_listing([verdicts[number] for number in order])
+    contents: dict[tuple, Verdict] = {}
+    for number in order:
+        verdict = verdicts[number]
+        if verdict.status == USED and not verdict.found:
+            absent = _absent(verdict.row, annotations.streams)
+            which = "" if len(absent) == len(annotations.streams) else f" for the {absent[0]}"
+            verdict.status, verdict.reason = "missing", f"{verdict.row.expected}: no such file{which}"
+        if verdict.status == USED:
+            _judge_content(verdict, facts[jobs[number]], jobs[number], require, contents)
+    return verdicts
+
+
+def make_job(row: ClipRow, root: Path, streams: Sequence[str]) -> Job | None:
+    """What to look into for a row; None where an expected file is not there, or its rules leave it out."""
+    if row.left_out or _absent(row, streams):
+        return None
+    files = {"video": row.video, "audio": row.audio}
+    names = {kind: path and path.relative_to(root).as_posix() for kind, path in files.items()}
+    return Job(names["video"], names["audio"], row.source_window)
+
+
+def _absent(row: ClipRow, streams: Sequence[str]) -> list[str]:
+    return [kind for kind in streams if getattr(row, kind) is None]
+
+
+def _judge_listing(verdicts: list[Verdict]) -> None:
+    """What the annotations alone tell; the verdicts come in the order of their priority."""
+    first: dict[str, ClipRow] = {}
+    side_of_group: dict[str, str] = {}
+    for verdict in verdicts:
+        row = verdict.row
+        if row.left_out:
+            verdict.status, verdict.reason = "left_out", row.left_out
+            continue
+        earlier = first.setdefault(row.clip_id, row)
+        side = side_of_group.setdefault(row.group, row.split)
+        if earlier is not row:
+            verdict.status, verdict.reason = "duplicate", f"{row.clip_id}: listed twice{_differences(row, earlier)}"
+        elif side != row.split:
+            verdict.status, verdict.reason = "other_side", f"{row.clip_id}: {row.group} is in {side} too"
+
+
+def _judge_content(
+    verdict: Verdict, found: Facts, job: Job, require: Sequence[str], contents: dict[tuple, Verdict]
+) -> None:
+    row = verdict.row
+    row.source_window = None if found.start is None else (found.start, found.end)
+    if found.error is not None:
+        verdict.status, verdict.reason = "corrupt", found.error
+        return
+    has = {"video": found.has_video, "audio": found.has_audio and not found.silent}
+    lacks = {"video": "no_picture", "audio": "silent" if found.has_audio else "no_sound"}
+    for kind in ("video", "audio"):
+        if not has[kind] and (kind in require or not any(has.values())):
+            verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"
+            return
+    row.video, row.audio = row.video if has["video"] else None, row.audio if has["audio"] else None
+    same = contents.setdefault((found.digests, found.start, found.end), verdict)
+    if same is not verdict and (same.row.video, same.row.audio) != (row.video, row.audio):
+        differs = _differences(row, same.row)
+        verdict.status, verdict.reason = "duplicate", f"{row.expected}: same content as {same.row.expected}{differs}"
+
+
+def _differences(row: ClipRow, other: ClipRow) -> str:
+    parts = []
+    if row.labels != other.labels:
+        parts.append(f", but labeled {' + '.join(row.labels)} and not {' + '.join(other.labels)}")
+    if row.split != other.split:
+        parts.append(f"; it stays in {other.split}")
+    return "".join(parts)
