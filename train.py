@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> dict:
         tables, report = build_tables(data_args, args.seed)
     label_names = report["classes"]
     logger.info(report_text(report))
-    if report["labels"] == "multi_label" and args.metric_for_best_model == "top1":
+    multi_label = report["labels"] == "multi_label"
+    if multi_label and args.metric_for_best_model == "top1":
         args.metric_for_best_model = "map"  # top-1 is undefined where a clip has several classes
 
     # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
@@ -90,7 +91,9 @@ def main(argv: list[str] | None = None) -> dict:
         eval_dataset=validation_set,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
-        mixup=PairMixUp(data_args.mixup_alpha, len(label_names), args.seed) if data_args.mixup_alpha else None,
+        mixup=PairMixUp(data_args.mixup_alpha, len(label_names), args.seed, multi_label)
+        if data_args.mixup_alpha
+        else None,
     )
     training = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
