@@ -12,8 +12,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import EarlyStoppingCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_maavt import GradientModulation
 from processing.clip_tables import report_text
@@ -21,6 +21,7 @@ from processing.collators import AudioVisualCollator
 from training.arguments import parse_arguments
 from training.baseline import baseline_rows, untouched_backbone
 from training.callbacks import CheckpointFilesCallback, EpochCallback
+from training.checkpoints import checkpoint_to_resume, stopped_early
 from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
@@ -61,11 +62,11 @@ def main(argv: list[str] | None = None) -> dict:
         return dry_run(model, train_set, report, args)
 
     # Training: the best checkpoint on validation is the one that goes on.
-    checkpoint = args.resume_from_checkpoint
-    if str(checkpoint).lower() in ("true", "auto"):
-        checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    checkpoint = checkpoint_to_resume(args)
     if checkpoint is None and args.should_save:
         clear_checkpoints(args)
+    if checkpoint is not None and (step := stopped_early(checkpoint, args.early_stopping_patience)):
+        args.max_steps = step  # that run had come to its end
     callbacks = [EpochCallback(train_set), CheckpointFilesCallback(processor)]
     if args.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -132,4 +133,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    record(main)()  # under torchrun the failed process's error stands in the launcher's report

@@ -152,6 +152,10 @@ class RunArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Go on with the best one on validation."})
     metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that picks it."})
+    enable_jit_checkpoint: bool = field(default=True, metadata={"help": "SIGTERM saves a checkpoint, then ends."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on counting for early stopping."}
+    )
     hub_strategy: str = field(default="end", metadata={"help": "One upload at the end, with code and card."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better metric."}

@@ -15,6 +15,7 @@ from modeling_maavt import export_adapter
 
 from .arguments import ArgumentTuple, RunArguments, recorded_arguments
 from .card import backbone_license, package_versions, write_card
+from .checkpoints import DAMAGED, REMOVED, STAGED
 from .tuning import merged_model, parameter_counts
 
 
@@ -29,7 +30,9 @@ def clear_checkpoints(args: RunArguments) -> None:
             f"output_dir: {args.output_dir} holds {len(found)} checkpoints of an earlier run; go on from them with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir, or choose another --output_dir"
         )
-    for folder in found:
+    unfinished = [STAGED, REMOVED, *([DAMAGED] if args.overwrite_output_dir else [])]
+    leftovers = [path for prefix in unfinished for path in Path(args.output_dir).glob(f"{prefix}checkpoint-*")]
+    for folder in found + leftovers:
         shutil.rmtree(folder)
 
 

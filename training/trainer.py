@@ -7,12 +7,14 @@ from collections import defaultdict
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold
 
+from .checkpoint_trainer import CheckpointTrainer
 
-class AudioVisualTrainer(Trainer):
+
+class AudioVisualTrainer(CheckpointTrainer):
     """`Trainer` that averages every scalar output ending in `_loss` into the log, for training and evaluation alike."""
 
     def __init__(self, *args, **kwargs):
