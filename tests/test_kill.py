@@ -17,8 +17,13 @@ from tests.trainee import Trainee
 from training.checkpoints import checkpoint_problem
 
 
-TIMES = ("runtime", "per_second", "jit_compilation")
-STEPS = 40
+TIMES = ("runtime", "per_second")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    yield
+    Trainee.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +36,23 @@ def arguments(tmp_path_factory) -> list[str]:
     return [str(config), *options.split(), "--model_config", "{modality_dropout: 0.3}"]
 
 
-STEPWISE = "--save_strategy steps --save_steps 1 --eval_strategy steps --eval_steps 1 --save_total_limit 2".split()
+STEPWISE = [
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "1",
+    "--eval_strategy",
+    "steps",
+    "--eval_steps",
+    "1",
+    "--save_total_limit",
+    "2",
+]
 
 
-def run(argv: list[str], output: Path, kill_at: int | None = None) -> Trainee:
+def run(argv: list[str], output: Path, **moment) -> Trainee:
     output.mkdir(exist_ok=True)
-    return Trainee([*argv, "--output_dir", str(output)], output / "train.log", kill_at)
+    return Trainee([*argv, "--output_dir", str(output)], output / "train.log", **moment)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +98,8 @@ def test_killed_at_random_moments(arguments, untouched, tmp_path):
     killed = in_save = 0
     for kind in kinds:
         # a save of this run makes some 60 file operations, rotation included
-        trainee = run([*arguments, *STEPWISE], tmp_path, generator.randint(1, 60) if kind == "file" else None)
+        kill_at = generator.randint(1, 60) if kind == "file" else None
+        trainee = run([*arguments, *STEPWISE], tmp_path, kill_at=kill_at)
         if kind != "file":
             trainee.wait_for("step" if kind == "moment" else "save", generator.randint(1, 2))
             time.sleep(generator.uniform(0, 0.3 if kind == "moment" else 0.1))
@@ -96,3 +113,44 @@ def test_killed_at_random_moments(arguments, untouched, tmp_path):
     assert_same_result(tmp_path, untouched)
     assert not list(tmp_path.glob("tmp-*")) and not list(tmp_path.glob("damaged-*"))
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+
+
+@pytest.mark.timeout(300)
+def test_sigterm_saves_first(arguments, tmp_path):
+    """A run that saves by epoch, ended in the middle and at the end of an epoch: code 143, and no step is lost."""
+    epochwise = [*arguments, "--num_train_epochs", "3"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trainee = run(epochwise, whole)
+    assert trainee.end() == 0, trainee.tail()
+    saved = []
+    for steps in (2, 2, 3):
+        trainee = run(epochwise, cut, term_at=steps)
+        assert trainee.end() == 128 + signal.SIGTERM, trainee.tail()
+        assert "go on with --resume_from_checkpoint true" in trainee.tail()
+        assert not (cut / "results.json").exists() and not list(cut.glob("tmp-*"))
+        newest = max(cut.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+        assert checkpoint_problem(newest) is None
+        saved.append(int(newest.name.rpartition("-")[2]))
+    assert saved == [2, 4, 7]
+    trainee = run(epochwise, cut)
+    assert trainee.end() == 0, trainee.tail()
+    assert_same_result(cut, whole)
+
+
+@pytest.mark.timeout(300)
+def test_run_that_had_stopped_early_trains_no_further(arguments, tmp_path):
+    """Killed after early stopping, while it measured the test clips: the count of bad evaluations is not lost."""
+    stopping = [*arguments, *STEPWISE, "--learning_rate", "1e-9", "--early_stopping_patience", "3"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    trainee = run(stopping, whole)
+    assert trainee.end() == 0, trainee.tail()
+    for saves in (3, 1):
+        trainee = run(stopping, cut)
+        trainee.wait_for("save", saves)
+        time.sleep(0.2 if saves == 3 else 0.4)
+        trainee.kill()
+        assert trainee.end() == -signal.SIGKILL
+    trainee = run(stopping, cut)
+    assert trainee.end() == 0, trainee.tail()
+    assert_same_result(cut, whole)
+    assert json.loads((cut / "trainer_state.json").read_text())["global_step"] == 4

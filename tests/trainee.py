@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipe in a process of its own that starts in no time: forked from a server that has imported everything once."""
 
+import json
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,25 +22,33 @@ CONTEXT.set_forkserver_preload(["tests.trainee"])
 FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
 
-def train(argv: list[str], log: str, events: Connection, kill_at: int | None) -> None:
+def train(
+    argv: list[str],
+    log: str,
+    events: Connection,
+    *,
+    kill_at: int | None = None,
+    kill_at_step: int | None = None,
+    term_at: int | None = None,
+    environment: dict[str, str] | None = None,
+    record: str | None = None,
+) -> None:
     """Runs the recipe; sends "step" and "save" through `events` as these begin.
 
     Args:
         kill_at: end by SIGKILL just before the so-manieth operation on a file of a checkpoint that is being written,
             renamed or deleted (Python's audit events; `checkpoint-` in the path).
+        kill_at_step, term_at: SIGKILL or SIGTERM comes at the beginning of the so-manieth step.
+        environment: variables that say which process of how many this is.
+        record: file for what every batch held: whether it trained, and the labels of the clips that counted.
     """
+    os.environ.update(environment or {})
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     torch.set_num_threads(1)
-    left = kill_at
-
-    def announced(name: str, method):
-        def call(self, *args, **kwargs):
-            events.send(name)
-            return method(self, *args, **kwargs)
-
-        return call
+    left, steps, saving = kill_at, 0, False
+    step, save = AudioVisualTrainer.training_step, AudioVisualTrainer._save_checkpoint
 
     def count(event: str, arguments: tuple) -> None:
         nonlocal left
@@ -47,33 +57,55 @@ def train(argv: list[str], log: str, events: Connection, kill_at: int | None) ->
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    saving = False
-    save = AudioVisualTrainer._save_checkpoint
+    batches = []
+    compute_loss = AudioVisualTrainer.compute_loss
+
+    def look_and_compute(self, model, inputs, *args, **kwargs):
+        counted = inputs["has_video"] | inputs["has_audio"]
+        batches.append((model.training, inputs["labels"][counted].tolist()))
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    def step_and_tell(self, *args, **kwargs):
+        nonlocal steps
+        events.send("step")
+        steps += 1
+        for number, moment in ((signal.SIGTERM, term_at), (signal.SIGKILL, kill_at_step)):
+            if steps == moment:
+                os.kill(os.getpid(), number)
+        return step(self, *args, **kwargs)
 
     def save_and_tell(self, *args, **kwargs):
         nonlocal saving
+        events.send("save")
         saving = True
         save(self, *args, **kwargs)
         saving = False
 
-    AudioVisualTrainer.training_step = announced("step", AudioVisualTrainer.training_step)
-    AudioVisualTrainer._save_checkpoint = announced("save", save_and_tell)
+    AudioVisualTrainer.training_step = step_and_tell
+    AudioVisualTrainer._save_checkpoint = save_and_tell
     if kill_at is not None:
         sys.addaudithook(count)
+    if record is not None:
+        AudioVisualTrainer.compute_loss = look_and_compute
     recipe.main(argv)
+    if record is not None:
+        Path(record).write_text(json.dumps(batches), encoding="utf-8")
 
 
 class Trainee:
-    """A started run: `events` tells what it does; `end()` waits for it and gives its exit code."""
+    """A started run, killed at the latest by `kill_all`: `events` tells what it does; `end()` waits for it and gives its exit code."""
 
-    def __init__(self, argv: list[str], log: Path, kill_at: int | None = None):
+    started: list["Trainee"] = []
+
+    def __init__(self, argv: list[str], log: Path, **options):
         self.log = log
         self.events, theirs = CONTEXT.Pipe(duplex=False)
-        self.process = CONTEXT.Process(target=train, args=(argv, str(log), theirs, kill_at))
+        self.process = CONTEXT.Process(target=train, args=(argv, str(log), theirs), kwargs=options)
         self.process.start()
         theirs.close()
+        self.started.append(self)
 
-    def wait_for(self, name: str, times: int = 1, seconds: float = 120) -> bool:
+    def wait_for(self, name: str, times: int = 1, seconds: float = 180) -> bool:
         """Until `name` has begun so many times; False where the process ended before."""
         while times:
             if not self.events.poll(seconds):
@@ -85,10 +117,9 @@ class Trainee:
         return True
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        if self.process.is_alive():
-            os.kill(self.process.pid, number)
+        os.kill(self.process.pid, number)
 
-    def end(self, seconds: float = 120) -> int:
+    def end(self, seconds: float = 180) -> int:
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
@@ -96,5 +127,30 @@ class Trainee:
         self.events.close()
         return self.process.exitcode
 
+    @classmethod
+    def kill_all(cls) -> None:
+        """After a test: nothing of it goes on, and no stopped process keeps the interpreter waiting."""
+        while cls.started:
+            process = cls.started.pop().process
+            process.kill()
+            process.join()
+
     def tail(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:] if self.log.exists() else "no log"
+
+
+def start_processes(argv: list[str], folder: Path, number: int, options: list[dict] | None = None) -> list[Trainee]:
+    """One run by several processes that talk by gloo, as torchrun would start them; logs and records in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    found = []
+    for rank in range(number):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+        environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **{k: str(v) for k, v in place.items()}}
+        record = str(folder / f"batches{rank}.json")
+        own = options[rank] if options else {}
+        arguments = argv if number == 1 else [*argv, "--ddp_backend", "gloo"]
+        log = folder / f"process{rank}.log"
+        found.append(Trainee(arguments, log, environment=environment if number > 1 else {}, record=record, **own))
+    return found

@@ -12,9 +12,10 @@ from transformers import EvalPrediction
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold
 
 from .checkpoint_trainer import CheckpointTrainer
+from .even_batches import EvenBatchTrainer
 
 
-class AudioVisualTrainer(CheckpointTrainer):
+class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
     """`Trainer` that averages every scalar output ending in `_loss` into the log, for training and evaluation alike."""
 
     def __init__(self, *args, **kwargs):
