@@ -26,7 +26,7 @@ from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
 from training.evaluation import evaluation_table, markdown_table, match_threshold, write_results
-from training.outputs import clear_checkpoints, describe, save_outputs, upload
+from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.trainer import AudioVisualTrainer, compute_metrics
 from training.tuning import build_model
 
@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> dict:
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
 
     # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
-    model = build_model(model_args, label_names, data_args.modalities, args.seed)
+    build = partial(build_model, model_args, label_names, data_args.modalities, args.seed)
+    model = build()
 
     if args.dry_run:
         return dry_run(model, train_set, report, args)
@@ -119,10 +120,11 @@ def main(argv: list[str] | None = None) -> dict:
         "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
         "minutes": round((time.time() - begin) / 60, 2),
     }
+    whole = whole_model(trainer, build)
     if args.should_save:
         output = Path(args.output_dir)
         write_results(output, results, records)
-        paths = save_outputs(output, trainer.model, processor, results, args.hub_model_id)
+        paths = save_outputs(output, whole, processor, results, args.hub_model_id)
         if args.push_to_hub:
             upload(paths[eval_args.hub_upload], args)
         print(markdown_table(rows))

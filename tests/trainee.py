@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from training.trainer import AudioVisualTrainer
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.trainee"])
 FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
+
+
+def settle(log: str, environment: dict[str, str] | None) -> None:
+    """What every started process does first: its place among the others, its output to a file, one thread."""
+    os.environ.update(environment or {})
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    torch.set_num_threads(1)
 
 
 def train(
@@ -42,11 +52,7 @@ def train(
         environment: variables that say which process of how many this is.
         record: file for what every batch held: whether it trained, and the labels of the clips that counted.
     """
-    os.environ.update(environment or {})
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
-    torch.set_num_threads(1)
+    settle(log, environment)
     left, steps, saving = kill_at, 0, False
     step, save = AudioVisualTrainer.training_step, AudioVisualTrainer._save_checkpoint
 
@@ -97,10 +103,10 @@ class Trainee:
 
     started: list["Trainee"] = []
 
-    def __init__(self, argv: list[str], log: Path, **options):
+    def __init__(self, argv: list[str], log: Path, target: Callable = train, **options):
         self.log = log
         self.events, theirs = CONTEXT.Pipe(duplex=False)
-        self.process = CONTEXT.Process(target=train, args=(argv, str(log), theirs), kwargs=options)
+        self.process = CONTEXT.Process(target=target, args=(argv, str(log), theirs), kwargs=options)
         self.process.start()
         theirs.close()
         self.started.append(self)
@@ -139,8 +145,15 @@ class Trainee:
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:] if self.log.exists() else "no log"
 
 
-def start_processes(argv: list[str], folder: Path, number: int, options: list[dict] | None = None) -> list[Trainee]:
-    """One run by several processes that talk by gloo, as torchrun would start them; logs and records in `folder`."""
+def start_processes(
+    argv: list[str], folder: Path, number: int, options: list[dict] | None = None, target: Callable = train
+) -> list[Trainee]:
+    """One run by several processes that talk by gloo, as torchrun would start them; logs and records in `folder`.
+
+    Args:
+        options: for the target, process by process.
+        target: `train`, or what takes the same arguments.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -150,7 +163,8 @@ def start_processes(argv: list[str], folder: Path, number: int, options: list[di
         environment = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **{k: str(v) for k, v in place.items()}}
         record = str(folder / f"batches{rank}.json")
         own = options[rank] if options else {}
-        arguments = argv if number == 1 else [*argv, "--ddp_backend", "gloo"]
+        arguments = [*argv, "--ddp_backend", "gloo"] if number > 1 and target is train else argv
         log = folder / f"process{rank}.log"
-        found.append(Trainee(arguments, log, environment=environment if number > 1 else {}, record=record, **own))
+        environment = environment if number > 1 else {}
+        found.append(Trainee(arguments, log, target, environment=environment, record=record, **own))
     return found

@@ -4,12 +4,13 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import create_repo, upload_folder
 from peft import PeftModel
 from torch import nn
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
 
@@ -70,6 +71,21 @@ def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
             "recipe": f"{trained:,} of {total:,} parameters were trained. What differs from the package's defaults:",
         },
     }
+
+
+def whole_model(trainer: Trainer, build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The trained model with all its weights, to be called by every process; None where nothing is to be saved.
+
+    FSDP leaves each process its shard: there the weights are gathered into a new model, made by `build`.
+    """
+    if not trainer.is_fsdp_enabled:
+        return trainer.model
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.args.should_save:
+        return None
+    model = build()
+    model.load_state_dict(weights)
+    return model
 
 
 def save_outputs(
