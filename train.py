@@ -12,8 +12,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import EarlyStoppingCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_maavt import GradientModulation
 from processing.clip_tables import report_text
@@ -22,13 +22,14 @@ from processing.mixup import PairMixUp
 from training.arguments import parse_arguments
 from training.baseline import baseline_rows, untouched_backbone
 from training.callbacks import CheckpointFilesCallback, EpochCallback
+from training.checkpoints import checkpoint_to_resume, stopped_early
 from training.class_reports import write_class_reports
 from training.class_weights import balanced_class_weights
 from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
 from training.evaluation import evaluation_table, markdown_table, match_threshold, write_results
-from training.outputs import clear_checkpoints, describe, save_outputs, upload
+from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.plots import plots_of_run
 from training.trainer import AudioVisualTrainer, compute_metrics
 from training.tuning import build_model
@@ -54,7 +55,8 @@ def main(argv: list[str] | None = None) -> dict:
         args.metric_for_best_model = "map"  # top-1 is undefined where a clip has several classes
 
     # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
-    model = build_model(model_args, label_names, data_args.modalities, args.seed, report["labels"])
+    build = partial(build_model, model_args, label_names, data_args.modalities, args.seed, report["labels"])
+    model = build()
     if not model.config.background_mining:
         data_args.mismatch_probability = 0.0  # without a match head a mismatched pair would teach nothing
 
@@ -73,11 +75,11 @@ def main(argv: list[str] | None = None) -> dict:
         return dry_run(model, train_set, report, args)
 
     # Training: the best checkpoint on validation is the one that goes on.
-    checkpoint = args.resume_from_checkpoint
-    if str(checkpoint).lower() in ("true", "auto"):
-        checkpoint = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    checkpoint = checkpoint_to_resume(args)
     if checkpoint is None and args.should_save:
         clear_checkpoints(args)
+    if checkpoint is not None and (step := stopped_early(checkpoint, args.early_stopping_patience)):
+        args.max_steps = step  # that run had come to its end
     callbacks = [EpochCallback(train_set), CheckpointFilesCallback(processor)]
     if args.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -133,12 +135,13 @@ def main(argv: list[str] | None = None) -> dict:
         "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
         "minutes": round((time.time() - begin) / 60, 2),
     }
+    whole = whole_model(trainer, build)
     if args.should_save:
         output = Path(args.output_dir)
         write_results(output, results, records)
         write_class_reports(output)
         plots_of_run(output)
-        paths = save_outputs(output, trainer.model, processor, results, args.hub_model_id)
+        paths = save_outputs(output, whole, processor, results, args.hub_model_id)
         if args.push_to_hub:
             upload(paths[eval_args.hub_upload], args)
         print(markdown_table(rows))
@@ -149,4 +152,4 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    record(main)()  # under torchrun the failed process's error stands in the launcher's report

@@ -35,12 +35,28 @@ def as_pair(size) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+class MAAVTPatchEmbeddings(ViTPatchEmbeddings):
+    """ViT's patch convolution, also for pictures of one channel and of any size.
+
+    A module of its own with all that reads the kernel inside: FSDP shards it apart and gathers it for its forward only.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`[N, 3 or 1, H, W]` to `[N, P, D]`."""
+        weight = self.projection.weight
+        if images.shape[1] == 1 and weight.shape[1] > 1:
+            # equal to repeating the one channel of a spectrogram, at a third of the cost
+            weight = weight.sum(1, keepdim=True)
+        patches = nn.functional.conv2d(images.to(weight.dtype), weight, self.projection.bias, self.projection.stride)
+        return patches.flatten(2).transpose(1, 2)
+
+
 class MAAVTEmbeddings(nn.Module):
     """Patches, class token, background token and positions: `[cls | patches | background?]` (docs/maavt.md, 1)."""
 
     def __init__(self, config: ViTConfig, position_interpolation: str):
         super().__init__()
-        self.patch_embeddings = ViTPatchEmbeddings(config)
+        self.patch_embeddings = MAAVTPatchEmbeddings(config)
         self.position_embeddings = nn.Parameter(
             torch.zeros(1, self.patch_embeddings.num_patches + 1, config.hidden_size)
         )
@@ -59,8 +75,7 @@ class MAAVTEmbeddings(nn.Module):
         self, images: torch.Tensor, class_token: torch.Tensor, background: torch.Tensor | None
     ) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, 1 + P (+ 1), D]`."""
-        projection = self.patch_embeddings.projection
-        weight, channels = projection.weight, projection.in_channels
+        channels = self.patch_embeddings.num_channels
         if images.ndim != 4 or images.shape[1] not in (1, channels):
             raise ValueError(
                 f"Images of shape {tuple(images.shape)} need 1 or {channels} channels in their second axis."
@@ -70,11 +85,7 @@ class MAAVTEmbeddings(nn.Module):
                 f"Inputs of {images.shape[-2]}x{images.shape[-1]} are smaller than one patch of "
                 f"{self.patch_size[0]}x{self.patch_size[1]}; give larger frames or spectrograms."
             )
-        if images.shape[1] == 1 and channels > 1:
-            # equal to repeating the one channel of a spectrogram, at a third of the cost
-            weight = weight.sum(1, keepdim=True)
-        patches = nn.functional.conv2d(images.to(weight.dtype), weight, projection.bias, projection.stride)
-        patches = patches.flatten(2).transpose(1, 2)
+        patches = self.patch_embeddings(images)
         pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
         positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
         if background is not None:

@@ -3,12 +3,15 @@
 """The arguments of a run: four dataclasses, filled from a YAML file first and the command line second."""
 
 import difflib
+import os
 import re
 import sys
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import torch.distributed as dist
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -172,6 +175,10 @@ class RunArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept: the best and the last."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Go on with the best one on validation."})
     metric_for_best_model: str | None = field(default="top1", metadata={"help": "Validation metric that picks it."})
+    enable_jit_checkpoint: bool = field(default=True, metadata={"help": "SIGTERM saves a checkpoint, then ends."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "A resumed run goes on counting for early stopping."}
+    )
     hub_strategy: str = field(default="end", metadata={"help": "One upload at the end, with code and card."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after this many evaluations without a better metric."}
@@ -189,6 +196,13 @@ class RunArguments(TrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Delete the checkpoints of an earlier run in output_dir."}
     )
+
+    def __post_init__(self):
+        # TrainingArguments pass `ddp_timeout` on where there is a GPU, and elsewhere wait for a dead process for 30 minutes.
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
+        if self.use_cpu and several and not dist.is_initialized():
+            dist.init_process_group(self.ddp_backend or "gloo", timeout=timedelta(seconds=self.ddp_timeout))
+        super().__post_init__()
 
 
 ArgumentTuple = tuple[ModelArguments, DataArguments, EvaluationArguments, RunArguments]

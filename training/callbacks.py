@@ -5,6 +5,7 @@
 from pathlib import Path
 
 from peft import PeftModel
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import ProcessorMixin, TrainerCallback
 
@@ -29,10 +30,8 @@ class CheckpointFilesCallback(TrainerCallback):
     def __init__(self, processor: ProcessorMixin):
         self.processor = processor
 
-    def on_save(self, args, state, control, model=None, **kwargs):
-        if not state.is_world_process_zero:
-            return
-        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+    def write_files(self, directory: Path, model: nn.Module) -> None:
+        """Called by `CheckpointTrainer` in the saving process, before the folder gets its final name."""
         self.processor.save_pretrained(directory)
         if isinstance(model, PeftModel):
             model.get_base_model().config.save_pretrained(directory)

@@ -4,17 +4,19 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import create_repo, upload_folder
 from peft import PeftModel
 from torch import nn
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
 
 from .arguments import ArgumentTuple, RunArguments, recorded_arguments
 from .card import backbone_license, package_versions, write_card
+from .checkpoints import DAMAGED, REMOVED, STAGED
 from .tuning import lora_rank, merged_model, parameter_counts
 
 
@@ -29,7 +31,9 @@ def clear_checkpoints(args: RunArguments) -> None:
             f"output_dir: {args.output_dir} holds {len(found)} checkpoints of an earlier run; go on from them with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir, or choose another --output_dir"
         )
-    for folder in found:
+    unfinished = [STAGED, REMOVED, *([DAMAGED] if args.overwrite_output_dir else [])]
+    leftovers = [path for prefix in unfinished for path in Path(args.output_dir).glob(f"{prefix}checkpoint-*")]
+    for folder in found + leftovers:
         shutil.rmtree(folder)
 
 
@@ -74,6 +78,21 @@ def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
             "recipe": f"{trained:,} of {total:,} parameters were trained. What differs from the package's defaults:",
         },
     }
+
+
+def whole_model(trainer: Trainer, build: Callable[[], nn.Module]) -> nn.Module | None:
+    """The trained model with all its weights, to be called by every process; None where nothing is to be saved.
+
+    FSDP leaves each process its shard: there the weights are gathered into a new model, made by `build`.
+    """
+    if not trainer.is_fsdp_enabled:
+        return trainer.model
+    weights = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.args.should_save:
+        return None
+    model = build()
+    model.load_state_dict(weights)
+    return model
 
 
 def save_outputs(

@@ -7,14 +7,17 @@ from collections import defaultdict
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction
 
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
 from processing.mixup import PairMixUp
 from processing.multilabel_metrics import MultiLabelScore
 
+from .checkpoint_trainer import CheckpointTrainer
+from .even_batches import EvenBatchTrainer
 
-class AudioVisualTrainer(Trainer):
+
+class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
     """`Trainer` that averages every scalar output ending in `_loss` into the log, for training and evaluation alike.
 
     Args:

@@ -1,0 +1,144 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The whole recipe on two processes (gloo): the same result as on one, resume, and what happens when a process dies."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.toy_run import write_backbone, write_clips, write_config
+from tests.trainee import Trainee, start_processes
+from training.checkpoints import checkpoint_problem
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    yield
+    Trainee.kill_all()
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory) -> list[str]:
+    """15 training clips in global batches of 6: the last one holds 3, all on the first of two processes."""
+    folder = tmp_path_factory.mktemp("two")
+    config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
+    # plain gradient descent: Adam turns a rounding error in a vanishing gradient into a full step
+    options = "--check none --baseline false --num_train_epochs 2 --optim sgd --learning_rate 0.05"
+    return [str(config), *options.split(), "--augmentation", "{}", "--evaluation_noise_db", "clean", "0"]
+
+
+def batch_sizes(train: int, evaluation: int) -> list[str]:
+    return ["--per_device_train_batch_size", str(train), "--per_device_eval_batch_size", str(evaluation)]
+
+
+def history(output: Path) -> list[dict]:
+    """The log, without times and the count of operations, which includes what fills the last batch."""
+    log = json.loads((output / "trainer_state.json").read_text())["log_history"]
+    left_out = ("runtime", "per_second", "total_flos")
+    return [{k: v for k, v in entry.items() if not any(word in k for word in left_out)} for entry in log]
+
+
+def merged(batches: list[list]) -> list[list]:
+    """The records of all processes as those of global batches."""
+    return [[per[0][0], sorted(label for _, labels in per for label in labels)] for per in zip(*batches, strict=True)]
+
+
+def test_two_processes_do_what_one_does(arguments, tmp_path):
+    """Losses, gradient norms, metrics, weights and clips; training batches of 6, 6, 3 and evaluation batches of 8 and 4."""
+    found = {}
+    for number, sizes in ((1, batch_sizes(6, 8)), (2, batch_sizes(3, 4))):
+        output = tmp_path / str(number)
+        output.mkdir()
+        processes = start_processes([*arguments, *sizes, "--output_dir", str(output)], output, number)
+        for process in processes:
+            assert process.end() == 0, process.tail()
+        records = [json.loads((output / f"batches{rank}.json").read_text()) for rank in range(number)]
+        found[number] = merged(records)
+    assert found[1] == found[2]
+    assert [len(labels) for training, labels in found[2] if training] == [6, 6, 3] * 2
+    assert [len(labels) for training, labels in found[2] if not training][:2] == [8, 4]
+
+    one, two = history(tmp_path / "1"), history(tmp_path / "2")
+    assert len(one) == len(two) == 6 + 2 + 1
+    for first, second in zip(one, two, strict=True):
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert second[name] == pytest.approx(value, rel=2e-4, abs=2e-4), (name, first, second)
+    first, second = (json.loads((tmp_path / n / "results.json").read_text())["rows"] for n in "12")
+    assert [row["clips"] for row in second] == [row["clips"] for row in first] and {
+        row["clips"] for row in second
+    } == {6}
+    for row, other in zip(first, second, strict=True):
+        for name in ("top1", "macro_f1", "match_auroc", "combined"):
+            assert row.get(name) == pytest.approx(other.get(name)), (name, row, other)
+    weights = [load_file(tmp_path / n / "model" / "model.safetensors") for n in "12"]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+STEPWISE = [
+    "--save_strategy",
+    "steps",
+    "--save_steps",
+    "1",
+    "--eval_strategy",
+    "no",
+    "--load_best_model_at_end",
+    "false",
+]
+
+
+def newest(output: Path) -> int:
+    folders = list(output.glob("checkpoint-*"))
+    assert folders and all(checkpoint_problem(folder) is None for folder in folders)
+    return max(int(folder.name.rpartition("-")[2]) for folder in folders)
+
+
+@pytest.mark.timeout(1200)
+def test_dead_silent_and_terminated_processes(arguments, tmp_path):
+    """A process dies, one hangs, one gets SIGTERM: the other ends by itself, and a resume loses nothing."""
+    argv = [*arguments, *batch_sizes(3, 4), *STEPWISE, "--model_config", "{modality_dropout: 0.3}"]
+    argv += ["--resume_from_checkpoint", "true", "--num_train_epochs", "3", "--optim", "adamw_torch"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+
+    def start(output: Path, *more: str, **options) -> list:
+        output.mkdir(exist_ok=True)
+        return start_processes([*argv, "--output_dir", str(output), *more], output, 2, [{}, options])
+
+    for process in start(whole):
+        assert process.end() == 0, process.tail()
+
+    # the second process dies in its third step
+    first, second = start(cut, kill_at_step=3)
+    assert second.end() == -signal.SIGKILL
+    begin = time.monotonic()
+    assert first.end() != 0 and "Error" in first.tail() and not (cut / "results.json").exists()
+    assert time.monotonic() - begin < 100
+    assert newest(cut) == 2
+
+    # SIGTERM to the second alone, in the second step after the resume: both save the same step and end
+    first, second = start(cut, term_at=2)
+    assert [first.end(), second.end()] == [128 + signal.SIGTERM] * 2, first.tail()
+    assert newest(cut) == 4
+
+    # the second stands still: the first gives up after the timeout
+    first, second = start(cut, "--ddp_timeout", "15")
+    second.wait_for("step", 2)
+    second.kill(signal.SIGSTOP)
+    code = first.end()
+    second.kill()
+    second.end()
+    assert code != 0 and "imed out" in first.tail(), first.tail()
+
+    for process in start(cut):
+        assert process.end() == 0, process.tail()
+    one, two = (load_file(folder / "model" / "model.safetensors") for folder in (whole, cut))
+    for name, value in one.items():
+        assert torch.equal(value, two[name]), name
+    assert history(whole) == history(cut)
