@@ -20,7 +20,7 @@ from clip_factory import numbered_frames, tone
 from datasets import Dataset, DatasetDict
 from torch.utils.data import ConcatDataset, DataLoader
 
-from processing import feature_cache
+from processing import feature_building
 from processing.augmentation import ClipAugmentation
 from processing.clip_dataset import ClipDataset
 from processing.clip_tables import build_clip_table
@@ -75,7 +75,7 @@ def tables(tmp_path_factory):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(feature_cache, "SHARD_CLIPS", 3)
+    monkeypatch.setattr(feature_building, "SHARD_CLIPS", 3)
 
 
 @pytest.fixture
@@ -297,11 +297,11 @@ def test_an_interrupted_build_goes_on(tables, processor, tmp_path, small_shards,
 
 KILLED = """
 import sys, time
-from processing import feature_cache
+from processing import feature_building, feature_cache
 from processing.processing_maavt import MAAVTProcessor
 from test_feature_cache import make_processor, read_tables
 
-feature_cache.SHARD_CLIPS = 2
+feature_building.SHARD_CLIPS = 2
 load_clip = MAAVTProcessor.load_clip
 def slowly(self, *arguments, **options):
     time.sleep(0.1)
@@ -405,7 +405,7 @@ def test_a_shard_cut_off_later_is_named(tables, processor, tmp_path):
 
 
 def test_room_is_checked(tables, processor, tmp_path, monkeypatch, small_shards):
-    monkeypatch.setattr(feature_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    monkeypatch.setattr(feature_building.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(ValueError, match="feature_cache: about .* GB more are needed"):
         build_feature_cache(tmp_path, processor, tables, num_frames=2)
 
@@ -422,7 +422,7 @@ def test_what_comes_before_the_cached_form_is_refused(tables, processor, tmp_pat
     ):
         with pytest.raises(ValueError, match=cure):
             ClipDataset(table, cache, num_frames=2, training=True, **options)
-    with pytest.raises(ValueError, match="cache.tables"):
+    with pytest.raises(ValueError, match="`cache.tables`"):
         ClipDataset(tables["train"], cache, num_frames=2)[0]
     with pytest.raises(ValueError, match="resized"):
         build_feature_cache(tmp_path, processor, tables, num_frames=2, frames="small")

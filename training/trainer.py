@@ -7,9 +7,13 @@ from collections import defaultdict
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 
+from processing.clip_streams import ClipStream
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold
+
+from .streams import stream_batches
 
 
 class AudioVisualTrainer(Trainer):
@@ -18,6 +22,12 @@ class AudioVisualTrainer(Trainer):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, ClipStream):
+            return super().get_train_dataloader()
+        # not prepared by Accelerate, which would share out the clips once more
+        return stream_batches(self.train_dataset, self.data_collator, self.args).loader()
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
