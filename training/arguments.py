@@ -287,14 +287,14 @@ def check_arguments(
         raise ValueError(f"train_noise_db: give one level or a range (low high), got {data.train_noise_db}")
     if model.lora_rank and model.tuning != "adapter":
         raise ValueError(f"lora_rank: {model.lora_rank} needs tuning: adapter, not {model.tuning}")
-    if data.feature_cache and data.cache_gb:
-        raise ValueError("feature_cache: shards are kept in memory by the system already; leave cache_gb at 0")
-    if data.streaming or data.data.startswith("hf://"):
-        check_streaming(data, run)
     for condition in evaluation.evaluation_noise_db:
         condition_level(condition)
     if run.load_best_model_at_end and run.eval_strategy == "no":
         raise ValueError("load_best_model_at_end: needs eval_strategy steps or epoch, the best one is chosen by it")
+    if data.feature_cache and data.cache_gb:
+        raise ValueError("feature_cache: shards are kept in memory by the system already; leave cache_gb at 0")
+    if data.streaming or data.data.startswith("hf://"):
+        check_streaming(data, run)
 
 
 def check_streaming(data: DataArguments, run: RunArguments) -> None:

@@ -7,10 +7,8 @@ from collections import defaultdict
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer
 
-from processing.clip_streams import ClipStream
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, best_threshold
 
 from .streams import stream_batches
@@ -23,8 +21,8 @@ class AudioVisualTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
 
-    def get_train_dataloader(self) -> DataLoader:
-        if not isinstance(self.train_dataset, ClipStream):
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        if not isinstance(self.train_dataset, torch.utils.data.IterableDataset):
             return super().get_train_dataloader()
         # not prepared by Accelerate, which would share out the clips once more
         return stream_batches(self.train_dataset, self.data_collator, self.args).loader()
