@@ -84,7 +84,8 @@ class ClipStream(torch.utils.data.IterableDataset):
         self.rank, self.world_size = rank, world_size
         self.keep, self.held_out, self.on_broken = keep, frozenset(held_out), on_broken
         self._options = {"processor": processor, "seed": seed, "training": True, "modalities": modalities, **options}
-        _ShownPair([], 0, 0, reader, **self._options)  # refuses bad options now and not in a worker
+        if "segment_labels" not in reader.columns:  # whose number only a row tells
+            _ShownPair([], 0, 0, reader, **self._options)  # refuses bad options now and not in a worker
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
         self._resume: dict[str, Any] = {"epoch": None}
 

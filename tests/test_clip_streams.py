@@ -226,6 +226,28 @@ def test_sound_of_its_own_and_windows(clips, processor, tmp_path):
     assert torch.equal(item["input_features"], expected) and shown(item) == 0
 
 
+def test_labels_of_segments_and_several_labels_a_clip(clips, processor, tmp_path):
+    pytest.importorskip("processing.clip_targets", reason="this checkout has one label a clip")
+    segments = {
+        "segment_labels": (lambda number: [number % 3, -100], List(Value("int64"))),
+        "segment_windows": (lambda number: [[0.0, 0.2], [0.1, 0.3]], List(List(Value("float64")))),
+    }
+    write_parquet(tmp_path / "segments", clips, range(9), "train", 1, **segments)
+    source = open_source(tmp_path / "segments")
+    items = list(stream_of(source, processor, num_frames=2, mismatch_probability=0.5))
+    assert len(items) == 9 and all(item["input_features"].shape == (2, 32, 16) for item in items)
+    assert all(item["labels"].tolist() == [shown(item) % 3, -100] for item in items if item["is_matched"].all())
+    assert any(not item["is_matched"].any() for item in items)
+    several = {"labels": (lambda number: [number % 3, 2], List(ClassLabel(names=NAMES)))}
+    write_parquet(tmp_path / "several", clips, range(6), "train", 1, **several)
+    source = open_source(tmp_path / "several", label="labels")
+    items = list(stream_of(source, processor))
+    assert source.reader.several and len(items) == 6
+    for item in items:
+        hot = {index for index, value in enumerate(item["labels"].tolist()) if value}
+        assert hot == {shown(item) % 3, 2}
+
+
 def test_clips_by_path_stay_in_their_folder(clips, tmp_path):
     (tmp_path / "1.mp4").write_bytes(clips[1])
     features = Features({"video": Video(decode=False), "label": ClassLabel(names=NAMES)})

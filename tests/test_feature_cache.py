@@ -177,6 +177,27 @@ def test_segments_have_their_own_frames(tables, tmp_path):
     assert_same(plain, ClipDataset(cache.tables["train"], cache, num_frames=4), [0, 1, 2], **BFLOAT16)
 
 
+@pytest.mark.parametrize(("sound", "noise"), [("spectrogram", None), ("waveform", (0.0, 10.0))])
+def test_segments_with_windows_of_their_own(tables, processor, tmp_path, no_decoder, sound, noise):
+    pytest.importorskip("processing.clip_targets", reason="this checkout has no labels for segments")
+    table = tables["train"]
+    table = table.add_column("segment_labels", [[row["label"], (row["label"] + 1) % 3] for row in table])
+    table = table.add_column("segment_windows", [[[0.1, 0.25], [0.2, 0.5]]] * len(table))
+    cache = build_feature_cache(tmp_path, processor, {"train": table}, num_frames=4, sound=sound)
+    assert len(cache.shards["video"].clips) == 2 * len(table)
+    options = {"num_frames": 4, "training": True, "noise_db": noise, "seed": 2}
+    plain = ClipDataset(table, processor, **options)
+    expected = [plain[index] for index in range(len(table))]
+    no_decoder()
+    cached = ClipDataset(cache.tables["train"], cache, **options)
+    for index, wanted in enumerate(expected):
+        found = cached[index]
+        assert found["pixel_values_videos"].shape[0] == 4 and found["input_features"].shape[0] == 2
+        tolerance = BFLOAT16 if noise is None else {"rtol": 0, "atol": 2e-2}
+        torch.testing.assert_close(found.pop("input_features"), wanted.pop("input_features"), **tolerance)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def embedded(table: Dataset) -> Dataset:
     """The same clips as bytes."""
     cells = [{"path": None, "bytes": Path(cell["path"]).read_bytes()} for cell in table["video"]]
