@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from clip_factory import numbered_frames, read_number, tone
-from datasets import Audio, ClassLabel, Dataset, Features, Value, Video
+from datasets import Audio, ClassLabel, Dataset, Features, List, Value, Video
 from torch.utils.data import DataLoader
 
 from processing.augmentation import ClipAugmentation
