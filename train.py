@@ -25,12 +25,13 @@ from training.callbacks import CheckpointFilesCallback, EpochCallback
 from training.checkpoints import checkpoint_to_resume, stopped_early
 from training.class_reports import write_class_reports
 from training.class_weights import balanced_class_weights
-from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
 from training.evaluation import evaluation_table, markdown_table, match_threshold, write_results
+from training.feeding import clip_source
 from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.plots import plots_of_run
+from training.streams import StreamCallback, is_stream, make_stream, open_tables, set_steps
 from training.trainer import AudioVisualTrainer, compute_metrics
 from training.tuning import build_model
 
@@ -46,8 +47,12 @@ def main(argv: list[str] | None = None) -> dict:
     set_seed(args.seed)
 
     # Clips: one table per split, no group on two sides. Every process builds the same one.
+    streaming = is_stream(data_args)
     with args.main_process_first(desc="clip table"):
-        tables, report = build_tables(data_args, args.seed)
+        if streaming:  # validation and test are tables; the training clips come as they are needed
+            tables, report, *stream = open_tables(data_args, args.seed)
+        else:
+            tables, report = build_tables(data_args, args.seed)
     label_names = report["classes"]
     logger.info(report_text(report))
     multi_label = report["labels"] == "multi_label"
@@ -62,9 +67,13 @@ def main(argv: list[str] | None = None) -> dict:
 
     # Data sets: training draws partners, augmentation and noise per epoch; validation and test are fixed.
     processor = build_processor(model_args, data_args)
-    source = ClipCache(processor, data_args.cache_gb) if data_args.cache_gb else processor
+    source, tables = clip_source(processor, tables, data_args, eval_args, args)
     dataset = partial(make_dataset, tables, source, data_args, args.seed)
-    train_set = dataset("train", training=True)
+    if streaming:
+        set_steps(args, report["splits"]["train"]["clips"])
+        train_set = make_stream(*stream, tables, processor, data_args, args)
+    else:
+        train_set = dataset("train", training=True)
     mining = data_args.mismatch_probability > 0 and len(data_args.modalities) == 2
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
 
@@ -80,7 +89,8 @@ def main(argv: list[str] | None = None) -> dict:
         clear_checkpoints(args)
     if checkpoint is not None and (step := stopped_early(checkpoint, args.early_stopping_patience)):
         args.max_steps = step  # that run had come to its end
-    callbacks = [EpochCallback(train_set), CheckpointFilesCallback(processor)]
+    feeding = StreamCallback(checkpoint) if streaming else EpochCallback(train_set)
+    callbacks = [feeding, CheckpointFilesCallback(processor)]
     if args.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     if args.gradient_modulation:
@@ -112,7 +122,7 @@ def main(argv: list[str] | None = None) -> dict:
         bootstrap_samples=eval_args.bootstrap_samples,
         seed=args.seed,
     )
-    if eval_args.baseline and args.should_save:
+    if eval_args.baseline and args.should_save and not streaming:  # it is fitted on a table
         rows += baseline_rows(
             untouched_backbone(model_args.model_name_or_path, model_args.revision).to(args.device),
             dataset,

@@ -99,6 +99,8 @@ class ClipDataset(torch.utils.data.Dataset):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
         if pairs:
             self._check_partners()
+        if (check := getattr(processor, "check_draws", None)) is not None:  # a cache may hold clips too late for them
+            check(noise_db=noise_db, augmentation=self.augmentation, clip_seconds=clip_seconds)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw what is random anew for this epoch, in running workers too."""

@@ -113,6 +113,32 @@ class DataArguments:
     mismatch_probability: float = field(
         default=0.2, metadata={"help": "Share of training pairs given the sound or picture of another class's clip."}
     )
+    feature_cache: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for clips decoded ahead of time; later epochs and runs open no decoder. None: off. A run without "
+            "random changes keeps resized frames (150 kB each at 224 pixels) and spectrograms; with random crops or flips "
+            "the frames as decoded (2.8 MB each at 720p), with noise or gain the waveform. See docs/feeding.md."
+        },
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read shards as they come instead of a table: Parquet or WebDataset, in a folder or on the Hub "
+            "(hf://datasets/user/name always streams). Partners of mismatched pairs are recent clips. See docs/feeding.md."
+        },
+    )
+    shuffle_buffer: int = field(
+        default=100,
+        metadata={"help": "Clips, as files in memory, that each loader worker of a stream draws from. 1: in order."},
+    )
+    class_names: str | None = field(
+        default=None,
+        metadata={"help": "File with a class a line, for a stream whose labels are bare numbers; None: classes.txt."},
+    )
+    on_broken: Literal["raise", "skip"] = field(
+        default="raise", metadata={"help": "skip: clips of a stream that cannot be decoded are logged and left out."}
+    )
     cache_gb: float = field(
         default=0.0, metadata={"help": "Memory, per loader worker, for decoded clips; above 0 each is decoded once."}
     )
@@ -311,6 +337,28 @@ def check_arguments(
         condition_level(condition)
     if run.load_best_model_at_end and run.eval_strategy == "no":
         raise ValueError("load_best_model_at_end: needs eval_strategy steps or epoch, the best one is chosen by it")
+    if data.feature_cache and data.cache_gb:
+        raise ValueError("feature_cache: shards are kept in memory by the system already; leave cache_gb at 0")
+    if data.streaming or data.data.startswith("hf://"):
+        check_streaming(data, run)
+
+
+def check_streaming(data: DataArguments, run: RunArguments) -> None:
+    """Raises ValueError for what only a table can give; names the field and the cure."""
+    needs_table = {
+        "feature_cache": data.feature_cache,
+        "cache_gb": data.cache_gb,
+        "where": data.where,
+        "window": data.window,
+        "split": data.split not in (None, "none", "split"),
+        "segments": getattr(data, "segments", None),
+        "class_weights": getattr(run, "class_weights", "none") != "none",
+    }
+    for name, value in needs_table.items():
+        if value:
+            raise ValueError(f"{name}: is not for a stream; leave it out, prepare the data with it, or drop streaming")
+    if data.shuffle_buffer < 1:
+        raise ValueError(f"shuffle_buffer: {data.shuffle_buffer} must be at least 1")
 
 
 def condition_level(condition: str) -> float | None:

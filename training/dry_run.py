@@ -6,26 +6,31 @@ import math
 import resource
 import sys
 import time
+from itertools import islice
 
 import torch
 from torch import nn
 
 from processing.clip_dataset import ClipDataset
+from processing.clip_streams import POSITION, ClipStream
 from processing.collators import AudioVisualCollator
 
 from .arguments import RunArguments
 from .tuning import parameter_counts
 
 
-def dry_run(model: nn.Module, dataset: ClipDataset, report: dict, args: RunArguments) -> dict:
+def dry_run(model: nn.Module, dataset: ClipDataset | ClipStream, report: dict, args: RunArguments) -> dict:
     """Makes one training batch, runs it forward and backward twice, and prints and returns what that says.
 
     The time estimate covers training steps of one process: decoding is divided by the number of loader workers and runs
     beside the model; validation adds its share. The first step is not timed.
     """
-    batch_size = min(args.per_device_train_batch_size, len(dataset))
+    streamed = isinstance(dataset, ClipStream)
+    batch_size = args.per_device_train_batch_size if streamed else min(args.per_device_train_batch_size, len(dataset))
     begin = time.perf_counter()
-    batch = AudioVisualCollator()([dataset[i] for i in range(batch_size)])
+    items = islice(dataset, batch_size) if streamed else (dataset[i] for i in range(batch_size))
+    batch = AudioVisualCollator()(list(items))
+    batch.pop(POSITION, None)
     decoding = time.perf_counter() - begin
 
     device = args.device
@@ -43,9 +48,11 @@ def dry_run(model: nn.Module, dataset: ClipDataset, report: dict, args: RunArgum
         stepping = time.perf_counter() - begin
 
     rounded = math.floor if args.dataloader_drop_last else math.ceil
-    batches = max(1, rounded(len(dataset) / (batch_size * args.world_size)))
     per_step = args.gradient_accumulation_steps
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * math.ceil(batches / per_step))
+    steps = args.max_steps  # a stream's are known by now
+    if steps <= 0:
+        batches = max(1, rounded(len(dataset) / (batch_size * args.world_size)))
+        steps = math.ceil(args.num_train_epochs * math.ceil(batches / per_step))
     workers = args.dataloader_num_workers
     per_batch = max(stepping, decoding / workers) if workers else stepping + decoding
     trained, total = parameter_counts(model)

@@ -15,6 +15,7 @@ from processing.multilabel_metrics import MultiLabelScore
 
 from .checkpoint_trainer import CheckpointTrainer
 from .even_batches import EvenBatchTrainer
+from .streams import stream_batches
 
 
 class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
@@ -37,6 +38,12 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
             self._micro_batch = (self.state.global_step, micro_batch + 1 if same_step else 0)
             inputs = self.mixup(inputs, self._micro_batch, self.args.process_index)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        if not isinstance(self.train_dataset, torch.utils.data.IterableDataset):
+            return super().get_train_dataloader()
+        # not prepared by Accelerate, which would share out the clips once more
+        return stream_batches(self.train_dataset, self.data_collator, self.args).loader()
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
