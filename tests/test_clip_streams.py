@@ -37,6 +37,13 @@ NAMES = ["a", "b", "c"]
 FEATURES = {"video": Video(decode=False), "label": ClassLabel(names=NAMES), "group": Value("string")}
 
 
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch):
+    """`datasets` waits for the threads that read Parquet: seconds, once an epoch and worker."""
+    if hasattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN"):
+        monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
+
+
 @pytest.fixture(scope="module")
 def processor():
     sound = MAAVTFeatureExtractor(

@@ -54,8 +54,10 @@ def shards(toy, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_datasets_cache(tmp_path, monkeypatch):
+def own_cache_and_short_pauses(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    if hasattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN"):  # seconds, once an epoch
+        monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
 
 
 def losses(output: Path) -> list[float]:
