@@ -101,6 +101,14 @@ def work(argv: list[str], log: str, events: Connection, *, environment: dict, re
         os._exit(0)  # gloo's threads sometimes abort the interpreter after the work is done
 
 
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], share: float) -> None:
+    """Every tensor differs by at most this share of its length."""
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        distance = (found[name].float() - value.float()).norm()
+        assert distance <= share * value.float().norm() + share / 100, f"{name}: {distance} of {value.norm()}"
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("start")
@@ -122,18 +130,13 @@ def test_sharded_model_learns_and_saves_as_an_unsharded_one(start, tmp_path, cas
     one, two = (torch.load(tmp_path / n / "record.pt", weights_only=True) for n in "12")
     loose = CASES[case].get("dtype") == "bfloat16"  # sums over other batches round differently
     torch.testing.assert_close(two["losses"], one["losses"], rtol=2e-2 if loose else 1e-4, atol=1e-5)
-    assert one["gradients"].keys() == two["gradients"].keys() and len(one["gradients"]) > 10
-    for name, expected in one["gradients"].items():
-        distance = (two["gradients"][name] - expected).norm()
-        assert distance <= (5e-2 if loose else 1e-4) * expected.norm() + (1e-3 if loose else 1e-6), name
+    assert len(one["gradients"]) > 10
+    assert_close(two["gradients"], one["gradients"], 3e-2 if loose else 1e-4)
 
     file = "model.safetensors" if case == "full" else "adapter_model.safetensors"
     first, second = (load_file(tmp_path / n / file) for n in "12")
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert value.dtype == second[name].dtype
-        tolerance = {"rtol": 5e-2, "atol": 5e-3} if loose else {"rtol": 1e-4, "atol": 1e-5}
-        torch.testing.assert_close(second[name], value, **tolerance, msg=name)
+    assert {name: value.dtype for name, value in first.items()} == {n: value.dtype for n, value in second.items()}
+    assert_close(second, first, 1e-2 if loose else 1e-4)
 
     # the checkpoint of the sharded run is a plain one
     if case == "full":
@@ -218,7 +221,6 @@ def test_recipe_sharded(tmp_path, tuning):
     losses = [[entry[k] for entry in s["log_history"] for k in ("loss", "eval_loss") if k in entry] for s in states]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == losses[1] and len(losses[0]) == 8
     first, second, third = (load_file(folder / "model" / "model.safetensors") for folder in (one, two, again))
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4, msg=name)
-        assert torch.equal(second[name], third[name]), name
+    assert_close(second, first, 1e-3)
+    for name, value in second.items():
+        assert torch.equal(value, third[name]), name

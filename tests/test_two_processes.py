@@ -119,7 +119,7 @@ def test_dead_silent_and_terminated_processes(arguments, tmp_path):
     assert second.end() == -signal.SIGKILL
     begin = time.monotonic()
     assert first.end() != 0 and "Error" in first.tail() and not (cut / "results.json").exists()
-    assert time.monotonic() - begin < 100
+    assert time.monotonic() - begin < 300  # seconds on a busy machine; the default timeout is 1800
     assert newest(cut) == 2
 
     # SIGTERM to the second alone, in the second step after the resume: both save the same step and end

@@ -111,7 +111,7 @@ class Trainee:
         theirs.close()
         self.started.append(self)
 
-    def wait_for(self, name: str, times: int = 1, seconds: float = 180) -> bool:
+    def wait_for(self, name: str, times: int = 1, seconds: float = 900) -> bool:
         """Until `name` has begun so many times; False where the process ended before."""
         while times:
             if not self.events.poll(seconds):
@@ -125,7 +125,7 @@ class Trainee:
     def kill(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.process.pid, number)
 
-    def end(self, seconds: float = 180) -> int:
+    def end(self, seconds: float = 900) -> int:
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
