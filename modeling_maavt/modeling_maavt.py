@@ -210,6 +210,12 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
             init.ones_(module.square)
             init.zeros_(module.num_updates)
 
+    def post_init(self):
+        # names of modules that this configuration leaves out would be reported as unknown
+        leaves = {name.rpartition(".")[2] for name, _ in self.named_modules()}
+        self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict or ()) & leaves
+        super().post_init()
+
     @property
     def trunk(self) -> "MAAVTModel":
         return getattr(self, self.base_model_prefix, self)
