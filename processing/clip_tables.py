@@ -41,8 +41,9 @@ def build_clip_table(
 
     Args:
         data: a folder with one subfolder per class (or with `train/`, `test/` folders of such); a folder with a
-            `metadata.csv`; a csv file; a folder written by `processing.prepare` or by `save_to_disk`; or a `Dataset` / `DatasetDict` with
-            columns `video` and / or `audio` and a label. File names count from the csv's folder and may not leave it.
+            `metadata.csv`; a csv file; a folder written by `processing.prepare` (its sides, classes and clip ids stay)
+            or by `save_to_disk`; or a `Dataset` / `DatasetDict` with columns `video` and / or `audio` and a label.
+            File names count from the csv's folder and may not leave it.
         label, file_name: the table's columns.
         start, end: columns with the clip's window in seconds. None takes the column of that name if there is one,
             False takes none (as for `split` and `group`); without a window a clip is the whole file.

@@ -379,7 +379,13 @@ class DatasetHub(MockHub):
         path = path.replace("/api/datasets/", "/api/models/")
         if path.startswith("/api/models/") and "/".join(path.split("/")[3:5]) not in self.repos:
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
-        return super().handle(method, path.removeprefix("/datasets"), body, headers)
+        code, payload, headers = super().handle(method, path.removeprefix("/datasets"), body, headers)
+        if "/tree/" in path and payload == []:
+            return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
+        if "/preupload/" in path:  # shards are large files to the Hub
+            for file in payload["files"]:
+                file["uploadMode"] = "lfs" if file["path"].endswith(".parquet") else file["uploadMode"]
+        return code, payload, headers
 
 
 def test_push_to_the_hub(ave, tmp_path):

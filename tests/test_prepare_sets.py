@@ -127,8 +127,27 @@ def test_ave_background_by_match(roots, tmp_path):
     assert row["segment_matched"] == [False] * 3 + [True] * 2 + [False] * 5
 
 
-def test_ave_by_orders(roots, clips, tmp_path):
+class NumpyFile(dict):
+    """What h5py.File is to the preparation, kept by numpy: for where h5py is not installed."""
+
+    def __init__(self, path, mode):
+        super().__init__(np.load(path) if mode == "r" else {})
+        self.path = path if mode == "w" else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.path is not None:
+            with open(self.path, "wb") as file:
+                np.savez(file, **self)
+
+
+@pytest.mark.parametrize("library", ["h5py", "numpy in its place"])
+def test_ave_by_orders(clips, tmp_path, monkeypatch, library):
     """The .h5 orders name lines of Annotations.txt, counted from 0."""
+    if library != "h5py":
+        monkeypatch.setitem(sys.modules, "h5py", types.SimpleNamespace(File=NumpyFile))
     h5py = pytest.importorskip("h5py")
     root = tmp_path / "ave"
     lines = ["Bark&v0&good&0&10", "Bus&v1&good&0&10", "Cat&v2&good&0&10", "Clock&v3&good&2&4"]
@@ -143,6 +162,10 @@ def test_ave_by_orders(roots, clips, tmp_path):
     assert not problems
     assert list(tables["train"]["clip_id"]) == ["v3/Clock", "v0/Bark"]
     assert list(tables["validation"]["clip_id"]) == ["v1/Bus"] and list(tables["test"]["clip_id"]) == ["v2/Cat"]
+    with h5py.File(root / "data" / "test_order.h5", "w") as file:
+        file["order"] = np.array([4])
+    with pytest.raises(PrepareError, match="test_order.h5: names line 4, but .*Annotations.txt has 4"):
+        run("ave", root, tmp_path / "out")
 
 
 def test_ave_orders_without_h5py(tmp_path, monkeypatch):

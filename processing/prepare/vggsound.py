@@ -45,13 +45,14 @@ def read(root: Path, options: Namespace) -> Annotations:
     index = FileIndex(root)
     rows = []
     with open_text(path) as file:
-        for cells in csv.reader(file):
+        reader = csv.reader(file)
+        for cells in reader:
             if not cells or cells[0].startswith("#"):
                 continue
             if len(cells) != 4 or cells[3].strip() not in (TRAIN, TEST):
                 raise PrepareError(f"{path}: {','.join(cells)!r} is not `id,start,label,split`; mend the line")
             video_id, start, label, split = (cell.strip() for cell in cells)
-            clip_id = f"{video_id}_{round(seconds(start, path, video_id)):06d}"
+            clip_id = f"{video_id}_{round(seconds(start, path, reader.line_num)):06d}"
             found = index.find(clip_id)
             rows.append(ClipRow(clip_id, [label], video_id, split, f"{clip_id}.mp4", found, found))
     classes = sorted({row.labels[0] for row in rows})
