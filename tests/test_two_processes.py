@@ -37,9 +37,10 @@ def batch_sizes(train: int, evaluation: int) -> list[str]:
 
 
 def history(output: Path) -> list[dict]:
-    """The log, without times and the count of operations, which includes what fills the last batch."""
+    """The log, without times, the count of operations (which includes what fills the last batch), and the final
+    `train_loss`, which the Trainer averages over what the last process ran."""
     log = json.loads((output / "trainer_state.json").read_text())["log_history"]
-    left_out = ("runtime", "per_second", "total_flos")
+    left_out = ("runtime", "per_second", "total_flos", "train_loss")
     return [{k: v for k, v in entry.items() if not any(word in k for word in left_out)} for entry in log]
 
 
