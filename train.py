@@ -112,6 +112,7 @@ def main(argv: list[str] | None = None) -> dict:
         )
 
     # Results, checkpoint, adapter, card.
+    whole = whole_model(trainer, build)
     results = describe(arguments, model, report)
     results |= {
         "rows": rows,
@@ -120,7 +121,6 @@ def main(argv: list[str] | None = None) -> dict:
         "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
         "minutes": round((time.time() - begin) / 60, 2),
     }
-    whole = whole_model(trainer, build)
     if args.should_save:
         output = Path(args.output_dir)
         write_results(output, results, records)

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
+import torch
 import torch.distributed as dist
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -291,11 +292,17 @@ def condition_level(condition: str) -> float | None:
         raise ValueError(f"evaluation_noise_db: '{condition}' is neither 'clean' nor a level in dB") from None
 
 
+class _Defaults(RunArguments):
+    """Default values, without the look for devices that makes Accelerate forget the processes of the run."""
+
+    _setup_devices = torch.device("cpu")
+
+
 def recorded_arguments(groups: ArgumentTuple) -> dict:
     """What makes this run differ from a default one, JSON-able: no secrets, and folders by their last part only."""
     record = {}
     for group in groups:
-        defaults = RunArguments() if isinstance(group, RunArguments) else None
+        defaults = _Defaults() if isinstance(group, RunArguments) else None
         for item in fields(group):
             value = getattr(group, item.name)
             changed = value is not None and (defaults is None or value != getattr(defaults, item.name))
