@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import ViTConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -254,13 +255,21 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
         if self._auto_class is not None:
-            code = type(self).__module__.rpartition(".")[2]
+            code = MAAVTPreTrainedModel.__module__.rpartition(".")[2]
             self.config.auto_map = {
                 **(getattr(self.config, "auto_map", None) or {}),
                 "AutoModel": f"{code}.MAAVTModel",
                 "AutoModelForVideoClassification": f"{code}.MAAVTForAudioVisualClassification",
             }
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        sharded = type(self)
+        if isinstance(
+            self, FSDPModule
+        ):  # a class made by `fully_shard`: its name and code do not belong in a checkpoint
+            self.__class__ = sharded.__mro__[2]
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.__class__ = sharded
 
 
 class MAAVTEncoder(MAAVTPreTrainedModel):

@@ -129,7 +129,7 @@ def test_dead_silent_and_terminated_processes(arguments, tmp_path):
     assert newest(cut) == 4
 
     # the second stands still: the first gives up after the timeout
-    first, second = start(cut, "--ddp_timeout", "15")
+    first, second = start(cut, "--ddp_timeout", "10")
     second.wait_for("step", 2)
     second.kill(signal.SIGSTOP)
     code = first.end()
@@ -142,4 +142,5 @@ def test_dead_silent_and_terminated_processes(arguments, tmp_path):
     one, two = (load_file(folder / "model" / "model.safetensors") for folder in (whole, cut))
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
-    assert history(whole) == history(cut)
+    first, second = ([entry for entry in history(folder) if "loss" in entry] for folder in (whole, cut))
+    assert first == second and len(first) == 9  # the record of the whole training holds the last process's mean
