@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from transformers import ViTConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -261,15 +260,14 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
                 "AutoModel": f"{code}.MAAVTModel",
                 "AutoModelForVideoClassification": f"{code}.MAAVTForAudioVisualClassification",
             }
-        sharded = type(self)
-        if isinstance(
-            self, FSDPModule
-        ):  # a class made by `fully_shard`: its name and code do not belong in a checkpoint
-            self.__class__ = sharded.__mro__[2]
+        own = type(self)
+        if any(base.__name__ == "FSDPModule" for base in own.__mro__):
+            # `fully_shard` made a class of its own, whose name and code do not belong in a checkpoint
+            self.__class__ = own.__mro__[2]
         try:
             return super().save_pretrained(save_directory, *args, **kwargs)
         finally:
-            self.__class__ = sharded
+            self.__class__ = own
 
 
 class MAAVTEncoder(MAAVTPreTrainedModel):
