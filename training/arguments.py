@@ -179,9 +179,9 @@ class EvaluationArguments:
     model_title: str | None = field(default=None, metadata={"help": "Title of the model card."})
     data_name: str | None = field(default=None, metadata={"help": "Name of the data; None: its folder's."})
     data_description: str | None = field(default=None, metadata={"help": "One sentence on the data, for the card."})
-    data_license: str = field(default="not stated", metadata={"help": "Licence of the data, for the card."})
+    data_license: str = field(default="not stated", metadata={"help": "License of the data, for the card."})
     backbone_license: str | None = field(
-        default=None, metadata={"help": "Licence of the backbone; None: its own card."}
+        default=None, metadata={"help": "License of the backbone; None: its own card."}
     )
     hub_upload: Literal["model", "adapter"] = field(
         default="model", metadata={"help": "What push_to_hub uploads: the merged model or the exported adapter."}

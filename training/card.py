@@ -34,7 +34,7 @@ a mismatched one rejected; the threshold {threshold} was chosen on validation. T
 
 
 def backbone_license(name: str, given: str | None = None) -> str:
-    """The licence as given, or as the backbone's own card states it, or 'not stated'."""
+    """The license as given, or as the backbone's own card states it, or 'not stated'."""
     if given:
         return given
     readme = Path(name) / "README.md"
