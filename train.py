@@ -31,6 +31,7 @@ from training.evaluation import evaluation_table, markdown_table, match_threshol
 from training.feeding import clip_source
 from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.plots import plots_of_run
+from training.retrieval import retrieval_scores
 from training.streams import StreamCallback, is_stream, make_stream, open_tables, set_steps
 from training.trainer import AudioVisualTrainer, compute_metrics
 from training.tuning import build_model
@@ -146,6 +147,10 @@ def main(argv: list[str] | None = None) -> dict:
         "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
         "minutes": round((time.time() - begin) / 60, 2),
     }
+    if eval_args.retrieval and args.should_save:
+        sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
+        results["retrieval"] = retrieval_scores(whole.to(args.device), dataset("test"), *sizes)
+        logger.info("retrieval among the test clips: %s", results["retrieval"])
     if args.should_save:
         output = Path(args.output_dir)
         write_results(output, results, records)

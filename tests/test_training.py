@@ -15,11 +15,13 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import train as recipe
+from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
 from tests.toy_run import write_backbone, write_clips, write_config
 from training.arguments import parse_arguments, read_yaml, recorded_arguments
 from training.clip_cache import ClipCache
 from training.clips import build_processor, build_tables, make_dataset
+from training.retrieval import retrieval_scores
 from training.trainer import AudioVisualTrainer
 from training.tuning import build_model
 
@@ -38,7 +40,8 @@ def toy(tmp_path_factory) -> str:
 def finished(toy, tmp_path_factory) -> tuple[dict, Path]:
     """Results and output folder of one whole run."""
     output = tmp_path_factory.mktemp("finished")
-    results = recipe.main([toy, "--output_dir", str(output), "--evaluation_noise_db", "clean", "-5"])
+    options = ["--evaluation_noise_db", "clean", "-5", "--retrieval", "true"]
+    results = recipe.main([toy, "--output_dir", str(output), *options])
     return results, output
 
 
@@ -128,6 +131,19 @@ def test_weight_decay_leaves_learned_tokens_norms_and_biases_alone(toy, tmp_path
 
 
 # The run
+
+
+def test_retrieval_is_measured_on_the_test_clips(finished, toy):
+    results, output = finished
+    found = results["retrieval"]
+    assert found["num_clips"] == 6 and 1 <= found["video_to_audio_median_rank"] <= 6
+    assert json.loads((output / "results.json").read_text())["retrieval"] == found
+    model_args, data_args, *_ = parse_arguments([toy])
+    dataset = make_dataset(build_tables(data_args, 0)[0], build_processor(model_args, data_args), data_args, 0, "test")
+    model = MAAVTForAudioVisualClassification.from_pretrained(output / "model")
+    assert retrieval_scores(model, dataset, batch_size=4) == pytest.approx(found)
+    with pytest.raises(ValueError, match="fewer than two test clips"):
+        retrieval_scores(model, torch.utils.data.Subset(dataset, [0]), batch_size=4)
 
 
 def test_components_of_the_loss_are_logged(finished):

@@ -175,6 +175,10 @@ class EvaluationArguments:
     baseline: bool = field(
         default=True, metadata={"help": "Add a logistic regression on the same frozen features to the table."}
     )
+    retrieval: bool = field(
+        default=False,
+        metadata={"help": "Also measure how well picture finds sound, and sound picture, among the test clips."},
+    )
     bootstrap_samples: int = field(default=1000, metadata={"help": "Resamplings of the groups for the 95 % interval."})
     model_title: str | None = field(default=None, metadata={"help": "Title of the model card."})
     data_name: str | None = field(default=None, metadata={"help": "Name of the data; None: its folder's."})
@@ -334,6 +338,8 @@ def check_arguments(
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
+    if evaluation.retrieval and len(data.modalities) == 1:
+        raise ValueError(f"retrieval: needs picture and sound, but modalities is {data.modalities}; give both")
     for condition in evaluation.evaluation_noise_db:
         condition_level(condition)
     if run.load_best_model_at_end and run.eval_strategy == "no":
