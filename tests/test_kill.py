@@ -89,7 +89,7 @@ def check_after_kill(output: Path) -> bool:
     return any(output.glob("tmp-*checkpoint-*"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_killed_at_random_moments(arguments, untouched, tmp_path):
     """Ten kills at random times during steps, evaluations and saves, and twelve at random file operations of a save."""
     generator = random.Random(0)
@@ -115,7 +115,7 @@ def test_killed_at_random_moments(arguments, untouched, tmp_path):
     assert len(list(tmp_path.glob("checkpoint-*"))) == 2
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_sigterm_saves_first(arguments, tmp_path):
     """A run that saves by epoch, ended in the middle and at the end of an epoch: code 143, and no step is lost."""
     epochwise = [*arguments, "--num_train_epochs", "3"]
@@ -137,7 +137,7 @@ def test_sigterm_saves_first(arguments, tmp_path):
     assert_same_result(cut, whole)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 def test_run_that_had_stopped_early_trains_no_further(arguments, tmp_path):
     """Killed after early stopping, while it measured the test clips: the count of bad evaluations is not lost."""
     stopping = [*arguments, *STEPWISE, "--learning_rate", "1e-9", "--early_stopping_patience", "3"]

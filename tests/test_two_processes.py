@@ -3,7 +3,10 @@
 """The whole recipe on two processes (gloo): the same result as on one, resume, and what happens when a process dies."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +17,9 @@ from safetensors.torch import load_file
 from tests.toy_run import write_backbone, write_clips, write_config
 from tests.trainee import Trainee, start_processes
 from training.checkpoints import checkpoint_problem
+
+
+REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -144,3 +150,56 @@ def test_dead_silent_and_terminated_processes(arguments, tmp_path):
         assert torch.equal(value, two[name]), name
     first, second = ([entry for entry in history(folder) if "loss" in entry] for folder in (whole, cut))
     assert first == second and len(first) == 9  # the record of the whole training holds the last process's mean
+
+
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/two_cpu_processes.yaml"],
+}
+
+
+def worker(launcher: int, rank: int) -> int:
+    """The process with this rank among the children of a launcher."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in variables:
+            return int(folder.name)
+    raise LookupError(f"{launcher} has no child of rank {rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the workers in /proc")
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_launcher_names_the_dead_passes_sigterm_on_and_resumes(arguments, tmp_path, name):
+    argv = [*arguments, *batch_sizes(3, 4), *STEPWISE, "--resume_from_checkpoint", "true", "--num_train_epochs", "6"]
+    argv += ["--output_dir", str(tmp_path), "--ddp_backend", "gloo", "--use_cpu", "true"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, *LAUNCHERS[name], str(REPOSITORY / "train.py"), *argv]
+    said, saved = {}, []
+    for moment in ("kill", "terminate", "finish"):
+        log = tmp_path / f"{moment}.log"
+        with open(log, "w", encoding="utf-8") as stream:
+            launcher = subprocess.Popen(command, env=environment, cwd=REPOSITORY, stdout=stream, stderr=stream)
+        try:
+            if moment != "finish":
+                goal = max(saved, default=0) + 2
+                while not (tmp_path / f"checkpoint-{goal}").is_dir() and launcher.poll() is None:
+                    time.sleep(0.1)
+            if moment == "kill":
+                os.kill(worker(launcher.pid, 1), signal.SIGKILL)
+            elif moment == "terminate":
+                launcher.send_signal(signal.SIGTERM)
+            code = launcher.wait(600)
+        finally:
+            launcher.kill()
+        said[moment] = log.read_text(encoding="utf-8", errors="replace")
+        assert (code == 0) == (moment == "finish"), said[moment][-3000:]
+        saved.append(newest(tmp_path))
+    assert "Signal 9 (SIGKILL)" in said["kill"] and "rank      : 1 " in said["kill"], said["kill"][-3000:]
+    assert "SIGTERM: saved" in said["terminate"], said["terminate"][-3000:]
+    assert saved[0] < saved[1] < saved[2] == 18 and (tmp_path / "results.json").is_file()
