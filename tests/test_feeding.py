@@ -231,7 +231,7 @@ def test_sound_files_beside_the_picture_train_too(shards, tmp_path, toy):
         table = table.cast_column("video", Video(decode=False))
         table = table.add_column("audio", table["video"][:], feature=Audio(decode=False))
         table.select_columns(["video", "audio", "label"]).to_parquet(folder / shard.name)
-    arguments = ["--streaming", "--max_steps", "2", "--modalities", "audio", *QUICK]
+    arguments = ["--streaming", "--max_steps", "2", "--modalities", "audio", "--group", "none", *QUICK]
     results = recipe.main([toy, "--data", str(folder), "--output_dir", str(tmp_path / "run"), *arguments])
     assert {row["input"] for row in results["rows"]} == {"audio"}
 
