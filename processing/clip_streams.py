@@ -141,7 +141,8 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     def _item(self, row: dict[str, Any], recent: Iterable[dict[str, Any]], epoch: int) -> dict | None:
         number = int.from_bytes(hashlib.blake2b(row["clip_id"].encode(), digest_size=7).digest(), "big")
-        pairs = _ShownPair([row, *recent], number, epoch, self.reader, **self._options)
+        others = recent if self.mismatch_probability > 0 else ()
+        pairs = _ShownPair([row, *others], number, epoch, self.reader, **self._options)
         pairs.draw(self.mismatch_probability)
         try:
             return pairs[0]

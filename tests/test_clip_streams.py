@@ -20,6 +20,7 @@ from clip_factory import numbered_frames, read_number, tone
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value, Video
 from torch.utils.data import DataLoader
 
+from processing import clip_dataset, stream_sources
 from processing.augmentation import ClipAugmentation
 from processing.clip_dataset import ClipDataset
 from processing.clip_streams import POSITION, ClipStream, StreamBatches
@@ -234,7 +235,8 @@ def test_sound_of_its_own_and_windows(clips, processor, tmp_path):
 
 
 def test_labels_of_segments_and_several_labels_a_clip(clips, processor, tmp_path):
-    pytest.importorskip("processing.clip_targets", reason="this checkout has one label a clip")
+    if not hasattr(clip_dataset, "ClipTargets"):
+        pytest.skip("this checkout has one label a clip")
     segments = {
         "segment_labels": (lambda number: [number % 3, -100], List(Value("int64"))),
         "segment_windows": (lambda number: [[0.0, 0.2], [0.1, 0.3]], List(List(Value("float64")))),
@@ -268,6 +270,33 @@ def test_clips_by_path_stay_in_their_folder(clips, tmp_path):
         else:
             with pytest.raises(ClipError, match="leaves the folder"):
                 source.reader(next(iter(source.splits["train"])))
+
+
+def test_a_data_set_on_the_hub_is_found_by_name(parquet, clips, monkeypatch):
+    asked = []
+    load = stream_sources.load_dataset_builder
+
+    def answer(path, revision=None, **options):
+        asked.append((path, revision))
+        shards = sorted(map(str, parquet.glob("train-*")))
+        return load("parquet", data_files={"train": shards}, **options)
+
+    monkeypatch.setattr(stream_sources, "load_dataset_builder", answer)
+    for name in ("hf://datasets/user/set", "user/set", "hf://datasets/user/set@v2"):
+        source = open_source(name)
+        assert source.reader.folder is None and source.reader.names == tuple(NAMES) and source.lengths == {"train": 18}
+    assert asked == [("user/set", None), ("user/set", None), ("user/set", "v2")]
+    cells = next(iter(source.splits["train"]))
+    assert source.reader(cells)["video"]["bytes"] == clips[0]
+    for path, where in (("hf://datasets/user/set@v2/0.mp4", "there"), ("/etc/passwd", None), ("0.mp4", None)):
+        cells["video"] = {"path": path, "bytes": None}
+        if where:
+            assert source.reader(cells)["video"]["path"] == path
+        else:
+            with pytest.raises(ClipError, match="names a file that is not in it"):
+                source.reader(cells)
+    with pytest.raises(ValueError, match="write hf://datasets/user/name"):
+        open_source("hf://user/set")
 
 
 def test_remote_files_are_read_when_they_are_shown(clips, tmp_path):

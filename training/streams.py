@@ -138,7 +138,7 @@ def set_steps(run: RunArguments, length: int | None) -> None:
     Raises:
         ValueError: the number of clips is not known, and something is counted in epochs.
     """
-    per_step = run.per_device_train_batch_size * run.world_size * run.gradient_accumulation_steps
+    per_step = run.train_batch_size * run.world_size * run.gradient_accumulation_steps
     steps = None if length is None else max(1, math.ceil(length / per_step))
     unknown = "streaming: how many clips there are is not known (WebDataset shards do not say)"
     if run.max_steps <= 0:
@@ -158,7 +158,7 @@ def stream_batches(stream: ClipStream, collator: Any, run: TrainingArguments) ->
     """Batches for the Trainer, without end: `max_steps` is the end."""
     return StreamBatches(
         stream,
-        run.per_device_train_batch_size,
+        run.train_batch_size,
         collator,
         num_workers=run.dataloader_num_workers,
         pin_memory=run.dataloader_pin_memory,
