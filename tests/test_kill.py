@@ -144,12 +144,11 @@ def test_run_that_had_stopped_early_trains_no_further(arguments, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     trainee = run(stopping, whole)
     assert trainee.end() == 0, trainee.tail()
-    for saves in (3, 1):
-        trainee = run(stopping, cut)
-        trainee.wait_for("save", saves)
-        time.sleep(0.2 if saves == 3 else 0.4)
-        trainee.kill()
-        assert trainee.end() == -signal.SIGKILL
+    trainee = run(stopping, cut, kill_at_step=4)
+    assert trainee.end() == -signal.SIGKILL
+    trainee = run(stopping, cut, kill_at_test=True)
+    assert trainee.end() == -signal.SIGKILL
+    assert not (cut / "results.json").exists()
     trainee = run(stopping, cut)
     assert trainee.end() == 0, trainee.tail()
     assert_same_result(cut, whole)

@@ -40,6 +40,7 @@ def train(
     *,
     kill_at: int | None = None,
     kill_at_step: int | None = None,
+    kill_at_test: bool = False,
     term_at: int | None = None,
     environment: dict[str, str] | None = None,
     record: str | None = None,
@@ -50,6 +51,7 @@ def train(
         kill_at: end by SIGKILL just before the so-manieth operation on a file of a checkpoint that is being written,
             renamed or deleted (Python's audit events; `checkpoint-` in the path).
         kill_at_step, term_at: SIGKILL or SIGTERM comes at the beginning of the so-manieth step.
+        kill_at_test: SIGKILL comes after training, at the beginning of the first prediction.
         environment: variables that say which process of how many this is.
         record: file for what every batch held: whether it trained, and the labels of the clips that counted.
     """
@@ -88,8 +90,13 @@ def train(
         save(self, *args, **kwargs)
         saving = False
 
+    def die(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
     AudioVisualTrainer.training_step = step_and_tell
     AudioVisualTrainer._save_checkpoint = save_and_tell
+    if kill_at_test:
+        AudioVisualTrainer.predict = die
     if kill_at is not None:
         sys.addaudithook(count)
     if record is not None:
