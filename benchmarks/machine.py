@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the machine can do: the rate of a large matrix product in each dtype and the bandwidth of a copy."""
 
+import json
 import os
 import platform
 import re
@@ -72,3 +73,6 @@ def description(device: str = "cpu") -> dict[str, str | int]:
 
 
 __all__ = ["description", "measure", "product", "synchronize"]
+
+if __name__ == "__main__":
+    print(json.dumps(measure()))
