@@ -69,10 +69,10 @@ class MAAVTEmbeddings(nn.Module):
             )
         patches = self.patch_embeddings(images)
         class_token = self.cls_token if class_token is None else class_token
-        pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
+        pieces = [class_token.to(patches.dtype).expand(patches.shape[0], -1, -1), patches]
         positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
         if background is not None:
-            pieces.append(background.to(patches.dtype).expand(len(patches), 1, -1))
+            pieces.append(background.to(patches.dtype).expand(patches.shape[0], 1, -1))
             if positions.shape[1] == patches.shape[1] + 1:  # the background token has no position of its own
                 positions = nn.functional.pad(positions, (0, 0, 0, 1))
         return self.dropout(torch.cat(pieces, dim=1) + positions)

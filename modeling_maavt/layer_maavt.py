@@ -63,7 +63,7 @@ class MAAVTLayer(ViTLayer):
             if video_rows is not None:
                 kwargs["rows"] = torch.cat([video_rows, audio_rows])
             states, _ = part(torch.cat([video, audio]), **kwargs)
-            video, audio = states.split([len(video), len(audio)])
+            video, audio = states.split([video.shape[0], audio.shape[0]])
             return video, audio, None, None
         results = []
         for stream, rows in ((video, video_rows), (audio, audio_rows)):

@@ -193,7 +193,7 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
                     kept = stream if index == start else stream[:, : stream.shape[1] - len(block_tokens)]
                     if index == start > 0 and tokens.background is not None:
                         block_tokens = torch.cat([tokens.background.to(stream.dtype), block_tokens])
-                    streams[name] = torch.cat([kept, block_tokens.expand(len(stream), -1, -1)], dim=1)
+                    streams[name] = torch.cat([kept, block_tokens.expand(stream.shape[0], -1, -1)], dim=1)
             if output_localization and index == last:
                 for (name, stream), patches in zip(streams.items(), num_patches, strict=True):
                     maps[name] = None if stream is None else layer.class_attention(stream, patches)
@@ -372,7 +372,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
             return None
         if self.config.prompt_start_layer:  # no token has entered yet
             return (initial, *encoded.audio_hidden_states)
-        own = torch.cat([tokens.audio[0], tokens.shared[0]]).to(initial.dtype).expand(len(initial), -1, -1)
+        own = torch.cat([tokens.audio[0], tokens.shared[0]]).to(initial.dtype).expand(initial.shape[0], -1, -1)
         return (torch.cat([initial, own], dim=1), *encoded.audio_hidden_states)
 
     @torch.no_grad()
