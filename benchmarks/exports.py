@@ -34,7 +34,7 @@ NEEDED = {"int8": ("torchao",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 
 def demo_tensors(folder: str) -> dict[str, tuple[Inputs, torch.Tensor]]:
     """Inputs and labels of the demo's training and test clips."""
-    demo = write_demo(Path(folder) / "demo", DemoSettings(num_train=512, num_validation=20, num_test=200))
+    demo = write_demo(Path(folder) / "demo", DemoSettings(num_train=320, num_validation=20, num_test=160))
     sound = MAAVTFeatureExtractor(num_bins=32, num_frames=48)
     processor = MAAVTProcessor(sound, MAAVTVideoProcessor(frames_per_clip=4, size={"height": 32, "width": 32}))
     tables, _ = build_clip_table(demo, check="none")
@@ -48,7 +48,7 @@ def demo_tensors(folder: str) -> dict[str, tuple[Inputs, torch.Tensor]]:
 NAMES = ("pixel_values_videos", "input_features")
 
 
-def small_model(inputs: Inputs, labels: torch.Tensor, steps: int = 250) -> MAAVTForAudioVisualClassification:
+def small_model(inputs: Inputs, labels: torch.Tensor, steps: int = 200) -> MAAVTForAudioVisualClassification:
     """A ViT of 4 blocks and width 192, trained from random weights."""
     torch.manual_seed(0)
     vision = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4}

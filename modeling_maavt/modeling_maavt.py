@@ -5,6 +5,7 @@
 Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L blocks, P patches, C classes, n tokens.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -406,6 +407,15 @@ class MAAVTModel(MAAVTPreTrainedModel):
             None if states is None else states.unflatten(0, tuple(images.shape[:2]))
             for states, images in zip(streams, (pixel_values_videos, input_features), strict=True)
         )
+
+    def block_states_fingerprint(self) -> str:
+        """20 hexadecimal digits of the weights that `block_states` reads: states kept under it stay those of this model."""
+        digest = hashlib.sha256(str(self.config.position_interpolation).encode())
+        for module in (self.embeddings, *self.encoder.layers[: self.config.prompt_start_layer]):
+            for name, value in module.state_dict().items():
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:20]
 
     def _check_block_states(self, frames: torch.Tensor | None, spectrograms: torch.Tensor | None, maps: bool | None):
         if self.config.prompt_start_layer == 0:

@@ -4,11 +4,21 @@
 
 import pytest
 import torch
+from clip_factory import numbered_frames, tone
 from peft import get_peft_model
 from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import ViTConfig, ViTModel
 
 from modeling_maavt import MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
+from processing.block_state_cache import BlockStateCollator, build_block_state_cache
+from processing.clip_dataset import ClipDataset
+from processing.clip_tables import build_clip_table
+from processing.clip_writing import write_clip
+from processing.collators import AudioVisualCollator
+from processing.feature_cache import build_feature_cache
+from processing.feature_extraction_maavt import MAAVTFeatureExtractor
+from processing.processing_maavt import MAAVTProcessor
+from processing.video_processing_maavt import MAAVTVideoProcessor
 
 
 LABELS = {"labels": torch.tensor([0, 1, 2, 3]), "is_matched": torch.tensor([True, True, True, False])}
@@ -98,3 +108,56 @@ def test_one_stream_hidden_states_and_errors():
     ):
         with pytest.raises(Exception, match=message):
             tiny_config(**values)
+
+
+# ---- states on the disk
+
+
+def test_kept_states_train_the_model_as_clips_do(tmp_path):
+    processor = MAAVTProcessor(
+        MAAVTFeatureExtractor(
+            sampling_rate=4000, n_fft=256, win_length=256, hop_length=62, num_bins=32, num_frames=32
+        ),
+        MAAVTVideoProcessor(size={"height": 32, "width": 32}),
+    )
+    rows = ["file_name,label,group,split"]
+    for number in range(6):
+        sound = None if number == 5 else tone(0.5, frequency=300 + 60 * number)
+        write_clip(tmp_path / f"{number}.mp4", numbered_frames(10 + number)[number:], sound, fps=20)
+        rows.append(f"{number}.mp4,c{number % 3},g{number},train")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    tables, _ = build_clip_table(tmp_path, check="none", validation_fraction=0, test_fraction=0, require=("video",))
+    features = build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2)
+    model = tiny_model(prompt_start_layer=1)
+    trunk, calls = model.maavt, []
+
+    def states_of(**inputs):
+        calls.append(inputs)
+        return trunk.block_states(**inputs)
+
+    def build():
+        return build_block_state_cache(tmp_path / "cache", features, states_of, trunk.block_states_fingerprint())
+
+    states = build()
+    assert len(calls) == 2 and not list((tmp_path / "cache").rglob("*.part"))
+    options = {"training": True, "mismatch_probability": 0.5, "num_frames": 2, "seed": 3, "on_missing": "none"}
+    clips = ClipDataset(features.tables["train"], features, **options)
+    kept = ClipDataset(states.tables["train"], states, **options)
+    expected = AudioVisualCollator()([clips[index] for index in range(6)])
+    found = BlockStateCollator()([kept[index] for index in range(6)])
+    assert found["video_block_states"].shape == (6, 2, 17, 64) and found["video_block_states"].dtype == torch.bfloat16
+    assert found["has_audio"].tolist() == expected["has_audio"].tolist() and not found["has_audio"].all()
+    assert found["is_matched"].tolist() == expected["is_matched"].tolist()
+    with torch.no_grad():
+        torch.testing.assert_close(model(**found).logits, model(**expected).logits, atol=2e-2, rtol=2e-2)
+
+    build()
+    assert len(calls) == 2  # nothing is computed twice
+    with torch.no_grad():
+        trunk.encoder.layers[0].mlp.fc1.weight.add_(0.1)
+    build()
+    assert len(calls) == 4  # other weights, other states
+
+    changing = build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2, sound="waveform")
+    with pytest.raises(ValueError, match="change from epoch to epoch"):
+        build_block_state_cache(tmp_path / "cache", changing, states_of, "0")
