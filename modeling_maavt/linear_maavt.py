@@ -121,6 +121,8 @@ def is_exact_gelu(activation: Callable | None) -> bool:
 
 def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> PackedLinears | None:
     """The packed weights, or None where the plain path has to be taken."""
+    if torch.compiler.is_compiling():
+        return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     if not (on_fast_cpu(states, dtype) and all(is_plain(module) for module in modules)):
         return None
@@ -146,9 +148,11 @@ def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> Packed
 
 def on_fast_cpu(states: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN can compute with these states here and now: not while a graph is traced or transformed."""
-    if states.device.type != "cpu" or type(states) is not torch.Tensor or not torch.backends.mkldnn.is_available():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # asked first: nothing below can be traced
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if states.device.type != "cpu" or type(states) is not torch.Tensor or torch._C._are_functorch_transforms_active():
+        return False
+    if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

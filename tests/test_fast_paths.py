@@ -253,3 +253,21 @@ def test_lora_is_trained_beside_packed_layers_and_merges(monkeypatch):
         close(merged(**inputs).logits, tuned, torch.float32)
         again = copy.deepcopy(merged)(**inputs).logits
     close(again, tuned, torch.float32)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_compiles_to_one_graph_and_stays_compiled(training):
+    torch._dynamo.reset()
+    model = wide_model().train(training)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    labels = {"labels": torch.tensor([0, 1, 2, 3]), "is_matched": torch.tensor([True, True, True, False])}
+    with torch._dynamo.config.patch(error_on_recompile=True), torch.set_grad_enabled(training):
+        for seed in (1, 2):
+            inputs = {**tiny_inputs(seed=seed), **(labels if training else {})}
+            found = compiled(**inputs)
+            if training:
+                found.loss.backward()
+    expected = model.eval()(**inputs)
+    if not training:
+        close(found.logits, expected.logits, torch.float32)
+    torch._dynamo.reset()
