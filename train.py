@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_maavt import GradientModulation
+from processing.class_balance import BalancedSampler, sampling_weights
 from processing.clip_tables import report_text
 from processing.collators import AudioVisualCollator
 from processing.mixup import PairMixUp
@@ -27,8 +28,9 @@ from training.class_reports import write_class_reports
 from training.class_weights import balanced_class_weights
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
-from training.evaluation import evaluation_table, markdown_table, match_threshold, write_results
+from training.evaluation import evaluation_table, match_threshold, predict, write_results
 from training.feeding import clip_source
+from training.official_scores import official_scores, official_tables
 from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.plots import plots_of_run
 from training.retrieval import retrieval_scores
@@ -104,6 +106,9 @@ def main(argv: list[str] | None = None) -> dict:
         eval_dataset=validation_set,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
+        train_sampler=BalancedSampler(sampling_weights(tables["train"]), args.seed)
+        if data_args.sampling == "balanced"
+        else None,
         mixup=PairMixUp(data_args.mixup_alpha, len(label_names), args.seed, multi_label)
         if data_args.mixup_alpha
         else None,
@@ -113,7 +118,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     # Test: audio only, video only, both, under every noise condition; the threshold comes from validation.
     threshold = match_threshold(trainer, validation_set) if mining else None
-    rows, records = evaluation_table(
+    rows, records, predictions = evaluation_table(
         trainer,
         partial(dataset, "test"),
         label_names,
@@ -123,6 +128,8 @@ def main(argv: list[str] | None = None) -> dict:
         bootstrap_samples=eval_args.bootstrap_samples,
         seed=args.seed,
     )
+    on_validation = partial(predict, trainer, dataset("validation", noise_db=data_args.train_noise_db))
+    official = official_scores(predictions, tables["test"], label_names, on_validation)
     if eval_args.baseline and args.should_save and not streaming:  # it is fitted on a table
         rows += baseline_rows(
             untouched_backbone(model_args.model_name_or_path, model_args.revision).to(args.device),
@@ -140,7 +147,7 @@ def main(argv: list[str] | None = None) -> dict:
     # Results, checkpoint, adapter, card.
     whole = whole_model(trainer, build)
     results = describe(arguments, model, report)
-    results |= {
+    results |= official | {
         "rows": rows,
         "threshold": threshold,
         "epochs": training.metrics["epoch"],
@@ -153,13 +160,13 @@ def main(argv: list[str] | None = None) -> dict:
         logger.info("retrieval among the test clips: %s", results["retrieval"])
     if args.should_save:
         output = Path(args.output_dir)
-        write_results(output, results, records)
+        write_results(output, results, records, official_tables(official))
         write_class_reports(output)
         plots_of_run(output)
         paths = save_outputs(output, whole, processor, results, args.hub_model_id)
         if args.push_to_hub:
             upload(paths[eval_args.hub_upload], args)
-        print(markdown_table(rows))
+        print((output / "results.md").read_text(encoding="utf-8"))
         print("\n".join(f"{kind}: {path}" for kind, path in paths.items()))
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -191,6 +191,11 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
     for key, kind in of_segments.items():
         if key in rows[0]:
             features[key] = List(Value(kind)) if kind else List(List(Value("float64")))
+    # what sampling (`weight`) and VGGSounder's evaluation (`modalities`: A, V or AV for each label) read
+    if all(_is_number(row["cells"].get("weight")) for row in rows):
+        features["weight"] = Value("float64")
+    if several and all(isinstance(row["cells"].get("modalities"), list) for row in rows):
+        features["modalities"] = List(Value("string"))
     parts = {}
     for side in SPLITS:
         chosen = [row for row, of in zip(rows, sides, strict=True) if of == side]
@@ -201,6 +206,10 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
             [names.index(name) for name in row["label"]] if several else names.index(row["label"]) for row in chosen
         ]
         columns["clip_id"] = [_clip_id(row) for row in chosen]
+        if "weight" in features:
+            columns["weight"] = [float(row["cells"]["weight"]) for row in chosen]
+        if "modalities" in features:
+            columns["modalities"] = [row["cells"]["modalities"] for row in chosen]
         if "segment_labels" in features:
             columns["segment_labels"] = [
                 [IGNORED_LABEL if name is None else names.index(name) for name in row["segment_labels"]]
@@ -208,6 +217,13 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
             ]
         parts[side] = Dataset.from_dict(columns, features=Features(features))
     return DatasetDict(parts)
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        return cell is not None and isinstance(float(cell), float)
+    except (TypeError, ValueError):
+        return False
 
 
 def _clip_id(row: dict[str, Any]) -> str:

@@ -156,6 +156,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Fields of ClipAugmentation; an empty mapping takes its defaults; None is off."},
     )
+    sampling: Literal["shuffle", "balanced"] = field(
+        default="shuffle",
+        metadata={
+            "help": "balanced: draw training clips so that rare classes are seen as often as common ones, some of them "
+            "several times an epoch; by the table's column `weight` where it has one (AudioSet). shuffle: each clip once."
+        },
+    )
     mixup_alpha: float = field(
         default=0.0,
         metadata={
@@ -360,6 +367,7 @@ def check_streaming(data: DataArguments, run: RunArguments) -> None:
         "split": data.split not in (None, "none", "split"),
         "segments": getattr(data, "segments", None),
         "class_weights": getattr(run, "class_weights", "none") != "none",
+        "sampling": data.sampling != "shuffle",
     }
     for name, value in needs_table.items():
         if value:
