@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 
 from .arguments import read_yaml
-from .evaluation import markdown_table, write_text
-from .repeated_runs import MEASURED, Run, circumstances, run_all, shown, threads_per_run, with_spread
+from .repeated_runs import MEASURED, Run, add_run_options, circumstances, run_all, shown, with_spread, write_table
 
 
 COLUMNS = {
@@ -104,11 +103,8 @@ def aggregate(runs: list[tuple[dict, dict]]) -> list[dict]:
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file with base and variants")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=None, help="names of variants; default: all")
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time; the cores are shared out among them")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/compare"), help="folder for the single runs")
-    parser.add_argument("--out", type=Path, required=True, help="result files without suffix")
+    add_run_options(parser, "outputs/compare")
     own, rest = parser.parse_known_args(argv)
     begin = time.time()
     runs = run_all(comparison_runs(own.config, rest, own.seeds, own.only), own.runs, own.parallel)
@@ -122,19 +118,10 @@ def main(argv: list[str] | None = None) -> dict:
         "splits": runs[0][1]["splits"],
         "rows": rows,
     }
-    write_text(own.out.with_suffix(".json"), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    text = (
-        f"`{results['command']}`\n\n{len(runs)} runs, {results['minutes_per_run']['mean']} minutes each on average, "
-    )
-    text += (
-        f"{threads_per_run(own.parallel)} thread(s) per run; mean ± standard deviation over {len(own.seeds)} seeds. "
-    )
-    text += "Seconds per epoch hold training and validation, of the fastest seed.\n\n"
     seconds = [f"{row['seconds_per_epoch']:.1f}" if "seconds_per_epoch" in row else None for row in rows]
     rows = [row | {"seconds_per_epoch": value} for row, value in zip(shown(rows), seconds, strict=True)]
-    table = markdown_table(rows, COLUMNS)
-    write_text(own.out.with_suffix(".md"), f"{text}{table}\n")
-    print(table)
+    note = "Seconds per epoch hold training and validation, of the fastest seed."
+    write_table(own, results, len(runs), rows, COLUMNS, note)
     return results
 
 
