@@ -35,7 +35,7 @@ from training.outputs import clear_checkpoints, describe, save_outputs, upload, 
 from training.plots import plots_of_run
 from training.retrieval import retrieval_scores
 from training.streams import StreamCallback, is_stream, make_stream, open_tables, set_steps
-from training.trainer import AudioVisualTrainer, compute_metrics
+from training.trainer import AudioVisualTrainer, best_checkpoint, compute_metrics
 from training.tuning import build_model
 
 
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> dict:
         train_set = dataset("train", training=True)
     mining = data_args.mismatch_probability > 0 and len(data_args.modalities) == 2
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
+    dataset("test", mismatched_copies=mining)  # what is wrong with it shall be known before training
 
     if args.class_weights == "balanced":  # of the loss alone: no checkpoint holds them
         model.set_class_weights(balanced_class_weights(tables["train"], len(label_names)))
@@ -115,6 +116,9 @@ def main(argv: list[str] | None = None) -> dict:
     )
     training = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
+    logger.info(
+        "trained %.1f epochs; goes on with %s", training.metrics["epoch"], best_checkpoint(trainer) or "the last step"
+    )
 
     # Test: audio only, video only, both, under every noise condition; the threshold comes from validation.
     threshold = match_threshold(trainer, validation_set) if mining else None
@@ -151,6 +155,7 @@ def main(argv: list[str] | None = None) -> dict:
         "rows": rows,
         "threshold": threshold,
         "epochs": training.metrics["epoch"],
+        "best": best_checkpoint(trainer),
         "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
         "minutes": round((time.time() - begin) / 60, 2),
     }

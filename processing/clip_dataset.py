@@ -269,7 +269,7 @@ class ClipDataset(torch.utils.data.Dataset):
             if not any(self._is_partner(row, partner) for partner in range(len(self.table))):
                 raise ValueError(
                     f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
-                    "leave mismatched pairs out"
+                    "leave mismatched pairs out (mismatch_probability 0)"
                 )
 
     def _check_segments(self) -> None:

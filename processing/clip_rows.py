@@ -15,7 +15,7 @@ from .clips import safe_join
 from .prepared_folders import is_prepared, load_prepared, read_report
 
 
-CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 SEGMENT_COLUMNS = ("segment_labels", "segment_matched", "segment_windows")
 
 

@@ -14,7 +14,7 @@ from .clip_checks import CHECKS, usable_rows
 from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
 from .clip_targets import IGNORED_LABEL, ClipTargets
-from .prepared_folders import is_prepared
+from .prepared_folders import is_prepared, read_report
 
 
 def build_clip_table(
@@ -111,6 +111,7 @@ def build_clip_table(
         "seed": seed,
         "splits": {side: _count(part, names) for side, part in table.items()},
         "skipped": skipped,
+        "left_out_before": _left_out_before(data) if prepared else {},
         "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
         "warnings": warnings,
     }
@@ -219,6 +220,12 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
     return DatasetDict(parts)
 
 
+def _left_out_before(folder: Any) -> dict[str, int]:
+    """What `processing.prepare` left out of the set, by status."""
+    total = read_report(Path(folder))["total"]
+    return {status: number for status, number in total.items() if status not in ("listed", "found", "used") and number}
+
+
 def _is_number(cell: Any) -> bool:
     try:
         return cell is not None and isinstance(float(cell), float)
@@ -244,5 +251,8 @@ def _name(data: Any) -> str:
 
 def _reasons(skipped: list[dict[str, Any]], warnings: list[str]) -> str:
     reasons = Counter(entry["reason"].split(":")[0] for entry in skipped)
-    lines = [f"{number} {reason}" for reason, number in reasons.items()] + warnings
+    first = {}
+    for entry in skipped:
+        first.setdefault(entry["reason"].split(":")[0], f"{entry['file']}: {entry['reason']}")
+    lines = [f"{number} {reason} (first: {first[reason]})" for reason, number in reasons.items()] + warnings
     return "; ".join(lines) or "It holds none."

@@ -277,6 +277,13 @@ def test_crema_d_speaker_disjoint(crema_d, tmp_path):
     assert any("train: 21 clips listed, the published split has 5144" in text for text in report["warnings"])
 
 
+def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(crema_d, tmp_path):
+    _, tables, problems = run("crema_d", crema_d, tmp_path / "out", "--require", "video")
+    assert problems["1001_DFA_NEU_XX"] == "missing" and "1001_DFA_HAP_XX" not in problems
+    row = next(row for row in tables["train"] if row["clip_id"] == "1001_DFA_HAP_XX")
+    assert row["audio"] is None and row["video"]["path"].endswith(".flv")
+
+
 def test_crema_d_published_split_has_91_actors():
     assert len(set(VALIDATION_ACTORS)) == 9 and len(set(TEST_ACTORS)) == 19
     assert not set(VALIDATION_ACTORS) & set(TEST_ACTORS)

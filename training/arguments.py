@@ -186,7 +186,9 @@ class EvaluationArguments:
         default=False,
         metadata={"help": "Also measure how well picture finds sound, and sound picture, among the test clips."},
     )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamplings of the groups for the 95 % interval."})
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings of the groups for the 95 %% interval."}
+    )
     model_title: str | None = field(default=None, metadata={"help": "Title of the model card."})
     data_name: str | None = field(default=None, metadata={"help": "Name of the data; None: its folder's."})
     data_description: str | None = field(default=None, metadata={"help": "One sentence on the data, for the card."})

@@ -64,16 +64,23 @@ def build_model(
     Returns a `PeftModel` for `tuning: adapter`, `lora` and `lavish`, else a plain `MAAVTForAudioVisualClassification`.
     """
     torch.manual_seed(seed)
-    model = MAAVTForAudioVisualClassification.from_pretrained(
-        arguments.model_name_or_path,
-        revision=arguments.revision or "main",
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
-        ignore_mismatched_sizes=True,
-        dtype=getattr(torch, arguments.backbone_dtype),
-        attn_implementation=arguments.attn_implementation,
-        **config_changes(arguments, modalities, labels),
-    )
+    changes = config_changes(arguments, modalities, labels)
+    try:
+        model = MAAVTForAudioVisualClassification.from_pretrained(
+            arguments.model_name_or_path,
+            revision=arguments.revision or "main",
+            id2label=dict(enumerate(label_names)),
+            label2id={name: i for i, name in enumerate(label_names)},
+            ignore_mismatched_sizes=True,
+            dtype=getattr(torch, arguments.backbone_dtype),
+            attn_implementation=arguments.attn_implementation,
+            **changes,
+        )
+    except OSError as error:
+        raise OSError(
+            f"model_name_or_path: {arguments.model_name_or_path} is no folder with a ViT checkpoint, and cannot be had "
+            "from the Hub or its cache; give a folder with config.json and weights, or a name of the Hub"
+        ) from error
     if arguments.tuning == "linear_probe":
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
