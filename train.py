@@ -36,7 +36,7 @@ from training.plots import plots_of_run
 from training.retrieval import retrieval_scores
 from training.streams import StreamCallback, is_stream, make_stream, open_tables, set_steps
 from training.trainer import AudioVisualTrainer, best_checkpoint, compute_metrics
-from training.tuning import build_model
+from training.tuning import build_model, check_classes
 
 
 logger = logging.getLogger("train")
@@ -65,6 +65,8 @@ def main(argv: list[str] | None = None) -> dict:
     # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
     build = partial(build_model, model_args, label_names, data_args.modalities, args.seed, report["labels"])
     model = build()
+    if args.evaluate_only:
+        check_classes(model_args, label_names)
     if not model.config.background_mining:
         data_args.mismatch_probability = 0.0  # without a match head a mismatched pair would teach nothing
 
@@ -89,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     # Training: the best checkpoint on validation is the one that goes on.
     checkpoint = checkpoint_to_resume(args)
-    if checkpoint is None and args.should_save:
+    if checkpoint is None and args.should_save and not args.evaluate_only:
         clear_checkpoints(args)
     if checkpoint is not None and (step := stopped_early(checkpoint, args.early_stopping_patience)):
         args.max_steps = step  # that run had come to its end
@@ -114,11 +116,13 @@ def main(argv: list[str] | None = None) -> dict:
         if data_args.mixup_alpha
         else None,
     )
-    training = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_state()
-    logger.info(
-        "trained %.1f epochs; goes on with %s", training.metrics["epoch"], best_checkpoint(trainer) or "the last step"
-    )
+    if args.evaluate_only:
+        trained = {"epochs": 0.0, "training_minutes": 0.0}
+    else:
+        done = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trained = {"epochs": done["epoch"], "training_minutes": round(done["train_runtime"] / 60, 2)}
+        trainer.save_state()
+        logger.info("%.1f epochs; on goes %s", done["epoch"], best_checkpoint(trainer) or "the last step")
 
     # Test: audio only, video only, both, under every noise condition; the threshold comes from validation.
     threshold = match_threshold(trainer, validation_set) if mining else None
@@ -151,14 +155,16 @@ def main(argv: list[str] | None = None) -> dict:
     # Results, checkpoint, adapter, card.
     whole = whole_model(trainer, build)
     results = describe(arguments, model, report)
-    results |= official | {
-        "rows": rows,
-        "threshold": threshold,
-        "epochs": training.metrics["epoch"],
-        "best": best_checkpoint(trainer),
-        "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
-        "minutes": round((time.time() - begin) / 60, 2),
-    }
+    results |= (
+        official
+        | trained
+        | {
+            "rows": rows,
+            "threshold": threshold,
+            "best": best_checkpoint(trainer),
+            "minutes": round((time.time() - begin) / 60, 2),
+        }
+    )
     if eval_args.retrieval and args.should_save:
         sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
         results["retrieval"] = retrieval_scores(whole.to(args.device), dataset("test"), *sizes)
@@ -168,7 +174,7 @@ def main(argv: list[str] | None = None) -> dict:
         write_results(output, results, records, official_tables(official))
         write_class_reports(output)
         plots_of_run(output)
-        paths = save_outputs(output, whole, processor, results, args.hub_model_id)
+        paths = {} if args.evaluate_only else save_outputs(output, whole, processor, results, args.hub_model_id)
         if args.push_to_hub:
             upload(paths[eval_args.hub_upload], args)
         print((output / "results.md").read_text(encoding="utf-8"))

@@ -63,6 +63,19 @@ def test_help_lists_every_option(capsys):
     assert end.value.code == 0 and "--bootstrap_samples" in capsys.readouterr().out
 
 
+def test_a_saved_model_is_measured_again(finished, toy, tmp_path):
+    results, output = finished
+    options = ["--evaluation_noise_db", "clean", "-5", "--baseline", "false", "--evaluate_only", "true"]
+    model = ["--model_name_or_path", str(output / "model")]
+    again = recipe.main([toy, "--output_dir", str(tmp_path / "again"), *model, *options])
+    ours = [row for row in results["rows"] if row["model"] == "maavt"]
+    for one, other in zip(ours, again["rows"], strict=True):
+        assert one["top1"] == other["top1"] and one.get("match_auroc") == pytest.approx(other.get("match_auroc"))
+    assert (tmp_path / "again" / "predictions.csv").is_file() and not (tmp_path / "again" / "model").exists()
+    with pytest.raises(ValueError, match="evaluate_only: .* is a vit model"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--evaluate_only", "true"])
+
+
 def test_the_best_epoch_is_told(finished):
     results, output = finished
     history = [entry for entry in state_of(output)["log_history"] if "eval_top1" in entry]

@@ -230,6 +230,12 @@ class RunArguments(TrainingArguments):
         default="none",
         metadata={"help": "balanced: rare classes weigh more in the loss, by their counts among the training clips."},
     )
+    evaluate_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Measure the maavt checkpoint in model_name_or_path on the test clips; train nothing, write no model."
+        },
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Print counts, one batch, memory and a time estimate; train nothing."}
     )
@@ -347,6 +353,8 @@ def check_arguments(
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
+    if run.evaluate_only and (run.dry_run or run.push_to_hub or run.resume_from_checkpoint):
+        raise ValueError("evaluate_only: trains and writes no model; leave dry_run, push_to_hub and resume out")
     if evaluation.retrieval and len(data.modalities) == 1:
         raise ValueError(f"retrieval: needs picture and sound, but modalities is {data.modalities}; give both")
     for condition in evaluation.evaluation_noise_db:
