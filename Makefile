@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow quality style clean
+.PHONY: demo test test-slow bench bench-gpu quality style clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -24,6 +24,16 @@ test: quality  ## the whole fast suite
 
 test-slow: .venv/.installed  ## the checks that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+.venv/.bench: .venv/.installed
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
+	touch $@
+
+bench: .venv/.bench  ## every figure of docs/performance.md on this machine, into BENCH_OUT (benchmarks/results/)
+	$(BIN)/python -m benchmarks.bench
+
+bench-gpu: .venv/.installed  ## the same table on one GPU; benchmarks/gpu.py says what it needs
+	$(BIN)/python -m benchmarks.gpu
 
 quality: .venv/.installed  ## lint and format, changes nothing
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -18,10 +18,12 @@ from transformers.models.vit.modeling_vit import ViTLayer
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .attention_maavt import MAAVTAttention
 from .configuration_maavt import MAAVTConfig
 from .embeddings_maavt import MAAVTEmbeddings
 from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection, MAAVTRunningNorm
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
+from .linear_maavt import linears
 from .loading_maavt import MAAVTCheckpointLoading
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
 from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
@@ -38,16 +40,28 @@ class MAAVTLayer(ViTLayer):
     Only LAVISH adapters let them meet: `meet(site, video, audio)` gives what they add to both (docs/maavt.md, 9).
     """
 
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.attention = MAAVTAttention(config)
+
     def forward(
         self,
         video: torch.Tensor | None,
         audio: torch.Tensor | None,
         meet: Callable | None = None,
+        read: tuple[list[int], list[int]] | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """`[Nv, len, D]` and `[Na, len, D]` to `(video, audio, video_attentions, audio_attentions)`."""
+        """`[Nv, len, D]` and `[Na, len, D]` to `(video, audio, video_attentions, audio_attentions)`.
+
+        With `read`, the positions of either stream that are read afterwards, only those rows are computed: `[N, R, D]`.
+        """
         if meet is None:
-            return self.on_both(self.block, video, audio, **kwargs)
+            rows = (
+                stream if stream is None or read is None else stream[:, positions]
+                for stream, positions in zip((video, audio), read or (None, None), strict=True)
+            )
+            return self.on_both(self.block, video, audio, *(() if read is None else rows), **kwargs)
         changes = meet(0, video, audio)
         video, audio, *attentions = self.on_both(self.attend, video, audio, **kwargs)
         video, audio = video + changes[0], audio + changes[1]
@@ -55,28 +69,48 @@ class MAAVTLayer(ViTLayer):
         video, audio, *_ = self.on_both(self.transform, video, audio)
         return video + changes[0], audio + changes[1], *attentions
 
-    def on_both(self, part: Callable, video: torch.Tensor | None, audio: torch.Tensor | None, **kwargs) -> tuple:
+    def on_both(
+        self,
+        part: Callable,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        video_rows: torch.Tensor | None = None,
+        audio_rows: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple:
         """`part` of the block over both streams, stacked where they have one length; states first, then weights."""
         one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
         # eager attention returns its weights, which have to be recorded stream by stream
         if one_length and self.attention.config._attn_implementation != "eager":
+            if video_rows is not None:
+                kwargs["rows"] = torch.cat([video_rows, audio_rows])
             states, _ = part(torch.cat([video, audio]), **kwargs)
             video, audio = states.split([len(video), len(audio)])
             return video, audio, None, None
-        video, video_attentions = (None, None) if video is None else part(video, **kwargs)
-        audio, audio_attentions = (None, None) if audio is None else part(audio, **kwargs)
-        return video, audio, video_attentions, audio_attentions
+        results = []
+        for stream, rows in ((video, video_rows), (audio, audio_rows)):
+            chosen = kwargs if rows is None else {**kwargs, "rows": rows}
+            results.append((None, None) if stream is None else part(stream, **chosen))
+        return results[0][0], results[1][0], results[0][1], results[1][1]
 
-    def block(self, states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
-        states, weights = self.attend(states, **kwargs)
+    def block(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        states, weights = self.attend(states, rows, **kwargs)
         return self.transform(states)[0], weights
 
-    def attend(self, states: torch.Tensor, **kwargs) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def attend(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if rows is not None:
+            kwargs["queries"] = self.layernorm_before(rows)
         attended, weights = self.attention(self.layernorm_before(states), None, **kwargs)
-        return states + self.dropout(attended), weights
+        return (states if rows is None else rows) + self.dropout(attended), weights
 
     def transform(self, states: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return states + self.dropout(self.mlp(self.layernorm_after(states))), None
+        (hidden,) = linears(self.layernorm_after(states), (self.mlp.fc1,), self.mlp.activation_fn)
+        (hidden,) = linears(hidden, (self.mlp.fc2,))
+        return states + self.dropout(hidden), None
 
     def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
         """Localization map (docs/maavt.md, 6): scaled logits of the class query over the patches, mean over heads, softmax."""
@@ -219,11 +253,13 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         num_patches: tuple[int, int],
         output_localization: bool = False,
         meet: Callable | None = None,
+        read: tuple[list[int], list[int]] | None = None,
         **kwargs,
     ) -> MAAVTEncoderOutput:
         """`[N, 1 + P (+ 1), D]` a stream, without the learned tokens; `num_patches` of picture and sound.
 
-        `meet(block, site, video, audio)` is what LAVISH adapters add to both streams.
+        `meet(block, site, video, audio)` is what LAVISH adapters add to both streams. `read`, positions in either
+        stream, leaves these rows and those of the shared tokens in the final states; the last block computes no other.
         """
         streams = {"video": video, "audio": audio}
         appended = {
@@ -243,8 +279,10 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
             if output_localization and index == last:
                 for (name, stream), patches in zip(streams.items(), num_patches, strict=True):
                     maps[name] = None if stream is None else layer.class_attention(stream, patches)
-            met = kwargs if meet is None else {**kwargs, "meet": partial(meet, index)}
-            streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **met)
+            options = kwargs if meet is None else {**kwargs, "meet": partial(meet, index)}
+            if read is not None and index == last:
+                options = {**options, "read": self._rows(streams.values(), read, num_shared)}
+            streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **options)
             for name, stream in streams.items():
                 if stream is not None and num_shared:
                     shared[name].append(stream[:, -num_shared:].mean(1))
@@ -255,6 +293,14 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
             audio_shared_states=torch.stack(shared["audio"], 1) if shared["audio"] else None,
             video_localization=maps["video"],
             audio_localization=maps["audio"],
+        )
+
+    @staticmethod
+    def _rows(streams: Iterable[torch.Tensor | None], read: tuple[list[int], list[int]], num_shared: int) -> tuple:
+        """The positions that are read, and the shared tokens, which come last."""
+        return tuple(
+            None if stream is None else [*positions, *range(stream.shape[1] - num_shared, stream.shape[1])]
+            for stream, positions in zip(streams, read, strict=True)
         )
 
 
@@ -288,6 +334,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         has_audio: torch.Tensor | None = None,
         output_localization: bool | None = None,
         num_segments: int | None = None,
+        output_last_hidden_state: bool = True,
         **kwargs,
     ) -> MAAVTModelOutput:
         """
@@ -298,6 +345,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
                 stream. Nothing else in the trunk reads them.
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
             num_segments: S where there is no sound to tell it; 1 when absent.
+            output_last_hidden_state: False leaves the sequences out of the output, so that the last block is computed
+                for the class, background and shared tokens alone.
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
@@ -315,6 +364,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         ]
         grids = [None if images is None else self.embeddings.grid(images) for images in (frames, spectrograms)]
         num_patches = [0 if grid is None else grid[0] * grid[1] for grid in grids]
+        mining = self.config.background_mining
 
         wanted = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
         if wanted is not None and wanted is not False:
@@ -326,6 +376,11 @@ class MAAVTModel(MAAVTPreTrainedModel):
         if self.lavish_adapters is not None and frames is not None and spectrograms is not None:
             lengths = tuple(states.shape[1] for states in inputs)
             kwargs["meet"] = partial(self.lavish_adapters, lengths=lengths, has_video=has_video, has_audio=has_audio)
+        backgrounds = [1 + patches for patches in num_patches]
+        whole = output_last_hidden_state or not self._may_leave_rows_out(kwargs)
+        if not whole:
+            kwargs["read"] = tuple([0, position] if mining else [0] for position in backgrounds)
+            backgrounds = [1, 1]
         encoded = self.encoder(
             *inputs,
             tokens=tokens,
@@ -346,14 +401,13 @@ class MAAVTModel(MAAVTPreTrainedModel):
         def picture(maps: torch.Tensor | None, grid: tuple[int, int] | None) -> torch.Tensor | None:
             return None if maps is None else maps.unflatten(0, (num_clips, -1)).unflatten(2, grid)
 
-        mining = self.config.background_mining
         return MAAVTModelOutput(
-            last_hidden_state=video,
-            audio_last_hidden_state=audio,
+            last_hidden_state=video if output_last_hidden_state else None,
+            audio_last_hidden_state=audio if output_last_hidden_state else None,
             video_class_state=token_at(video, 0),
             audio_class_state=token_at(audio, 0),
-            video_background_state=token_at(video, 1 + num_patches[0]) if mining else None,
-            audio_background_state=token_at(audio, 1 + num_patches[1]) if mining else None,
+            video_background_state=token_at(video, backgrounds[0]) if mining else None,
+            audio_background_state=token_at(audio, backgrounds[1]) if mining else None,
             video_shared_states=pooled(encoded.video_shared_states),
             audio_shared_states=pooled(encoded.audio_shared_states),
             video_localization=picture(encoded.video_localization, grids[0]),
@@ -363,6 +417,13 @@ class MAAVTModel(MAAVTPreTrainedModel):
             attentions=encoded.attentions or None,
             audio_attentions=encoded.audio_attentions or None,
         )
+
+    def _may_leave_rows_out(self, kwargs: dict) -> bool:
+        """Whether nothing but its own rows is read of the last block: no recorder, no other stream, no kernel in between."""
+        recorded = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
+        implementation = self.config.vision_config._attn_implementation
+        known = implementation in ("sdpa", "eager") or str(implementation).startswith("flash_attention")
+        return known and not recorded and "meet" not in kwargs
 
     def _audio_hidden_states(self, encoded, initial, tokens) -> tuple[torch.Tensor, ...] | None:
         """The recorder puts the first stream's initial state in front; the sound's is put there here."""
@@ -524,6 +585,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             has_audio,
             output_localization=output_localization,
             num_segments=num_segments,
+            output_last_hidden_state=False,
             **{**kwargs, "return_dict": True},
         )
         video, audio = outputs.video_class_state, outputs.audio_class_state

@@ -1,0 +1,97 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every figure of docs/performance.md on this machine: `make bench`, or parts of it.
+
+    python -m benchmarks.bench [PART ...] [--out FOLDER]
+
+Writes one flat JSON object, `<hardware>-<cores>cores-<dtypes>-torch<version>-transformers<version>.json`, into `--out`,
+BENCH_OUT or benchmarks/results/, and prints it, ratios first. Each part runs in a process of its own; a part that fails
+is reported, and the command then ends with 1. Figures of parts that were not run are kept from an earlier run.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from .fresh import REPOSITORY
+from .machine import description
+
+
+PARTS = ("machine", "speed", "late_prompts", "memory", "processor", "startup", "waiting", "exports", "scaling")
+RATIOS = re.compile(r"speedup|fraction|overhead|memory\.train\.(?!mib)|efficiency|share|over_size|load_seconds")
+
+
+def run_part(name: str, limit: float) -> dict:
+    """The figures of one part, which prints a JSON object.
+
+    Raises:
+        RuntimeError: it failed or took longer than `limit` seconds; with the end of what it wrote.
+    """
+    command = [sys.executable, "-m", f"benchmarks.{name}"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RuntimeError(f"{name}: took longer than {limit:.0f} s") from error
+    if done.returncode:
+        raise RuntimeError(f"{name}: ended with {done.returncode}\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout[done.stdout.index("{") :])
+
+
+def file_name(machine: dict) -> str:
+    hardware = re.sub(r"[^A-Za-z0-9]+", "-", str(machine["hardware"])).strip("-").lower()
+    torch_version = str(machine["torch"]).split("+")[0]
+    return (
+        f"{hardware}-{machine['cores']}cores-float32-bfloat16-torch{torch_version}"
+        f"-transformers{machine['transformers']}.json"
+    )
+
+
+def write(path: Path, figures: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(ordered(figures), indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def ordered(figures: dict) -> dict:
+    """Ratios first, then everything else, each by name."""
+    return dict(sorted(figures.items(), key=lambda item: (RATIOS.search(item[0]) is None, item[0])))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--out", default=os.environ.get("BENCH_OUT") or REPOSITORY / "benchmarks" / "results")
+    parser.add_argument("--limit", type=float, default=900, help="seconds that a part may take")
+    options = parser.parse_args()
+    machine = description()
+    path = Path(options.out) / file_name(machine)
+    figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() and options.parts else {}
+    figures |= machine
+    failed = []
+    for name in options.parts or PARTS:
+        start = time.perf_counter()
+        try:
+            figures |= run_part(name, options.limit)
+        except (RuntimeError, ValueError) as error:
+            failed.append(name)
+            print(f"FAILED {error}", file=sys.stderr, flush=True)
+        figures[f"bench.seconds.{name}"] = time.perf_counter() - start
+        print(f"{name}: {figures[f'bench.seconds.{name}']:.0f} s", file=sys.stderr, flush=True)
+        write(path, figures)
+    for key, value in ordered(figures).items():
+        print(f"{key:45s} {value:.4g}" if isinstance(value, float) else f"{key:45s} {value}")
+    print(f"written to {path}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

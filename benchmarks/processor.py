@@ -1,0 +1,200 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From mp4 files to model inputs on one core: beside decoding alone, and beside a usual research pipeline.
+
+    python -m benchmarks.processor [--clips FOLDER]
+
+Clips come from `--clips`, the environment variable BENCH_CLIPS, the shared GRID clips where they are, else the demo's.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from processing import MAAVTProcessor
+from processing.clip_decoders import torchcodec_decoders
+from processing.clips import Clip, load_clip
+from processing.demo_clips import DemoSettings, write_demo
+from processing.feature_extraction_maavt import MAAVTFeatureExtractor
+from processing.video_processing_maavt import MAAVTVideoProcessor
+
+from .fresh import REPOSITORY
+from .workload import interleaved, median, ratio
+
+
+NUM_CLIPS, NUM_FRAMES = 32, 8
+GRID = REPOSITORY.parent / "shared" / "data" / "grid_s1" / "clips"
+
+
+def clip_files(folder: str | None, demo: str) -> list[str]:
+    folder = folder or os.environ.get("BENCH_CLIPS") or (GRID if GRID.is_dir() else None)
+    if folder is None:
+        folder = write_demo(demo, DemoSettings(num_train=NUM_CLIPS, num_validation=1, num_test=1))
+    files = sorted(str(file) for file in Path(folder).rglob("*.mp4"))[:NUM_CLIPS]
+    if not files:
+        raise ValueError(f"{folder}: no mp4 file in it; give a folder of clips")
+    return files
+
+
+def build_processor() -> MAAVTProcessor:
+    """Frames of 224 x 224 and the spectrogram of the published VGGSound recipe, for clips of 3 s."""
+    sound = MAAVTFeatureExtractor.from_preset("vggsound", segment_start=None, tile_seconds=None, segment_seconds=None)
+    return MAAVTProcessor(sound, MAAVTVideoProcessor(frames_per_clip=NUM_FRAMES))
+
+
+def bare_decoder(file: str, processor: MAAVTProcessor) -> Callable:
+    """Reading and decoding the frames and samples of a file that the processor takes, by the decoder alone."""
+    clip = processor.load_clip(file)
+    times, start, end = clip.frame_times.tolist(), clip.start, clip.end
+    decoders = torchcodec_decoders()
+
+    def with_torchcodec() -> tuple:
+        frames = decoders.VideoDecoder(file, seek_mode="exact").get_frames_played_at(times).data
+        return frames, decoders.AudioDecoder(file).get_samples_played_in_range(start, end).data
+
+    def with_pyav() -> tuple:
+        import av
+
+        frames, samples, wanted = [], [], [*times, float("inf")]
+        with av.open(file) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for frame in container.decode(video=0):
+                while frame.time >= wanted[0] - 1e-6:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+                    wanted.pop(0)
+                if len(wanted) == 1:
+                    break
+            container.seek(0)
+            for part in container.decode(audio=0):
+                if part.time >= end:
+                    break
+                samples.append(part.to_ndarray())
+        return np.stack(frames), np.concatenate(samples, axis=1)
+
+    return with_torchcodec if decoders is not None else with_pyav
+
+
+def research_pipeline(clip: Clip, extractor: MAAVTFeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
+    """One decoded clip: librosa resamples and transforms the sound, Pillow resizes the frames one by one."""
+    import librosa
+
+    waveform = clip.waveform.numpy()
+    if clip.sampling_rate != extractor.sampling_rate:
+        waveform = librosa.resample(waveform, orig_sr=clip.sampling_rate, target_sr=extractor.sampling_rate)
+    spectrogram = research_spectrogram(waveform, extractor)
+    frames = []
+    for frame in clip.frames.permute(0, 2, 3, 1).numpy():
+        image = Image.fromarray(frame).resize((224, 224), Image.BILINEAR)
+        pixels = np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 255
+        frames.append((torch.from_numpy(pixels) - 0.5) / 0.5)
+    return torch.stack(frames), torch.from_numpy(spectrogram)
+
+
+def research_spectrogram(waveform: np.ndarray, extractor: MAAVTFeatureExtractor) -> np.ndarray:
+    import librosa
+
+    length = extractor.num_frames * extractor.hop_length
+    waveform = waveform[max(0, (len(waveform) - length) // 2) :][:length]
+    waveform = np.clip(np.pad(waveform, (0, length - len(waveform))), -1, 1)
+    spectrum = librosa.stft(
+        waveform, n_fft=extractor.n_fft, hop_length=extractor.hop_length, win_length=extractor.win_length
+    )
+    spectrogram = np.log(np.abs(spectrum) + extractor.log_offset)[:, : extractor.num_frames]
+    return (spectrogram - spectrogram.mean()) / spectrogram.std()
+
+
+def overhead(files: list[str], processor: MAAVTProcessor, repeats: int) -> dict[str, float]:
+    """How much longer than decoding alone the way from files to inputs takes, in batches of 8."""
+    bare = [bare_decoder(file, processor) for file in files]
+    groups = [files[first : first + 8] for first in range(0, len(files), 8)]
+    seconds = interleaved(
+        {
+            "bare": lambda: [decode() for decode in bare],
+            "processor": lambda: [processor(clips=group) for group in groups],
+        },
+        repeats,
+    )
+    return {
+        "processor.overhead": ratio(seconds, "processor", "bare") - 1,
+        "processor.clips_per_second": len(files) / median(seconds["processor"]),
+        "processor.bare_clips_per_second": len(files) / median(seconds["bare"]),
+    }
+
+
+def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) -> dict[str, float]:
+    """Clips a second beside the research pipeline from decoded frames and sound at 44.1 kHz, and end to end."""
+    from processing.clips import _resampler
+
+    extractor = processor.feature_extractor
+    clips = [load_clip(file, num_frames=NUM_FRAMES) for file in files]
+    to_44100 = [_resampler(clip.sampling_rate, 44100)(clip.waveform) for clip in clips]
+    clips = [
+        Clip(frames=clip.frames.contiguous(), waveform=sound, sampling_rate=44100)
+        for clip, sound in zip(clips, to_44100, strict=True)
+    ]
+    resample = _resampler(44100, extractor.sampling_rate)
+
+    def ours() -> None:
+        for first in range(0, len(clips), 8):
+            group = clips[first : first + 8]
+            processor(
+                videos=[clip.frames for clip in group],
+                audio=[resample(clip.waveform) for clip in group],
+                sampling_rate=extractor.sampling_rate,
+            )
+
+    def research() -> None:
+        for clip in clips:
+            research_pipeline(clip, extractor)
+
+    seconds = interleaved({"research": research, "ours": ours}, repeats)
+    end_to_end = interleaved(
+        {
+            "research": lambda: [research_pipeline(load_clip(f, num_frames=NUM_FRAMES), extractor) for f in files],
+            "ours": lambda: [processor(clips=files[first : first + 8]) for first in range(0, len(files), 8)],
+        },
+        repeats,
+    )
+    waveforms = [resample(clip.waveform)[: 3 * extractor.sampling_rate] for clip in clips]
+    arrays = [waveform.numpy() for waveform in waveforms]
+    spectrograms = interleaved(
+        {
+            "librosa": lambda: [research_spectrogram(array, extractor) for array in arrays],
+            "ours": lambda: extractor(waveforms, sampling_rate=extractor.sampling_rate),
+        },
+        repeats,
+    )
+    return {
+        "processor.speedup": ratio(seconds, "research", "ours"),
+        "processor.speedup.end_to_end": ratio(end_to_end, "research", "ours"),
+        "processor.clips_per_second.decoded": len(files) / median(seconds["ours"]),
+        "spectrogram.speedup": ratio(spectrograms, "librosa", "ours"),
+        "spectrogram.clips_per_second": len(files) / median(spectrograms["ours"]),
+    }
+
+
+def measure(folder: str | None = None, repeats: int = 7) -> dict[str, float | str]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as demo:
+            files = clip_files(folder, demo)
+            processor = build_processor()
+            results = overhead(files, processor, repeats) | without_decoding(files, processor, repeats)
+            source = "demo" if str(files[0]).startswith(demo) else Path(files[0]).parents[1].name
+            return results | {"processor.clips": source}
+    finally:
+        torch.set_num_threads(threads)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips")
+    print(json.dumps(measure(parser.parse_args().clips)))

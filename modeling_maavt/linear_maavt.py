@@ -1,0 +1,164 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen linear layers on a CPU: weights laid out once for oneDNN, several layers in one product, GELU in its epilogue.
+
+`linears` is the one function. It takes the plain path (the modules themselves are called) unless everything it would
+leave out is known to be absent; what it computes is the same either way.
+"""
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+SMALLEST_WEIGHT = 1 << 15  # below this many entries a call costs more than the layout brings
+SAMPLES = 64  # entries of a weight by which a change through `.data` is noticed
+
+
+class PackedLinears:
+    """The weights of layers that read the same states, one under the other, in oneDNN's own layout."""
+
+    def __init__(self, modules: Sequence[nn.Linear], dtype: torch.dtype):
+        self.dtype, self.widths = dtype, [module.out_features for module in modules]
+        self.seen = [signature(module) for module in modules]
+        self.samples = [sample(module.weight) for module in modules]
+        self._modules = [weakref.ref(module) for module in modules]
+        with torch.no_grad():
+            weight = self._weight(modules)
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+            biases = [module.bias for module in modules]
+            self.bias = None if biases[0] is None else torch.cat([bias.detach().to(dtype) for bias in biases])
+        self._transposed = None
+
+    def _weight(self, modules: Sequence[nn.Linear]) -> torch.Tensor:
+        weights = [module.weight.detach().to(self.dtype) for module in modules]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
+
+    @property
+    def transposed(self) -> torch.Tensor:
+        """What a gradient is multiplied by; made when the first gradient comes."""
+        if self._transposed is None:
+            with torch.no_grad():
+                weight = self._weight([module() for module in self._modules]).t().contiguous()
+                self._transposed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
+        return self._transposed
+
+    def holds(self, modules: Sequence[nn.Linear]) -> bool:
+        """Whether these still are the weights of the modules."""
+        return self.seen == [signature(module) for module in modules] and all(
+            torch.equal(entries, sample(module.weight)) for entries, module in zip(self.samples, modules, strict=True)
+        )
+
+    def __call__(self, states: torch.Tensor, epilogue: str = "none") -> torch.Tensor:
+        algorithm = "none" if epilogue == "gelu" else ""  # exact GELU, by the error function
+        return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, epilogue, [], algorithm)
+
+
+def signature(module: nn.Linear) -> tuple:
+    """What changes when a module gets other parameters or these are written to."""
+    return tuple(
+        None if value is None else (value.data_ptr(), value.dtype, 0 if value.is_inference() else value._version)
+        for value in (module.weight, module.bias)
+    )
+
+
+def sample(weight: torch.Tensor) -> torch.Tensor:
+    """Entries spread over a weight: writing through `.data`, as PEFT does when it merges, leaves no other trace."""
+    entries = weight.detach().view(-1)
+    return entries[:: max(1, len(entries) // SAMPLES)].clone()
+
+
+class FrozenLinears(torch.autograd.Function):
+    """Products with packed weights that take no gradient; nothing is kept for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, states: torch.Tensor, packed: PackedLinears) -> torch.Tensor:
+        ctx.packed, ctx.dtype = packed, states.dtype
+        return packed(states.to(packed.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        gradient = gradient.to(ctx.packed.dtype).contiguous()
+        product = torch.ops.mkldnn._linear_pointwise(gradient, ctx.packed.transposed, None, "none", [], "")
+        return product.to(ctx.dtype), None
+
+
+_packed: "weakref.WeakKeyDictionary[nn.Module, dict]" = weakref.WeakKeyDictionary()
+
+
+def linears(states: torch.Tensor, modules: Sequence[nn.Module], activation: Callable | None = None) -> list:
+    """
+    `activation(module(states))` of every module.
+
+    Args:
+        states: `[..., in_features]`.
+        modules: linear layers, or whatever stands in their place (LoRA, quantized layers).
+        activation: applied to each output; an exact GELU is computed inside the product.
+    """
+    packed = packed_linears(states, modules)
+    if packed is None:
+        outputs = [module(states) for module in modules]
+        return outputs if activation is None else [activation(output) for output in outputs]
+    if torch.is_grad_enabled() and states.requires_grad:
+        product = FrozenLinears.apply(states, packed)
+        product = product if activation is None else activation(product)
+    else:
+        inside = is_exact_gelu(activation)
+        product = packed(states.to(packed.dtype), "gelu" if inside else "none")
+        product = product if activation is None or inside else activation(product)
+    return list(product.split(packed.widths, dim=-1)) if len(modules) > 1 else [product]
+
+
+def is_exact_gelu(activation: Callable | None) -> bool:
+    if isinstance(activation, nn.GELU):
+        return activation.approximate == "none"
+    return type(activation).__name__ == "GELUActivation" and activation.act is nn.functional.gelu
+
+
+def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> PackedLinears | None:
+    """The packed weights, or None where the plain path has to be taken."""
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
+    if not (on_fast_cpu(states, dtype) and all(is_plain(module) for module in modules)):
+        return None
+    if any((module.bias is None) != (modules[0].bias is None) for module in modules):
+        return None
+    casts = torch.is_autocast_enabled("cpu")
+    for module in modules:
+        tensors = [value for value in (module.weight, module.bias) if value is not None]
+        if any(value.device.type != "cpu" or (value.dtype != dtype and not casts) for value in tensors):
+            return None
+        # what is trained changes with every step, and has a gradient
+        if any(value.requires_grad for value in tensors) and (torch.is_grad_enabled() or module.training):
+            _packed.pop(modules[0], None)
+            return None
+        if module.weight.numel() < SMALLEST_WEIGHT or not module.weight.is_contiguous():
+            return None
+    kinds = _packed.setdefault(modules[0], {})
+    key = (dtype, len(modules))
+    if key not in kinds or not kinds[key].holds(modules):
+        kinds[key] = PackedLinears(modules, dtype)
+    return kinds[key]
+
+
+def on_fast_cpu(states: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN can compute with these states here and now: not while a graph is traced or transformed."""
+    if states.device.type != "cpu" or type(states) is not torch.Tensor or not torch.backends.mkldnn.is_available():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether calling this module would do nothing but `nn.Linear`: no subclass, hook or exotic weight."""
+    if type(module) is not nn.Linear or type(module.weight) not in (nn.Parameter, torch.Tensor):
+        return False
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return not any(hooks) and "forward" not in module.__dict__ and not nn.modules.module._has_any_global_hook()
+
+
+__all__ = ["linears", "on_fast_cpu"]

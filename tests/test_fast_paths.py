@@ -1,0 +1,255 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Every fast path of the model beside the plain one: in float32 to 1e-5, in bfloat16 to its rounding."""
+
+import copy
+
+import pytest
+import torch
+from peft import get_peft_model
+from tiny_models import TINY_VIT, tiny_inputs
+from torch import nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from modeling_maavt import (
+    MAAVTConfig,
+    MAAVTForAudioVisualClassification,
+    attention_maavt,
+    linear_maavt,
+    maavt_peft_config,
+)
+from modeling_maavt.attention_maavt import ShortAttention
+from modeling_maavt.linear_maavt import linears
+
+
+WIDTH = 192  # weights of 192 x 192 are large enough to be packed
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=["float32", "bfloat16"])
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="oneDNN does not compute in bfloat16 here",
+)
+
+
+def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    found, expected = found.detach(), expected.detach()
+    difference = (found.float() - expected.float()).abs().max()
+    assert difference <= TOLERANCE[dtype] * max(1.0, float(expected.float().abs().max())), float(difference)
+
+
+def frozen_linears(count: int, dtype: torch.dtype, width: int = WIDTH) -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(width, width).to(dtype).requires_grad_(False) for _ in range(count)]
+
+
+def count_packed(monkeypatch) -> list:
+    """Grows by one whenever packed weights are asked for and given."""
+    calls, original = [], linear_maavt.packed_linears
+
+    def counting(states, modules):
+        packed = original(states, modules)
+        calls.extend([] if packed is None else [packed])
+        return packed
+
+    monkeypatch.setattr(linear_maavt, "packed_linears", counting)
+    return calls
+
+
+def plain_only(monkeypatch) -> None:
+    monkeypatch.setattr(linear_maavt, "on_fast_cpu", lambda states, dtype: False)
+    monkeypatch.setattr(attention_maavt, "on_fast_cpu", lambda states, dtype: False)
+
+
+# ---- packed linear layers
+
+
+@needs_onednn
+@DTYPES
+@pytest.mark.parametrize("activation", [None, "gelu", "gelu_new"])
+@pytest.mark.parametrize("with_gradient", [False, True])
+def test_packed_linears_equal_the_modules(dtype, activation, with_gradient, monkeypatch):
+    modules = frozen_linears(3, dtype)
+    function = None if activation is None else ACT2FN[activation]
+    states = torch.randn(2, 7, WIDTH).to(dtype)
+    plain, fast = (states.clone().requires_grad_(with_gradient) for _ in range(2))
+    calls = count_packed(monkeypatch)
+    found = linears(fast, modules, function)
+    assert len(calls) == 1
+    expected = [module(plain) if function is None else function(module(plain)) for module in modules]
+    for one, other in zip(found, expected, strict=True):
+        close(one, other, dtype)
+    if with_gradient:
+        weights = torch.randn(2, 7, WIDTH).to(dtype)
+        for outputs in (found, expected):
+            sum((output * weights).sum() for output in outputs).backward()
+        close(fast.grad, plain.grad, dtype)
+
+
+@needs_onednn
+def test_packed_weights_follow_their_modules(monkeypatch):
+    (module,) = frozen_linears(1, torch.float32)
+    states = torch.randn(3, WIDTH)
+    calls = count_packed(monkeypatch)
+    linears(states, [module])
+    for change in (
+        lambda: module.weight.data.mul_(1.5),  # as PEFT merges: no version counts it
+        lambda: module.load_state_dict(frozen_linears(2, torch.float32)[1].state_dict()),
+        lambda: setattr(module, "bias", nn.Parameter(torch.ones(WIDTH), requires_grad=False)),
+    ):
+        change()
+        close(linears(states, [module])[0], module(states), torch.float32)
+    assert len(calls) == 4 and len({id(packed) for packed in calls}) == 4
+    linears(states, [module])
+    assert calls[-1] is calls[-2]
+
+
+@needs_onednn
+def test_what_a_plain_linear_is_not_takes_the_plain_path(monkeypatch):
+    states = torch.randn(3, WIDTH)
+    calls = count_packed(monkeypatch)
+    (trained,) = frozen_linears(1, torch.float32)
+    trained.weight.requires_grad_(True)
+    linears(states, [trained])[0].sum().backward()
+    assert trained.weight.grad is not None
+
+    (hooked,) = frozen_linears(1, torch.float32)
+    seen = []
+    hooked.register_forward_hook(lambda *_: seen.append(True))
+    linears(states, [hooked])
+    assert seen
+
+    linears(torch.randn(3, 16), frozen_linears(1, torch.float32, width=16))
+    linears(states.double(), frozen_linears(1, torch.float64))
+    assert not calls
+
+
+@needs_onednn
+def test_autocast_multiplies_in_bfloat16_and_returns_the_gradient_in_float32(monkeypatch):
+    modules = frozen_linears(2, torch.float32)
+    plain, fast = (torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    calls = count_packed(monkeypatch)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.cat(linears(fast.requires_grad_(), modules))
+        expected = torch.cat([module(plain.requires_grad_()) for module in modules])
+    assert calls and found.dtype == expected.dtype == torch.bfloat16
+    close(found, expected, torch.bfloat16)
+    found.square().sum().backward()
+    expected.square().sum().backward()
+    assert fast.grad.dtype == torch.float32
+    close(fast.grad, plain.grad, torch.bfloat16)
+
+
+# ---- attention of short sequences
+
+
+@DTYPES
+@pytest.mark.parametrize("asking", [9, 2])
+def test_short_attention_equals_the_fused_kernel(dtype, asking):
+    torch.manual_seed(0)
+    states = [torch.randn(2, 3, length, 8).to(dtype) for length in (asking, 9, 9)]
+    fast, plain = ([part.clone().requires_grad_() for part in states] for _ in range(2))
+    found = ShortAttention.apply(*fast, 8**-0.5)
+    expected = functional.scaled_dot_product_attention(*plain).transpose(1, 2)
+    assert found.shape == expected.shape
+    close(found, expected, dtype)
+    weights = torch.randn(found.shape).to(dtype)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    for one, other in zip(fast, plain, strict=True):
+        close(one.grad, other.grad, dtype)
+
+
+# ---- the whole model
+
+
+def wide_model(dtype: torch.dtype = torch.float32, **overrides) -> MAAVTForAudioVisualClassification:
+    torch.manual_seed(0)
+    vision = {**TINY_VIT, "hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "num_hidden_layers": 2}
+    model = MAAVTForAudioVisualClassification(MAAVTConfig(vision_config=vision, num_labels=5, **overrides)).eval()
+    for module in (model.maavt.embeddings, model.maavt.encoder, model.maavt.layernorm):
+        module.to(dtype)
+    model.freeze_backbone()
+    return model
+
+
+def outputs_and_gradients(model, inputs) -> dict[str, torch.Tensor]:
+    outputs = model(**inputs, labels=torch.tensor([0, 1, 2, 3]), is_matched=torch.tensor([True, True, True, False]))
+    outputs.loss.backward()
+    found = {"logits": outputs.logits, "match_logits": outputs.match_logits, "loss": outputs.loss}
+    found |= {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return {name: value.detach() for name, value in found.items() if value is not None}
+
+
+@needs_onednn
+@DTYPES
+@pytest.mark.parametrize(
+    ("overrides", "sound"),
+    [
+        ({}, (32, 32)),
+        ({"num_visual_tokens": 2, "num_audio_tokens": 4}, (16, 40)),
+        ({"background_mining": False}, (32, 32)),
+    ],
+    ids=["one length", "two lengths", "no mining"],
+)
+def test_fast_model_equals_the_plain_one(dtype, overrides, sound, monkeypatch):
+    model = wide_model(dtype, **overrides)
+    inputs = {name: value.to(dtype) for name, value in tiny_inputs().items()}
+    inputs["input_features"] = inputs["input_features"][..., :1, :1].expand(-1, -1, *sound).contiguous()
+    calls = count_packed(monkeypatch)
+    fast = outputs_and_gradients(model, inputs)
+    assert len(calls) == 9 if sound == (32, 32) else len(calls) == 18  # 4 products a block, 5 where few rows ask
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    plain_only(monkeypatch)
+    monkeypatch.setattr(type(model.maavt), "_may_leave_rows_out", lambda self, kwargs: False)
+    plain = outputs_and_gradients(model, inputs)
+    assert fast.keys() == plain.keys() and len(fast) > 10
+    for name, value in fast.items():
+        close(value, plain[name], dtype)
+    close(logits, plain["logits"], dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_last_block_of_the_rows_that_are_read(dtype, implementation):
+    """Two lengths, several frames; the sequences themselves stay the default."""
+    model = wide_model(dtype).maavt
+    model.set_attn_implementation(implementation)
+    inputs = {name: value.to(dtype) for name, value in tiny_inputs(frames=2).items()}
+    inputs["input_features"] = inputs["input_features"][..., :16, :]
+    with torch.no_grad():
+        whole, rows = model(**inputs), model(**inputs, output_last_hidden_state=False)
+        recorded = model(**inputs, output_last_hidden_state=False, output_hidden_states=True)
+    assert rows.last_hidden_state is None and rows.audio_last_hidden_state is None
+    assert recorded.hidden_states[-1].shape == whole.last_hidden_state.shape
+    for stream in ("video", "audio"):
+        for name in ("class_state", "background_state", "shared_states"):
+            key = f"{stream}_{name}"
+            close(rows[key], whole[key], dtype)
+            close(recorded[key], whole[key], dtype)
+
+
+@needs_onednn
+def test_lora_is_trained_beside_packed_layers_and_merges(monkeypatch):
+    inputs = tiny_inputs()
+    model = wide_model()
+    with torch.no_grad():
+        before = model(**inputs).logits  # packs the weights that LoRA later changes
+    peft_model = get_peft_model(model, maavt_peft_config(model, lora_rank=4))
+    for name, parameter in peft_model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.5)
+    calls = count_packed(monkeypatch)
+    loss = peft_model(**inputs, labels=torch.tensor([0, 1, 2, 3])).loss
+    loss.backward()
+    assert calls
+    assert all(p.grad is not None for name, p in peft_model.named_parameters() if "lora_A" in name)
+    with torch.no_grad():
+        tuned = peft_model.eval()(**inputs).logits
+        merged = peft_model.merge_and_unload()
+        assert (tuned - before).abs().max() > 1e-3
+        close(merged(**inputs).logits, tuned, torch.float32)
+        again = copy.deepcopy(merged)(**inputs).logits
+    close(again, tuned, torch.float32)
