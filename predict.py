@@ -21,11 +21,9 @@ import torch
 from transformers import AutoProcessor, ProcessorMixin
 
 from modeling_maavt import MAAVTForAudioVisualClassification
+from processing.clip_rows import CLIP_SUFFIXES
 from processing.clips import Clip, ClipError, probe_clip
 from training.evaluation import write_text
-
-
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 def windows(path: str, length: float | None, stride: float | None) -> Iterator[tuple[float | None, float | None]]:
@@ -156,9 +154,12 @@ def find_files(paths: list[str]) -> list[Path]:
     """Files as given, folders as the clips inside them, sorted. Raises FileNotFoundError where nothing is found."""
     found = []
     for path in map(Path, paths):
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        inside = [p for p in files if p.suffix.lower() in CLIP_SUFFIXES] if path.is_dir() else files
         if not inside:
-            raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(SUFFIXES)}")
+            raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(CLIP_SUFFIXES)}")
+        if len(inside) < len(files):
+            print(f"{path}: {len(files) - len(inside)} files of other endings are left out", file=sys.stderr)
         found += inside
     return found
 

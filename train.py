@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_maavt import GradientModulation
+from processing.class_balance import BalancedSampler, sampling_weights
 from processing.clip_tables import report_text
 from processing.collators import AudioVisualCollator
 from processing.mixup import PairMixUp
@@ -27,14 +28,15 @@ from training.class_reports import write_class_reports
 from training.class_weights import balanced_class_weights
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
-from training.evaluation import evaluation_table, markdown_table, match_threshold, write_results
+from training.evaluation import evaluation_table, match_threshold, predict, write_results
 from training.feeding import clip_source
+from training.official_scores import official_scores, official_tables
 from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.plots import plots_of_run
 from training.retrieval import retrieval_scores
 from training.streams import StreamCallback, is_stream, make_stream, open_tables, set_steps
-from training.trainer import AudioVisualTrainer, compute_metrics
-from training.tuning import build_model
+from training.trainer import AudioVisualTrainer, best_checkpoint, compute_metrics
+from training.tuning import build_model, check_classes
 
 
 logger = logging.getLogger("train")
@@ -63,6 +65,8 @@ def main(argv: list[str] | None = None) -> dict:
     # Model: a frozen backbone with trainable tokens and heads, or what `tuning` says.
     build = partial(build_model, model_args, label_names, data_args.modalities, args.seed, report["labels"])
     model = build()
+    if args.evaluate_only:
+        check_classes(model_args, label_names)
     if not model.config.background_mining:
         data_args.mismatch_probability = 0.0  # without a match head a mismatched pair would teach nothing
 
@@ -77,6 +81,7 @@ def main(argv: list[str] | None = None) -> dict:
         train_set = dataset("train", training=True)
     mining = data_args.mismatch_probability > 0 and len(data_args.modalities) == 2
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
+    dataset("test", mismatched_copies=mining)  # what is wrong with it shall be known before training
 
     if args.class_weights == "balanced":  # of the loss alone: no checkpoint holds them
         model.set_class_weights(balanced_class_weights(tables["train"], len(label_names)))
@@ -86,7 +91,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     # Training: the best checkpoint on validation is the one that goes on.
     checkpoint = checkpoint_to_resume(args)
-    if checkpoint is None and args.should_save:
+    if checkpoint is None and args.should_save and not args.evaluate_only:
         clear_checkpoints(args)
     if checkpoint is not None and (step := stopped_early(checkpoint, args.early_stopping_patience)):
         args.max_steps = step  # that run had come to its end
@@ -104,16 +109,24 @@ def main(argv: list[str] | None = None) -> dict:
         eval_dataset=validation_set,
         compute_metrics=compute_metrics,
         callbacks=callbacks,
+        train_sampler=BalancedSampler(sampling_weights(tables["train"]), args.seed)
+        if data_args.sampling == "balanced"
+        else None,
         mixup=PairMixUp(data_args.mixup_alpha, len(label_names), args.seed, multi_label)
         if data_args.mixup_alpha
         else None,
     )
-    training = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_state()
+    if args.evaluate_only:
+        trained = {"epochs": 0.0, "training_minutes": 0.0}
+    else:
+        done = trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trained = {"epochs": done["epoch"], "training_minutes": round(done["train_runtime"] / 60, 2)}
+        trainer.save_state()
+        logger.info("%.1f epochs; on goes %s", done["epoch"], best_checkpoint(trainer) or "the last step")
 
     # Test: audio only, video only, both, under every noise condition; the threshold comes from validation.
     threshold = match_threshold(trainer, validation_set) if mining else None
-    rows, records = evaluation_table(
+    rows, records, predictions = evaluation_table(
         trainer,
         partial(dataset, "test"),
         label_names,
@@ -123,6 +136,8 @@ def main(argv: list[str] | None = None) -> dict:
         bootstrap_samples=eval_args.bootstrap_samples,
         seed=args.seed,
     )
+    on_validation = partial(predict, trainer, dataset("validation", noise_db=data_args.train_noise_db))
+    official = official_scores(predictions, tables["test"], label_names, on_validation)
     if eval_args.baseline and args.should_save and not streaming:  # it is fitted on a table
         rows += baseline_rows(
             untouched_backbone(model_args.model_name_or_path, model_args.revision).to(args.device),
@@ -140,26 +155,29 @@ def main(argv: list[str] | None = None) -> dict:
     # Results, checkpoint, adapter, card.
     whole = whole_model(trainer, build)
     results = describe(arguments, model, report)
-    results |= {
-        "rows": rows,
-        "threshold": threshold,
-        "epochs": training.metrics["epoch"],
-        "training_minutes": round(training.metrics["train_runtime"] / 60, 2),
-        "minutes": round((time.time() - begin) / 60, 2),
-    }
+    results |= (
+        official
+        | trained
+        | {
+            "rows": rows,
+            "threshold": threshold,
+            "best": best_checkpoint(trainer),
+            "minutes": round((time.time() - begin) / 60, 2),
+        }
+    )
     if eval_args.retrieval and args.should_save:
         sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
         results["retrieval"] = retrieval_scores(whole.to(args.device), dataset("test"), *sizes)
         logger.info("retrieval among the test clips: %s", results["retrieval"])
     if args.should_save:
         output = Path(args.output_dir)
-        write_results(output, results, records)
+        write_results(output, results, records, official_tables(official))
         write_class_reports(output)
         plots_of_run(output)
-        paths = save_outputs(output, whole, processor, results, args.hub_model_id)
+        paths = {} if args.evaluate_only else save_outputs(output, whole, processor, results, args.hub_model_id)
         if args.push_to_hub:
             upload(paths[eval_args.hub_upload], args)
-        print(markdown_table(rows))
+        print((output / "results.md").read_text(encoding="utf-8"))
         print("\n".join(f"{kind}: {path}" for kind, path in paths.items()))
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()

@@ -551,6 +551,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         has_audio: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         is_matched: torch.Tensor | None = None,
+        video_labels: torch.Tensor | None = None,
+        audio_labels: torch.Tensor | None = None,
         output_localization: bool | None = None,
         num_segments: int | None = None,
         video_block_states: torch.Tensor | None = None,
@@ -567,6 +569,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 multi-hot when `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
             is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted;
                 all matched when absent.
+            video_labels, audio_labels: of the picture and of the sound alone, in the shape of `labels`: what either half
+                is taught where `config.unimodal_loss_weight` is above 0, in mismatched pairs too. Absent: `labels`, in
+                matched pairs only.
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
             num_segments: S where there is no sound to tell it; absent: as many as class indices `[B, S]` name, or 1.
             video_block_states, audio_block_states: in place of frames and spectrograms, see [`MAAVTModel.forward`].
@@ -614,8 +619,12 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                     logits, labels, counted, self.config.problem_type, self.class_weights
                 )
                 if self.config.unimodal_loss_weight and video is not None and audio is not None:
-                    counted = counted & (both[:, 0] if logits.ndim == 2 else both)
-                    losses["unimodal_loss"] = self._unimodal_loss(video, audio, labels, counted)
+                    paired = both[:, 0] if logits.ndim == 2 else both
+                    own = [
+                        (labels, counted & paired) if one is None else (one, paired)
+                        for one in (video_labels, audio_labels)
+                    ]
+                    losses["unimodal_loss"] = self._unimodal_loss(video, audio, own)
             if match_logits is not None:
                 targets = matched if match_logits.ndim == 2 else matched.all(1)
                 paired = both if match_logits.ndim == 2 else both[:, 0]
@@ -642,14 +651,14 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         )
 
     def _unimodal_loss(
-        self, video: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor
+        self, video: torch.Tensor, audio: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]]
     ) -> torch.Tensor:
-        """Cross-entropy of either half's own logits, summed (docs/maavt.md, equation 7)."""
-        halves = self.classifier.halves(video, audio)
-        if counted.ndim == 1:
-            halves = [logits.mean(1) for logits in halves]
-        options = (labels, counted, self.config.problem_type, self.class_weights)
-        return sum(classification_loss(logits, *options) for logits in halves)
+        """Cross-entropy of either half's logits with its own labels and mask, summed (docs/maavt.md, equation 7)."""
+        loss = 0.0
+        for logits, (labels, counted) in zip(self.classifier.halves(video, audio), own, strict=True):
+            logits = logits.mean(1) if counted.ndim == 1 else logits
+            loss = loss + classification_loss(logits, labels, counted, self.config.problem_type, self.class_weights)
+        return loss
 
     def _drop_modalities(self, has_video: torch.Tensor, has_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What the classifier sees of training clips: one half is hidden with probability `modality_dropout`, either as often.

@@ -144,7 +144,8 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
-        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out.
+        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. Training with mismatched
+        pairs adds `video_labels` and `audio_labels`, of the picture and of the sound alone.
 
         Raises:
             ClipError: a file cannot be decoded.
@@ -166,6 +167,8 @@ class ClipDataset(torch.utils.data.Dataset):
             "labels": self.targets.labels(picture, matched),
             "is_matched": self.targets.is_matched(picture, matched),
         }
+        if self.training and self.mismatch_probability > 0:  # what a torn pair still teaches
+            item |= {"video_labels": self.targets.labels(picture), "audio_labels": self.targets.labels(sound)}
         inputs = self._process(frames, waveform)
         if frames is not None:
             item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)
@@ -266,7 +269,7 @@ class ClipDataset(torch.utils.data.Dataset):
             if not any(self._is_partner(row, partner) for partner in range(len(self.table))):
                 raise ValueError(
                     f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
-                    "leave mismatched pairs out"
+                    "leave mismatched pairs out (mismatch_probability 0)"
                 )
 
     def _check_segments(self) -> None:

@@ -48,6 +48,9 @@ class ClipInfo:
         return self.start + self.duration
 
 
+LFS_POINTER = b"version https://git-lfs"
+
+
 def file_size(source: str | bytes) -> float:
     """Bytes; infinite for what is no local file."""
     if isinstance(source, bytes):
@@ -67,6 +70,9 @@ def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
         problem = "is empty; write or download it again"
     elif head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or head[:4] == b"RIFF":
         problem = f"is cut off or damaged ({error}); copy or download it again"
+    elif head == LFS_POINTER[: len(head)]:
+        problem = "is a git-lfs pointer and not the clip; run `git lfs pull` in its repository"
     else:
-        problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as mp4, mkv, webm, avi or mov"
+        known = "mp4, mkv, webm, avi, mov or flv"
+        problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as {known}"
     return clip_error(name, "path", problem)

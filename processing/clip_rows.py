@@ -15,7 +15,7 @@ from .clips import safe_join
 from .prepared_folders import is_prepared, load_prepared, read_report
 
 
-CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 SEGMENT_COLUMNS = ("segment_labels", "segment_matched", "segment_windows")
 
 
@@ -140,6 +140,12 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             label = (
                 tuple(sorted({_name_of(one, names) for one in value})) or None if several else _name_of(value, names)
             )
+            if several and len(tags := cells.get("modalities") or ()) == len(value):  # VGGSounder: one for each label
+                cells = cells | {
+                    "modalities": [
+                        tag for _, tag in sorted(zip((_name_of(one, names) for one in value), tags, strict=True))
+                    ]
+                }
             row = _row(None, name, label, video=video, audio=audio)
             row |= {key: cells[found[key]] for key in ("start", "end", "split", "group") if key in found}
             row |= {key: cells[key] for key in SEGMENT_COLUMNS if key in part.column_names}

@@ -14,7 +14,7 @@ from .clip_checks import CHECKS, usable_rows
 from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
 from .clip_targets import IGNORED_LABEL, ClipTargets
-from .prepared_folders import is_prepared
+from .prepared_folders import is_prepared, read_report
 
 
 def build_clip_table(
@@ -111,6 +111,7 @@ def build_clip_table(
         "seed": seed,
         "splits": {side: _count(part, names) for side, part in table.items()},
         "skipped": skipped,
+        "left_out_before": _left_out_before(data) if prepared else {},
         "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
         "warnings": warnings,
     }
@@ -191,6 +192,11 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
     for key, kind in of_segments.items():
         if key in rows[0]:
             features[key] = List(Value(kind)) if kind else List(List(Value("float64")))
+    # what sampling (`weight`) and VGGSounder's evaluation (`modalities`: A, V or AV for each label) read
+    if all(_is_number(row["cells"].get("weight")) for row in rows):
+        features["weight"] = Value("float64")
+    if several and all(isinstance(row["cells"].get("modalities"), list) for row in rows):
+        features["modalities"] = List(Value("string"))
     parts = {}
     for side in SPLITS:
         chosen = [row for row, of in zip(rows, sides, strict=True) if of == side]
@@ -201,6 +207,10 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
             [names.index(name) for name in row["label"]] if several else names.index(row["label"]) for row in chosen
         ]
         columns["clip_id"] = [_clip_id(row) for row in chosen]
+        if "weight" in features:
+            columns["weight"] = [float(row["cells"]["weight"]) for row in chosen]
+        if "modalities" in features:
+            columns["modalities"] = [row["cells"]["modalities"] for row in chosen]
         if "segment_labels" in features:
             columns["segment_labels"] = [
                 [IGNORED_LABEL if name is None else names.index(name) for name in row["segment_labels"]]
@@ -208,6 +218,19 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
             ]
         parts[side] = Dataset.from_dict(columns, features=Features(features))
     return DatasetDict(parts)
+
+
+def _left_out_before(folder: Any) -> dict[str, int]:
+    """What `processing.prepare` left out of the set, by status."""
+    total = read_report(Path(folder))["total"]
+    return {status: number for status, number in total.items() if status not in ("listed", "found", "used") and number}
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        return cell is not None and isinstance(float(cell), float)
+    except (TypeError, ValueError):
+        return False
 
 
 def _clip_id(row: dict[str, Any]) -> str:
@@ -228,5 +251,8 @@ def _name(data: Any) -> str:
 
 def _reasons(skipped: list[dict[str, Any]], warnings: list[str]) -> str:
     reasons = Counter(entry["reason"].split(":")[0] for entry in skipped)
-    lines = [f"{number} {reason}" for reason, number in reasons.items()] + warnings
+    first = {}
+    for entry in skipped:
+        first.setdefault(entry["reason"].split(":")[0], f"{entry['file']}: {entry['reason']}")
+    lines = [f"{number} {reason} (first: {first[reason]})" for reason, number in reasons.items()] + warnings
     return "; ".join(lines) or "It holds none."

@@ -12,6 +12,7 @@ from .collators import STREAMS
 
 
 IGNORED_LABEL = -100
+LABELS = ("labels", "video_labels", "audio_labels")
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,13 @@ class PairMixUp:
             raise ValueError("labels: the batch has none, and MixUp mixes them too; give labels, or leave MixUp out")
         drawn = [self.seed, *([step] if isinstance(step, int) else step)]
         lam = float(np.random.default_rng(drawn).beta(self.alpha, self.alpha))
-        scores = self._scores(batch["labels"])
-        partner = self._partners(batch, scores, np.random.default_rng([*drawn, 1 + process]))
-        mixed = {"labels": _mix(scores, partner, lam)}
-        ignored = scores == IGNORED_LABEL
-        mixed["labels"].masked_fill_(ignored | ignored[partner], IGNORED_LABEL)
+        partner = self._partners(batch, self._scores(batch["labels"]), np.random.default_rng([*drawn, 1 + process]))
+        mixed = {}
+        for name in LABELS:
+            if name in batch:
+                scores = self._scores(batch[name])
+                ignored = scores == IGNORED_LABEL
+                mixed[name] = _mix(scores, partner, lam).masked_fill_(ignored | ignored[partner], IGNORED_LABEL)
         mixed |= {name: _mix(batch[name], partner, lam) for name in STREAMS if name in batch}
         return {name: mixed.get(name, value) for name, value in batch.items()}
 

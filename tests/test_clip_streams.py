@@ -20,7 +20,7 @@ from clip_factory import numbered_frames, read_number, tone
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value, Video
 from torch.utils.data import DataLoader
 
-from processing import clip_dataset, stream_sources
+from processing import stream_sources
 from processing.augmentation import ClipAugmentation
 from processing.clip_dataset import ClipDataset
 from processing.clip_streams import POSITION, ClipStream, StreamBatches
@@ -235,8 +235,6 @@ def test_sound_of_its_own_and_windows(clips, processor, tmp_path):
 
 
 def test_labels_of_segments_and_several_labels_a_clip(clips, processor, tmp_path):
-    if not hasattr(clip_dataset, "ClipTargets"):
-        pytest.skip("this checkout has one label a clip")
     segments = {
         "segment_labels": (lambda number: [number % 3, -100], List(Value("int64"))),
         "segment_windows": (lambda number: [[0.0, 0.2], [0.1, 0.3]], List(List(Value("float64")))),

@@ -413,6 +413,7 @@ def bad_files(folder):
     return {
         "text.mp4": (b"This is no clip.\n" * 50, "not a media file"),
         "empty.mp4": (b"", "is empty"),
+        "stub.flv": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
         "no_index.mp4": (whole[: len(whole) // 2], "cut off or damaged"),
         "cut.mp4": (fast[: int(len(fast) * 0.6)], "cut off"),
         "cut.mkv": (mkv[: int(len(mkv) * 0.5)], "cut off"),

@@ -319,6 +319,11 @@ def test_unimodal_loss_is_that_of_the_halves():
     halves = [model(pixel_values_videos=inputs["pixel_values_videos"]), model(input_features=inputs["input_features"])]
     expected = sum(nn.functional.cross_entropy(half.logits[[0, 1, 4]], labels[[0, 1, 4]]) for half in halves)
     torch.testing.assert_close(outputs.unimodal_loss, expected)
+    own = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([0, 1, -100, 0, 4])
+    taught = model(**inputs, labels=labels, is_matched=is_matched, video_labels=own[0], audio_labels=own[1])
+    expected = sum(nn.functional.cross_entropy(half.logits, one) for half, one in zip(halves, own, strict=True))
+    torch.testing.assert_close(taught.unimodal_loss, expected)
+    torch.testing.assert_close(taught.classification_loss, outputs.classification_loss)
     without = tiny_model()(**inputs, labels=labels, is_matched=is_matched)
     assert without.unimodal_loss is None
     torch.testing.assert_close(outputs.loss, without.loss + 0.5 * outputs.unimodal_loss)

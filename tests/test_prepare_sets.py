@@ -13,13 +13,13 @@ from datasets import ClassLabel, List
 from processing.clip_splits import check_leaks
 from processing.prepare.__main__ import parse_arguments, prepare
 from processing.prepare.annotations import PrepareError
-from processing.prepare.audioset import class_balanced_weights
 from processing.prepare.crema_d import EMOTIONS, TEST_ACTORS, VALIDATION_ACTORS
 from processing.prepared_folders import load_prepared
 from tests.tiny_sets import (
     AUDIOSET_CLASSES,
     VGGSOUND_LABELS,
     ClipCopies,
+    vggsounder_package,
     write_audioset,
     write_ave,
     write_crema_d,
@@ -232,15 +232,7 @@ def test_vggsound_validation_does_not_hang_on_the_rest_of_the_list(roots, clips,
 
 def test_vggsounder(roots, tmp_path, monkeypatch):
     """With a module that answers as vggsounder 1.0 does: items() of video_id, labels, modalities."""
-    entry = types.SimpleNamespace
-    labeled = {
-        f"test-{n:06d}_{n:06d}": entry(labels=["playing piano", VGGSOUND_LABELS[0]], modalities=["A", "AV"])
-        for n in range(5)
-    }
-    labeled["test-000004_000004"] = entry(labels=["no such class"], modalities=["V"])
-    module = types.ModuleType("vggsounder")
-    module.VGGSounder = lambda: labeled
-    monkeypatch.setitem(sys.modules, "vggsounder", module)
+    monkeypatch.setitem(sys.modules, "vggsounder", vggsounder_package())
     report, tables, problems = run("vggsound", roots("vggsound"), tmp_path / "out", "--vggsounder")
     assert isinstance(tables["test"].features["label"], List)
     assert isinstance(tables["test"].features["label"].feature, ClassLabel)
@@ -283,6 +275,13 @@ def test_crema_d_speaker_disjoint(crema_d, tmp_path):
     assert row["audio"]["path"].endswith("AudioWAV/1001_IEO_HAP_MD.wav")
     assert (row["actor"], row["sentence"], row["intensity"]) == ("1001", "IEO", "MD")
     assert any("train: 21 clips listed, the published split has 5144" in text for text in report["warnings"])
+
+
+def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(crema_d, tmp_path):
+    _, tables, problems = run("crema_d", crema_d, tmp_path / "out", "--require", "video")
+    assert problems["1001_DFA_NEU_XX"] == "missing" and "1001_DFA_HAP_XX" not in problems
+    row = next(row for row in tables["train"] if row["clip_id"] == "1001_DFA_HAP_XX")
+    assert row["audio"] is None and row["video"]["path"].endswith(".flv")
 
 
 def test_crema_d_published_split_has_91_actors():
@@ -406,12 +405,6 @@ def test_audioset_full_by_ontology(roots, clips, tmp_path):
     (root / "ontology.json").unlink()
     with pytest.raises(PrepareError, match="no class_labels_indices.csv and no ontology.json"):
         run("audioset", root, tmp_path / "none")
-
-
-def test_class_balanced_weights():
-    weights = class_balanced_weights([["a"], ["a"], ["a"], ["b"]])
-    assert weights == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2.0])
-    assert class_balanced_weights([]) == []
 
 
 def test_ravdess(roots, tmp_path):

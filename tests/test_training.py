@@ -57,6 +57,47 @@ def state_of(output: Path) -> dict:
 # Arguments
 
 
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as end:
+        recipe.main(["--help"])
+    assert end.value.code == 0 and "--bootstrap_samples" in capsys.readouterr().out
+
+
+def test_a_saved_model_is_measured_again(finished, toy, tmp_path):
+    results, output = finished
+    options = ["--evaluation_noise_db", "clean", "-5", "--baseline", "false", "--evaluate_only", "true"]
+    model = ["--model_name_or_path", str(output / "model")]
+    again = recipe.main([toy, "--output_dir", str(tmp_path / "again"), *model, *options])
+    ours = [row for row in results["rows"] if row["model"] == "maavt"]
+    for one, other in zip(ours, again["rows"], strict=True):
+        assert one["top1"] == other["top1"] and one.get("match_auroc") == pytest.approx(other.get("match_auroc"))
+    assert (tmp_path / "again" / "predictions.csv").is_file() and not (tmp_path / "again" / "model").exists()
+    with pytest.raises(ValueError, match="evaluate_only: .* is a vit model"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--evaluate_only", "true"])
+
+
+def test_the_best_epoch_is_told(finished):
+    results, output = finished
+    history = [entry for entry in state_of(output)["log_history"] if "eval_top1" in entry]
+    best = max(history, key=lambda entry: entry["eval_top1"])
+    assert results["best"] == {"epoch": best["epoch"], "metric": "top1", "value": round(best["eval_top1"], 4)}
+
+
+def test_a_backbone_that_is_not_there_is_named(toy, tmp_path):
+    with pytest.raises(OSError, match=r"model_name_or_path: no/such is no folder .* give a folder"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--model_name_or_path", "no/such"])
+
+
+def test_a_side_whose_clips_cannot_be_torn_apart_is_named_before_training(toy, tmp_path):
+    table = Path(toy).parent / "data" / "metadata.csv"
+    (tmp_path / "clips").symlink_to(table.parent / "clips")
+    lines = [line for line in table.read_text().splitlines() if ",test," not in line or line.startswith("clips/red")]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"^test: .* no clip of another class .*mismatch_probability 0"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--data", str(tmp_path)])
+    assert not list((tmp_path / "none").glob("checkpoint-*"))
+
+
 def test_yaml_first_and_the_command_line_wins(toy):
     model, data, evaluation, run = parse_arguments([toy])
     assert run.learning_rate == 5e-3 and model.model_config["token_init_std"] == 0.02 and data.num_frames == 2

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import struct
+import types
 import uuid
 from pathlib import Path
 
@@ -123,6 +124,17 @@ def write_vggsound(root: Path, clips: ClipCopies) -> Path:
     clips.copied(folder / "train000003_000003.mp4", folder / "test-000000_000000.mp4")
     clips.mute(folder / "train000004_000004.mp4")
     return root
+
+
+def vggsounder_package() -> types.ModuleType:
+    """Answers as vggsounder 1.0 does: items() of video_id, labels, modalities; for the clips of `write_vggsound`."""
+    labels, modalities = ["playing piano", VGGSOUND_LABELS[0]], ["A", "AV"]
+    labeled = {f"test-{n:06d}_{n:06d}": types.SimpleNamespace(labels=labels, modalities=modalities) for n in range(3)}
+    labeled["test-000003_000003"] = types.SimpleNamespace(labels=["playing piano"], modalities=["V"])
+    labeled["test-000004_000004"] = types.SimpleNamespace(labels=["no such class"], modalities=["V"])
+    module = types.ModuleType("vggsounder")
+    module.VGGSounder = lambda: labeled
+    return module
 
 
 def write_crema_d(root: Path, clips: ClipCopies, actors=("1001", "1002", "1003", "1010", "1015")) -> Path:

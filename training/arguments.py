@@ -156,6 +156,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Fields of ClipAugmentation; an empty mapping takes its defaults; None is off."},
     )
+    sampling: Literal["shuffle", "balanced"] = field(
+        default="shuffle",
+        metadata={
+            "help": "balanced: draw training clips so that rare classes are seen as often as common ones, some of them "
+            "several times an epoch; by the table's column `weight` where it has one (AudioSet). shuffle: each clip once."
+        },
+    )
     mixup_alpha: float = field(
         default=0.0,
         metadata={
@@ -179,7 +186,9 @@ class EvaluationArguments:
         default=False,
         metadata={"help": "Also measure how well picture finds sound, and sound picture, among the test clips."},
     )
-    bootstrap_samples: int = field(default=1000, metadata={"help": "Resamplings of the groups for the 95 % interval."})
+    bootstrap_samples: int = field(
+        default=1000, metadata={"help": "Resamplings of the groups for the 95 %% interval."}
+    )
     model_title: str | None = field(default=None, metadata={"help": "Title of the model card."})
     data_name: str | None = field(default=None, metadata={"help": "Name of the data; None: its folder's."})
     data_description: str | None = field(default=None, metadata={"help": "One sentence on the data, for the card."})
@@ -220,6 +229,12 @@ class RunArguments(TrainingArguments):
     class_weights: Literal["none", "balanced"] = field(
         default="none",
         metadata={"help": "balanced: rare classes weigh more in the loss, by their counts among the training clips."},
+    )
+    evaluate_only: bool = field(
+        default=False,
+        metadata={
+            "help": "Measure the maavt checkpoint in model_name_or_path on the test clips; train nothing, write no model."
+        },
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Print counts, one batch, memory and a time estimate; train nothing."}
@@ -338,6 +353,8 @@ def check_arguments(
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
+    if run.evaluate_only and (run.dry_run or run.push_to_hub or run.resume_from_checkpoint):
+        raise ValueError("evaluate_only: trains and writes no model; leave dry_run, push_to_hub and resume out")
     if evaluation.retrieval and len(data.modalities) == 1:
         raise ValueError(f"retrieval: needs picture and sound, but modalities is {data.modalities}; give both")
     for condition in evaluation.evaluation_noise_db:
@@ -360,6 +377,7 @@ def check_streaming(data: DataArguments, run: RunArguments) -> None:
         "split": data.split not in (None, "none", "split"),
         "segments": getattr(data, "segments", None),
         "class_weights": getattr(run, "class_weights", "none") != "none",
+        "sampling": data.sampling != "shuffle",
     }
     for name, value in needs_table.items():
         if value:

@@ -88,17 +88,20 @@ def make_dataset(
     if isinstance(noise_db, list):
         noise_db = tuple(noise_db) if len(noise_db) == 2 else noise_db[0]
     augmented = training and arguments.augmentation is not None
-    return ClipDataset(
-        tables[split],
-        processor,
-        seed=seed,
-        training=training,
-        mismatch_probability=arguments.mismatch_probability if training and not single else 0.0,
-        mismatched_copies=mismatched_copies,
-        modalities=tuple(modalities or arguments.modalities),
-        num_frames=arguments.num_frames,
-        augmentation=ClipAugmentation(**arguments.augmentation) if augmented else None,
-        noise_db=noise_db,
-        clean_probability=arguments.clean_probability,
-        on_missing=arguments.on_missing,
-    )
+    try:
+        return ClipDataset(
+            tables[split],
+            processor,
+            seed=seed,
+            training=training,
+            mismatch_probability=arguments.mismatch_probability if training and not single else 0.0,
+            mismatched_copies=mismatched_copies,
+            modalities=tuple(modalities or arguments.modalities),
+            num_frames=arguments.num_frames,
+            augmentation=ClipAugmentation(**arguments.augmentation) if augmented else None,
+            noise_db=noise_db,
+            clean_probability=arguments.clean_probability,
+            on_missing=arguments.on_missing,
+        )
+    except ValueError as error:
+        raise ValueError(f"{split}: {error}") from None

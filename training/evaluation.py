@@ -159,14 +159,15 @@ def evaluation_table(
     threshold: float | None,
     bootstrap_samples: int,
     seed: int,
-) -> tuple[list[dict], list[dict]]:
-    """All rows of the table, and one record per pair, input and condition for the predictions file.
+) -> tuple[list[dict], list[dict], dict[str, Predictions]]:
+    """All rows of the table, one record per pair, input and condition for the predictions file, and by input what the
+    model says under the first condition.
 
     Args:
         make_dataset: builds the test set, given `modalities`, `noise_db` and `mismatched_copies`.
         conditions: `"clean"` or levels of white noise in dB; pictures carry no noise and are measured once.
     """
-    rows, records = [], []
+    rows, records, first = [], [], {}
     for condition in conditions:
         for name, streams in INPUTS.items():
             if not set(streams) <= set(modalities) or (name == "video" and condition != conditions[0]):
@@ -174,11 +175,12 @@ def evaluation_table(
             paired = name == "both" and threshold is not None
             dataset = make_dataset(modalities=streams, noise_db=condition_level(condition), mismatched_copies=paired)
             found = predict(trainer, dataset)
+            first.setdefault(name, found)
             shown = "any" if name == "video" else condition
             row = {"model": "maavt", "input": name, "noise": shown}
             rows.append(row | score(found, threshold if paired else None, bootstrap_samples, seed))
             records += pair_records(found, label_names, name, shown)
-    return rows, records
+    return rows, records, first
 
 
 def pair_records(found: Predictions, label_names: list[str], name: str, noise: str) -> list[dict]:
@@ -235,10 +237,10 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def write_results(directory: Path, results: dict, records: list[dict]) -> None:
-    """`results.json`, `results.md` and `predictions.csv` of one run."""
+def write_results(directory: Path, results: dict, records: list[dict], tables: str = "") -> None:
+    """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
     write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_text(directory / "results.md", markdown_table(results["rows"]) + "\n")
+    write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
     temporary = directory / "predictions.csv.part"
     with open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])

@@ -33,8 +33,9 @@ class FilledClips(Dataset):
             return self.dataset[index]
         item = dict(self.dataset[index % len(self.dataset)])
         item |= {"has_video": torch.tensor(False), "has_audio": torch.tensor(False)}
-        if "labels" in item:
-            item["labels"] = torch.full_like(torch.as_tensor(item["labels"]), -100)
+        for name in ("labels", "video_labels", "audio_labels"):
+            if name in item:
+                item[name] = torch.full_like(torch.as_tensor(item[name]), -100)
         if "is_matched" in item:
             item["is_matched"] = torch.zeros_like(torch.as_tensor(item["is_matched"]))
         return item
@@ -67,7 +68,14 @@ class EvenBatchTrainer(Trainer):
     """`Trainer` whose processes share out every global batch, also an uneven last one, without repeating a clip.
 
     Evaluation covers every item even with `dataloader_drop_last`, and its loss is that of the global batch.
+
+    Args:
+        train_sampler: gives the order of the training clips instead of a shuffle; its `set_epoch` is called.
     """
+
+    def __init__(self, *args, train_sampler: Sampler | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.train_sampler = train_sampler
 
     def _get_dataloader(self, dataset, description, batch_size, sampler_fn=None, is_training=False, **kwargs):
         drop_last = self.args.dataloader_drop_last
@@ -78,14 +86,24 @@ class EvenBatchTrainer(Trainer):
 
             def sampler_fn(filled: Dataset) -> Sampler:
                 order = SequentialSampler(filled)
-                if is_training:  # as Accelerate makes of the Trainer's own sampler on one process
+                if is_training and self.train_sampler is not None:
+                    order = self.train_sampler
+                elif is_training:  # as Accelerate makes of the Trainer's own sampler on one process
                     order = SeedableRandomSampler(filled, data_seed=self.args.data_seed)
-                return FilledSampler(order, batch_size * processes, lambda: int((self.state.epoch or 0.0) + 1e-6))
+                return FilledSampler(order, batch_size * processes, self._epoch)
+
+        elif is_training and self.train_sampler is not None:
+
+            def sampler_fn(clips: Dataset) -> Sampler:
+                return FilledSampler(self.train_sampler, 1, self._epoch)
 
         try:
             return super()._get_dataloader(dataset, description, batch_size, sampler_fn, is_training, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
+
+    def _epoch(self) -> int:
+        return int((self.state.epoch or 0.0) + 1e-6)
 
     def _fillable(self, dataset: Dataset, is_training: bool) -> bool:
         random_order = not is_training or self.args.train_sampling_strategy == "random"

@@ -55,7 +55,8 @@ def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
     rank = lora_rank(model_args)
     lora = f", with LoRA of rank {rank}" if rank else ""
     num_classes = len(report["classes"])
-    reasons = ", ".join(f"{number} ({reason})" for reason, number in report["skipped_by_reason"].items())
+    left_out = report["skipped_by_reason"] | report.get("left_out_before", {})
+    reasons = ", ".join(f"{number} ({reason})" for reason, number in left_out.items())
     return {
         "arguments": recorded_arguments(arguments),
         "label_names": report["classes"],

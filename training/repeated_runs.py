@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `training.seeds` and `training.compare` share: runs in processes of their own, and figures with their spread."""
 
+import argparse
 import json
 import os
 import platform
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .card import package_versions
-from .evaluation import write_text
+from .evaluation import markdown_table, write_text
 
 
 RECIPE = Path(__file__).resolve().parent.parent / "train.py"
@@ -124,6 +125,35 @@ def circumstances(module: str, words: list[str], minutes: list[float], parallel:
         "minutes_of_runs": round(sum(minutes), 1),
         "minutes_of_this_call": round(call_minutes, 1),
     }
+
+
+def add_run_options(parser: argparse.ArgumentParser, runs: str) -> None:
+    """`--seeds`, `--parallel`, `--runs` (default: `runs`) and `--out`."""
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--parallel", type=int, default=1, help="runs at a time; the cores are shared out among them")
+    parser.add_argument("--runs", type=Path, default=Path(runs), help="folder for the single runs")
+    parser.add_argument("--out", type=Path, required=True, help="result files without suffix")
+
+
+def write_table(own: argparse.Namespace, results: dict, number: int, rows: list[dict], columns: dict, note="") -> None:
+    """Writes `<out>.json`, and `<out>.md` with the command, how the figures came about, and the table, which it prints.
+
+    Args:
+        own: parsed options of `add_run_options`.
+        results: with those of `circumstances`.
+        number: of runs.
+        rows: of the table, mean and spread in one cell already.
+        columns: what the table shows.
+        note: ends the paragraph above the table.
+    """
+    write_text(own.out.with_suffix(".json"), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    told = (
+        f"{number} runs, {results['minutes_per_run']['mean']} minutes each on average, {threads_per_run(own.parallel)} "
+        f"thread(s) per run; mean ± standard deviation over {len(own.seeds)} seeds. {note}"
+    )
+    table = markdown_table(rows, columns)
+    write_text(own.out.with_suffix(".md"), f"`{results['command']}`\n\n{told.strip()}\n\n{table}\n")
+    print(table)
 
 
 def _text(path: str | Path) -> str:

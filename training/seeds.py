@@ -10,15 +10,13 @@ repeated: stop it and start it again as you like. Writes `<out>.json` and `<out>
 """
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 
 import yaml
 
-from .evaluation import markdown_table, write_text
-from .repeated_runs import MEASURED, Run, circumstances, run_all, shown, threads_per_run, with_spread
+from .repeated_runs import MEASURED, Run, add_run_options, circumstances, run_all, shown, with_spread, write_table
 
 
 COLUMNS = {
@@ -60,13 +58,10 @@ def aggregate(runs: list[tuple[dict, dict]]) -> list[dict]:
 def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file of the run")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--trained_on", nargs="+", choices=["both", "audio", "video"], default=["both", "audio", "video"]
     )
-    parser.add_argument("--parallel", type=int, default=1, help="runs at a time; the cores are shared out among them")
-    parser.add_argument("--runs", type=Path, default=Path("outputs/seeds"), help="folder for the single runs")
-    parser.add_argument("--out", type=Path, required=True, help="result files without suffix")
+    add_run_options(parser, "outputs/seeds")
     own, rest = parser.parse_known_args(argv)
     begin = time.time()
     runs = run_all(seed_runs(own.config, rest, own.trained_on, own.seeds), own.runs, own.parallel)
@@ -78,13 +73,7 @@ def main(argv: list[str] | None = None) -> dict:
         "splits": runs[0][1]["splits"],
         "rows": rows,
     }
-    write_text(own.out.with_suffix(".json"), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    text = (
-        f"`{results['command']}`\n\n{len(runs)} runs, {results['minutes_per_run']['mean']} minutes each on average, "
-    )
-    text += f"{threads_per_run(own.parallel)} thread(s) per run; mean ± standard deviation over {len(own.seeds)} seeds.\n\n"
-    write_text(own.out.with_suffix(".md"), text + markdown_table(shown(rows), COLUMNS) + "\n")
-    print(markdown_table(shown(rows), COLUMNS))
+    write_table(own, results, len(runs), shown(rows), COLUMNS)
     return results
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction
+from transformers import EvalPrediction, Trainer
 
 from processing.metrics import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
 from processing.mixup import PairMixUp
@@ -76,6 +76,15 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
         for name in [n for n in self._parts if n.startswith("eval_")]:
             del self._parts[name]
         return super().evaluation_loop(*args, **kwargs)
+
+
+def best_checkpoint(trainer: Trainer) -> dict | None:
+    """Epoch, metric and value of the checkpoint that was best on validation; None where none is chosen."""
+    state, args = trainer.state, trainer.args
+    if not (args.load_best_model_at_end and state.best_global_step and state.max_steps):
+        return None
+    epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] >= state.best_global_step)
+    return {"epoch": round(epoch, 2), "metric": args.metric_for_best_model, "value": round(state.best_metric, 4)}
 
 
 def split_predictions(predictions: np.ndarray | tuple) -> tuple[np.ndarray, np.ndarray | None]:

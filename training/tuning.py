@@ -8,6 +8,7 @@ from dataclasses import fields
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers import AutoConfig
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
 
@@ -64,16 +65,23 @@ def build_model(
     Returns a `PeftModel` for `tuning: adapter`, `lora` and `lavish`, else a plain `MAAVTForAudioVisualClassification`.
     """
     torch.manual_seed(seed)
-    model = MAAVTForAudioVisualClassification.from_pretrained(
-        arguments.model_name_or_path,
-        revision=arguments.revision or "main",
-        id2label=dict(enumerate(label_names)),
-        label2id={name: i for i, name in enumerate(label_names)},
-        ignore_mismatched_sizes=True,
-        dtype=getattr(torch, arguments.backbone_dtype),
-        attn_implementation=arguments.attn_implementation,
-        **config_changes(arguments, modalities, labels),
-    )
+    changes = config_changes(arguments, modalities, labels)
+    try:
+        model = MAAVTForAudioVisualClassification.from_pretrained(
+            arguments.model_name_or_path,
+            revision=arguments.revision or "main",
+            id2label=dict(enumerate(label_names)),
+            label2id={name: i for i, name in enumerate(label_names)},
+            ignore_mismatched_sizes=True,
+            dtype=getattr(torch, arguments.backbone_dtype),
+            attn_implementation=arguments.attn_implementation,
+            **changes,
+        )
+    except OSError as error:
+        raise OSError(
+            f"model_name_or_path: {arguments.model_name_or_path} is no folder with a ViT checkpoint, and cannot be had "
+            "from the Hub or its cache; give a folder with config.json and weights, or a name of the Hub"
+        ) from error
     if arguments.tuning == "linear_probe":
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
@@ -84,6 +92,18 @@ def build_model(
     trained, total = parameter_counts(model)
     logger.info("trainable: %s of %s parameters (%.2f %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
     return model
+
+
+def check_classes(arguments: ModelArguments, label_names: list[str]) -> None:
+    """Raises ValueError where a checkpoint that is to be measured was not trained on the classes of the data."""
+    config = AutoConfig.from_pretrained(arguments.model_name_or_path, revision=arguments.revision or "main")
+    known = [config.id2label[i] for i in range(config.num_labels)]
+    if config.model_type != MAAVTConfig.model_type or known != label_names:
+        raise ValueError(
+            f"evaluate_only: {arguments.model_name_or_path} is a {config.model_type} model of {len(known)} classes "
+            f"({', '.join(known[:3])}, ...), the data has {len(label_names)} ({', '.join(label_names[:3])}, ...); give a "
+            "maavt checkpoint of these classes"
+        )
 
 
 def parameter_counts(model: nn.Module) -> tuple[int, int]:

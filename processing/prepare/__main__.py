@@ -51,14 +51,14 @@ def prepare(options: argparse.Namespace) -> dict:
         raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
     check_out(out)
     annotations = SETS[options.set].read(root, options)
+    require = [kind for kind in options.require if kind in annotations.streams]
     jobs = {
         number: job
         for number, row in enumerate(annotations.rows)
-        if (job := make_job(row, root, annotations.streams)) is not None
+        if (job := make_job(row, root, annotations.streams, require)) is not None
     }
     record = options.record or out.with_name(f".{out.name}.scan.jsonl")
     facts = scan(jobs.values(), root, record, workers=options.workers)
-    require = [kind for kind in options.require if kind in annotations.streams]
     verdicts = select_rows(annotations, jobs, facts, require)
     used = [verdict.row for verdict in verdicts if verdict.status == "used"]
     if annotations.complete is not None:
@@ -99,7 +99,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             nargs="*",
             choices=("video", "audio"),
             default=["video", "audio"],
-            help="streams without which a clip is left out; without them a missing stream is a missing modality",
+            help="(default: video audio) streams without which a clip is left out; without them a missing stream is a missing modality",
         )
         command.add_argument("--push", metavar="USER/NAME", help="upload to the Hub too, clips included")
         command.add_argument("--private", action="store_true", help="upload to a private repository")

@@ -5,11 +5,11 @@
 import csv
 import json
 from argparse import ArgumentParser, Namespace
-from collections import Counter
 from pathlib import Path
 
 from datasets import Value
 
+from ..class_balance import class_balanced_weights
 from ..clip_splits import TEST, TRAIN, VALIDATION
 from .annotations import (
     Annotations,
@@ -70,19 +70,6 @@ def read(root: Path, options: Namespace) -> Annotations:
         warnings=index.warnings(),
         complete=_fill_weights,
     )
-
-
-def class_balanced_weights(labels: list[list[str]]) -> list[float]:
-    """Sampling weights that make rare classes be seen as often as common ones.
-
-    `w_i = sum over the classes c of clip i of 1 / n_c`, with `n_c` the number of clips that have class c, scaled to a
-    mean of 1. Drawing clips with probabilities proportional to w gives every class the same expected share of draws
-    where each clip has one class.
-    """
-    counts = Counter(label for clip in labels for label in clip)
-    weights = [sum(1 / counts[label] for label in clip) for clip in labels]
-    mean = sum(weights) / len(weights) if weights else 1.0
-    return [weight / mean for weight in weights]
 
 
 def _fill_weights(rows: list[ClipRow]) -> None:

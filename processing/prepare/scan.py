@@ -66,7 +66,8 @@ def check_clip(root: str, job: Job) -> Facts:
     except Exception as error:  # whatever a decoder throws: a broken clip is a line of the report
         known = isinstance(error, ValueError | OSError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
-        facts.error = " ".join(text.replace(os.path.join(root, ""), "").split())
+        # the clip's own file is meant, not a field of the user's
+        facts.error = " ".join(text.replace(os.path.join(root, ""), "").replace(": path: ", ": ").split())
     return facts
 
 

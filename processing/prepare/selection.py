@@ -49,14 +49,14 @@ def select_rows(
         facts: what was found.
         require: streams without which a clip is not used.
     """
-    verdicts = [Verdict(row, not _absent(row, annotations.streams)) for row in annotations.rows]
+    verdicts = [Verdict(row, not _absent(row, annotations.streams, require)) for row in annotations.rows]
     order = sorted(range(len(verdicts)), key=lambda number: (PRIORITY[verdicts[number].row.split], number))
     _judge_listing([verdicts[number] for number in order])
     contents: dict[tuple, Verdict] = {}
     for number in order:
         verdict = verdicts[number]
         if verdict.status == USED and not verdict.found:
-            absent = _absent(verdict.row, annotations.streams)
+            absent = _absent(verdict.row, annotations.streams, require)
             which = "" if len(absent) == len(annotations.streams) else f" for the {absent[0]}"
             verdict.status, verdict.reason = "missing", f"{verdict.row.expected}: no such file{which}"
         if verdict.status == USED:
@@ -64,17 +64,19 @@ def select_rows(
     return verdicts
 
 
-def make_job(row: ClipRow, root: Path, streams: Sequence[str]) -> Job | None:
-    """What to look into for a row; None where an expected file is not there, or its rules leave it out."""
-    if row.left_out or _absent(row, streams):
+def make_job(row: ClipRow, root: Path, streams: Sequence[str], require: Sequence[str]) -> Job | None:
+    """What to look into for a row; None where a required file is not there, or its rules leave it out."""
+    if row.left_out or _absent(row, streams, require):
         return None
     files = {"video": row.video, "audio": row.audio}
     names = {kind: path and path.relative_to(root).as_posix() for kind, path in files.items()}
     return Job(names["video"], names["audio"], row.source_window)
 
 
-def _absent(row: ClipRow, streams: Sequence[str]) -> list[str]:
-    return [kind for kind in streams if getattr(row, kind) is None]
+def _absent(row: ClipRow, streams: Sequence[str], require: Sequence[str]) -> list[str]:
+    """Streams without a file, where the row cannot be used for that."""
+    absent = [kind for kind in streams if getattr(row, kind) is None]
+    return absent if len(absent) == len(streams) or set(absent) & set(require) else []
 
 
 def _judge_listing(verdicts: list[Verdict]) -> None:
