@@ -10,11 +10,15 @@ import numpy as np
 import torch
 
 from .feature_extraction_deepavfusion import DeepAVFusionFeatureExtractor
-from .processing_maavt import MAAVTProcessor
+from .processing_maavt import MAAVTProcessor, MAAVTProcessorKwargs
 from .video_processing_deepavfusion import DeepAVFusionVideoProcessor
 from .wave_writing import write_wave
 from .waveform_reconstruction import masked_waveform
 from .waveforms import as_waveforms
+
+
+class DeepAVFusionProcessorKwargs(MAAVTProcessorKwargs, total=False):
+    """Keyword arguments of `DeepAVFusionProcessor`, by part."""
 
 
 class DeepAVFusionProcessor(MAAVTProcessor):
@@ -25,6 +29,7 @@ class DeepAVFusionProcessor(MAAVTProcessor):
     key frame of the window, in evaluation too.) `num_frames` may ask for more frames, a multiple of S; `times` for others.
     """
 
+    valid_processor_kwargs = DeepAVFusionProcessorKwargs
     default_parts = (DeepAVFusionFeatureExtractor, DeepAVFusionVideoProcessor)
 
     def __init__(self, feature_extractor: Any = None, video_processor: Any = None, **kwargs: Any):
