@@ -169,7 +169,7 @@ def test_sdr_of_known_noise():
     """Interference 20 dB below a source, another noise 26 dB below it."""
     pytest.importorskip("mir_eval")
     generator = np.random.default_rng(0)
-    sources, noise = generator.standard_normal((2, 6000)), generator.standard_normal(6000)
+    sources, noise = generator.standard_normal((2, 8000)), generator.standard_normal(8000)
     estimates = np.stack([sources[0] + 0.1 * sources[1], sources[1] + 0.05 * noise])
     got = SeparationScore().compute(predictions=[estimates], references=[sources])
     metric = SeparationScore()
