@@ -101,9 +101,17 @@ class DeepAVFusionViTBlock(nn.Module):
     Tokens in `context` are read as keys and values only. Published blocks update them too and throw the update away.
     """
 
-    def __init__(self, config, width: int, num_attention_heads: int, intermediate_size: int, layer_norm_eps: float):
+    def __init__(
+        self,
+        config,
+        width: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        layer_norm_eps: float,
+        drop_path_rate: float,
+    ):
         super().__init__()
-        self.drop_path_rate = config.drop_path_rate
+        self.drop_path_rate = drop_path_rate
         self.layernorm_before = nn.LayerNorm(width, eps=layer_norm_eps)
         self.attention = DeepAVFusionAttention(config, width, num_attention_heads, num_fused=3)
         self.layernorm_after = nn.LayerNorm(width, eps=layer_norm_eps)

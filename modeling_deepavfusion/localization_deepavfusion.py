@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
 
+from .losses_deepavfusion import global_mean
 from .maps_deepavfusion import side_outputs
 from .modeling_deepavfusion import DeepAVFusionModel, DeepAVFusionPreTrainedModel
 from .outputs_deepavfusion import FusionAttentions
@@ -119,8 +120,7 @@ class DeepAVFusionForSoundSourceLocalization(DeepAVFusionPreTrainedModel):
         if has_video is not None:
             counted = counted & has_video.bool()[:, None]
         hit = (maps * shares).sum((-2, -1)) / maps.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
-        losses = -hit.clamp_min(1e-6).log()
-        return (losses * counted).sum() / counted.sum().clamp(min=1)
+        return global_mean(-hit.clamp_min(1e-6).log(), counted)
 
 
 __all__ = ["DeepAVFusionForSoundSourceLocalization", "fusion_attention_map", "scaled"]

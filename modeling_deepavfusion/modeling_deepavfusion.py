@@ -21,6 +21,7 @@ from .fusion_deepavfusion import DeepAVFusionFusionBlock
 from .layers_deepavfusion import DeepAVFusionViTBlock
 from .masking_deepavfusion import num_kept, patch_order
 from .outputs_deepavfusion import DeepAVFusionModelOutput
+from .windows_deepavfusion import as_windows, complete_streams
 
 
 class DeepAVFusionLayer(GradientCheckpointingLayer):
@@ -28,9 +29,9 @@ class DeepAVFusionLayer(GradientCheckpointingLayer):
 
     def __init__(self, config, fused: bool):
         super().__init__()
-        sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size, config.layer_norm_eps)
-        self.image = DeepAVFusionViTBlock(config, *sizes)
-        self.audio = DeepAVFusionViTBlock(config, *sizes)
+        sizes = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
+        self.image = DeepAVFusionViTBlock(config, *sizes, config.layer_norm_eps, config.drop_path_rate)
+        self.audio = DeepAVFusionViTBlock(config, *sizes, config.layer_norm_eps, config.drop_path_rate)
         self.fusion = DeepAVFusionFusionBlock(config) if fused else None
 
     def forward(
@@ -82,6 +83,23 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         elif hasattr(module, "xavier_bounds"):
             for linear, bound in module.xavier_bounds():
                 init.uniform_(linear.weight, -bound, bound)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in Transformers, with the code of the encoder named in `auto_map` beside that of this class."""
+        if self._auto_class is not None:
+            # a checkpoint of another task may have left its entries, whose code is not saved here
+            known = getattr(self.config, "auto_map", None) or {}
+            kept = {name: code for name, code in known.items() if name == "AutoConfig"}
+            module = DeepAVFusionPreTrainedModel.__module__.rpartition(".")[2]
+            self.config.auto_map = {**kept, "AutoModel": f"{module}.DeepAVFusionModel"}
+        own = type(self)
+        if any(base.__name__ == "FSDPModule" for base in own.__mro__):
+            # `fully_shard` made a class of its own, whose name and code do not belong in a checkpoint
+            self.__class__ = own.__mro__[2]
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.__class__ = own
 
 
 class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
@@ -137,8 +155,11 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
         Raises:
             ValueError: wrong ranks or channels, frames and spectrograms that are not as many, or no input at all.
         """
-        image, audio, has_image, has_audio = self._windows(pixel_values_videos, input_features, has_video, has_audio)
         config = self.config
+        streams = (pixel_values_videos, input_features, has_video, has_audio)
+        if self.training:
+            streams = complete_streams(config, *streams)
+        image, audio, has_image, has_audio = as_windows(*streams, config.audio_num_channels)
         image_ids_keep = self._ids_keep(image_ids_keep, image_noise, config.image_mask_ratio)
         audio_ids_keep = self._ids_keep(audio_ids_keep, audio_noise, config.audio_mask_ratio)
         num_windows = len(audio if image is None else image)
@@ -185,38 +206,6 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
             audio_attentions=collected(attentions["audio"]) if output_attentions else None,
             fusion_attentions=collected(attentions["fusion"]) if need_weights else None,
         )
-
-    def _windows(
-        self,
-        frames: torch.Tensor | None,
-        spectrograms: torch.Tensor | None,
-        has_video: torch.Tensor | None,
-        has_audio: torch.Tensor | None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """Windows flattened into the batch: frames `[N, C, H, W]`, spectrograms `[N, C, F, W]`, and which are there `[N]`."""
-        if frames is None and spectrograms is None:
-            raise ValueError("Give pixel_values_videos, input_features or both.")
-        if frames is not None and frames.ndim != 5:
-            raise ValueError(f"pixel_values_videos must be [B, S, C, H, W], got shape {tuple(frames.shape)}.")
-        if spectrograms is not None and spectrograms.ndim != 4:
-            raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
-        if frames is not None and spectrograms is not None and frames.shape[:2] != spectrograms.shape[:2]:
-            raise ValueError(
-                f"pixel_values_videos holds {frames.shape[0]} clips of {frames.shape[1]} frames, input_features "
-                f"{spectrograms.shape[0]} clips of {spectrograms.shape[1]} spectrograms. A window is one frame and one "
-                "spectrogram: give as many of both (num_frames of the video processor, segments of the sound)."
-            )
-        num_windows = (spectrograms if frames is None else frames).shape[1]
-        has_video, has_audio = (
-            None if there is None or inputs is None else there.bool().repeat_interleave(num_windows)
-            for there, inputs in ((has_video, frames), (has_audio, spectrograms))
-        )
-        if frames is not None:
-            frames = frames.flatten(0, 1)
-        if spectrograms is not None:
-            # a ViT of several channels sees the one channel of a spectrogram in each
-            spectrograms = spectrograms.flatten(0, 1)[:, None].expand(-1, self.config.audio_num_channels, -1, -1)
-        return frames, spectrograms, has_video, has_audio
 
     @staticmethod
     def _ids_keep(ids_keep: torch.Tensor | None, noise: torch.Tensor | None, mask_ratio: float) -> torch.Tensor | None:

@@ -65,4 +65,68 @@ class DeepAVFusionModelOutput(ModelOutput):
     fusion_attentions: tuple[FusionAttentions] | None = None
 
 
-__all__ = ["DeepAVFusionModelOutput", "FusionAttentions"]
+@dataclass
+class DeepAVFusionPreTrainingOutput(ModelOutput):
+    """
+    Output of [`DeepAVFusionForPreTraining`]. Without a modality its fields are None.
+
+    Args:
+        loss: scalar, the weighted sum of the two below.
+        image_loss, audio_loss: scalars, mean squared error over the hidden patches.
+        image_logits, audio_logits: `[N, P, p * p * C]`, the reconstructed patches: row, column, channel, the last fastest;
+            standardized patch by patch where `config.norm_pix_loss`.
+        image_mask, audio_mask: bool `[N, P]`, true for a hidden patch.
+        image_ids_restore, audio_ids_restore: `[N, P]`, where each patch stood in the order of its noise.
+        The rest as in [`DeepAVFusionModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    image_loss: torch.FloatTensor | None = None
+    audio_loss: torch.FloatTensor | None = None
+    image_logits: torch.FloatTensor | None = None
+    audio_logits: torch.FloatTensor | None = None
+    image_mask: torch.BoolTensor | None = None
+    audio_mask: torch.BoolTensor | None = None
+    image_ids_restore: torch.LongTensor | None = None
+    audio_ids_restore: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
+    image_hidden_states: tuple[torch.FloatTensor] | None = None
+    audio_hidden_states: tuple[torch.FloatTensor] | None = None
+    fusion_hidden_states: tuple[torch.FloatTensor] | None = None
+    attentions: tuple[torch.FloatTensor] | None = None
+    audio_attentions: tuple[torch.FloatTensor] | None = None
+    fusion_attentions: tuple[FusionAttentions] | None = None
+
+
+@dataclass
+class DeepAVFusionClassifierOutput(ModelOutput):
+    """
+    Output of [`DeepAVFusionForAudioVisualClassification`].
+
+    Args:
+        loss: scalar, when `labels` are given.
+        logits: `[B, C]`, the mean of the heads and windows that there are; `[B, S, C]` for labels per window.
+        image_logits, audio_logits, fusion_logits: the three heads' own, in the same shape, 0 for clips without the modality.
+        The rest as in [`DeepAVFusionModelOutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    image_logits: torch.FloatTensor | None = None
+    audio_logits: torch.FloatTensor | None = None
+    fusion_logits: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor] | None = None
+    image_hidden_states: tuple[torch.FloatTensor] | None = None
+    audio_hidden_states: tuple[torch.FloatTensor] | None = None
+    fusion_hidden_states: tuple[torch.FloatTensor] | None = None
+    attentions: tuple[torch.FloatTensor] | None = None
+    audio_attentions: tuple[torch.FloatTensor] | None = None
+    fusion_attentions: tuple[FusionAttentions] | None = None
+
+
+__all__ = [
+    "DeepAVFusionClassifierOutput",
+    "DeepAVFusionModelOutput",
+    "DeepAVFusionPreTrainingOutput",
+    "FusionAttentions",
+]

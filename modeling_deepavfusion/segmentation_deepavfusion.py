@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers.utils.generic import can_return_tuple
 
+from .losses_deepavfusion import global_mean
 from .maps_deepavfusion import (
     DeepAVFusionDoubleConv,
     DeepAVFusionMapModel,
@@ -20,6 +21,7 @@ from .maps_deepavfusion import (
 )
 from .modeling_deepavfusion import DeepAVFusionModel
 from .task_outputs_deepavfusion import DeepAVFusionSegmentationOutput
+from .windows_deepavfusion import complete_streams
 
 
 IGNORED_PIXEL = 255
@@ -125,6 +127,10 @@ class DeepAVFusionForAudioVisualSegmentation(DeepAVFusionMapModel):
         """
         if pixel_values_videos is None:
             raise ValueError("Segmentation needs pixel_values_videos; give the frames that are to be segmented.")
+        streams = (pixel_values_videos, input_features, has_video, has_audio)
+        if self.training:
+            streams = complete_streams(self.config, *streams)
+        pixel_values_videos, input_features, has_video, has_audio = streams
         outputs, image, audio = self.encode(
             pixel_values_videos,
             input_features,
@@ -145,7 +151,7 @@ class DeepAVFusionForAudioVisualSegmentation(DeepAVFusionMapModel):
         return DeepAVFusionSegmentationOutput(loss=loss, logits=logits, **side_outputs(outputs))
 
     def _loss(self, logits: torch.Tensor, labels: torch.Tensor, has_video: torch.Tensor | None) -> torch.Tensor:
-        """Mean over the pixels that count; 0 where there are none."""
+        """Mean over the pixels of the global batch that count; 0 where there are none."""
         shape = (*logits.shape[:2], *logits.shape[-2:])
         if labels.shape not in (shape, (shape[0], *shape[2:])) or labels.numel() != logits[:, :, 0].numel():
             raise ValueError(f"labels have shape {tuple(labels.shape)}, the frames {shape}; give one label a pixel.")
@@ -161,7 +167,7 @@ class DeepAVFusionForAudioVisualSegmentation(DeepAVFusionMapModel):
         else:
             losses = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(0, 1), reduction="none")
             losses = losses.unflatten(0, shape[:2])
-        return (losses * counted).sum() / counted.sum().clamp(min=1)
+        return global_mean(losses, counted)
 
 
 __all__ = ["DeepAVFusionForAudioVisualSegmentation", "DeepAVFusionSegmentationDecoder"]

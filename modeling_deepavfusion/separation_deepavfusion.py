@@ -21,6 +21,7 @@ from .maps_deepavfusion import (
 from .modeling_deepavfusion import DeepAVFusionModel
 from .separation_loss_deepavfusion import separation_loss, separation_mask
 from .task_outputs_deepavfusion import DeepAVFusionSeparationOutput
+from .windows_deepavfusion import complete_streams
 
 
 NUM_SCALES = 5
@@ -119,6 +120,10 @@ class DeepAVFusionForSoundSourceSeparation(DeepAVFusionMapModel):
         """
         if input_features is None:
             raise ValueError("Separation needs input_features; give the spectrograms of the mixtures.")
+        streams = (pixel_values_videos, input_features, has_video, has_audio)
+        if self.training:
+            streams = complete_streams(self.config, *streams)
+        pixel_values_videos, input_features, has_video, has_audio = streams
         outputs, image, audio = self.encode(
             pixel_values_videos,
             input_features,

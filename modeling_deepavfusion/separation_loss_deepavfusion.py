@@ -5,6 +5,8 @@
 import torch
 from torch import nn
 
+from .losses_deepavfusion import global_mean
+
 
 def separation_mask(
     mixture: torch.Tensor, source: torch.Tensor, other: torch.Tensor | None, target: str
@@ -45,7 +47,7 @@ def separation_loss(
     weighting: bool,
     counted: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Binary cross-entropy, mean over points; `weighting` multiplies each by clamp(ln(1 + m), 1e-3, 10).
+    """Binary cross-entropy, mean over the points of the global batch; `weighting` multiplies each by clamp(ln(1 + m), 1e-3, 10).
 
     Args:
         logits, targets, mixture: one shape; mixture is log10 mel power.
@@ -54,9 +56,7 @@ def separation_loss(
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
     if weighting:
         losses = losses * (10 ** mixture.float()).log1p().clamp(1e-3, 10)
-    if counted is None:
-        return losses.mean()
-    return (losses * counted).sum() / counted.sum().clamp(min=1)
+    return global_mean(losses, torch.ones_like(losses, dtype=torch.bool) if counted is None else counted)
 
 
 __all__ = ["separation_loss", "separation_mask"]

@@ -9,8 +9,12 @@ names. It may leave outputs out that it does not know: the test names them.
 import numpy as np
 import torch
 
-from modeling_deepavfusion import DeepAVFusionModel
-from modeling_deepavfusion.published_deepavfusion import config_of_encoder, encoder_to_ours
+from modeling_deepavfusion import (
+    DeepAVFusionForAudioVisualClassification,
+    DeepAVFusionForPreTraining,
+    DeepAVFusionModel,
+)
+from modeling_deepavfusion.published_deepavfusion import config_of_encoder, encoder_to_ours, task_to_ours
 
 
 KINDS = {}
@@ -80,3 +84,53 @@ def encoder(stem, weights, inputs, expected, attention):
         for layer, states in enumerate(full[f"{modality}_hidden_states"][1:]):
             ours[f"full_layer{layer}_{modality}"] = states
     return ours
+
+
+def mask_ratio(kept: torch.Tensor, num_patches: int) -> float:
+    """A ratio that leaves `kept` of the patches, whatever is rounded."""
+    return 1 - (int(kept) + 0.5) / num_patches
+
+
+@golden("pretraining_")
+def pretraining(stem, weights, inputs, expected, attention):
+    shuffles = {name: inputs[f"{name}_shuffle"] for name in ("image", "audio")}
+    fields = {
+        f"{name}_mask_ratio": mask_ratio(inputs[f"{name}_len_keep"], shuffle.shape[1])
+        for name, shuffle in shuffles.items()
+    }
+    depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("image_decoder_blocks."))
+    decoder = {
+        "decoder_hidden_size": weights["image_decoder_mask_token"].shape[-1],
+        "decoder_num_hidden_layers": depth,
+        "decoder_num_attention_heads": HEADS,
+        "decoder_intermediate_size": weights["image_decoder_blocks.0.mlp.fc1.weight"].shape[0],
+    }
+    config = encoder_config(without_prefix(weights, "encoder."), **fields, **decoder)
+    config._attn_implementation = attention
+    model = DeepAVFusionForPreTraining(config).eval()
+    model.load_state_dict(task_to_ours(weights, config.fusion_type))
+    # noise whose order is the given permutation
+    noise = {f"{name}_noise": shuffle.argsort(1).float() for name, shuffle in shuffles.items()}
+    outputs = model(*streams(inputs), **noise)
+    return {
+        "loss_image": outputs.image_loss,
+        "loss_audio": outputs.audio_loss,
+        "pred_image": outputs.image_logits,
+        "pred_audio": outputs.audio_logits,
+    }
+
+
+@golden("classifier_")
+def classifier(stem, weights, inputs, expected, attention):
+    fields = {"num_labels": weights["fusion_head.weight"].shape[0], "use_pooled_batchnorm": "linearprobe" in stem}
+    config = encoder_config(without_prefix(weights, "encoder."), **fields)
+    config._attn_implementation = attention
+    model = DeepAVFusionForAudioVisualClassification(config).eval()
+    model.load_state_dict(task_to_ours(weights, config.fusion_type))
+    outputs = model(*streams(inputs))
+    return {
+        "logits_image": outputs.image_logits,
+        "logits_audio": outputs.audio_logits,
+        "logits_fusion": outputs.fusion_logits,
+        "logits_mean": outputs.logits,
+    }
