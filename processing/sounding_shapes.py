@@ -51,7 +51,7 @@ class ShapeSettings:
 
     num_train: int = 240
     num_test: int = 60
-    num_pairs: int = 30
+    num_pairs: int = 12
     frames_per_clip: int = 4
     size: int = 48
     seconds: float = 3.0

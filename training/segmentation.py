@@ -17,7 +17,17 @@ from processing.segmentation_metrics import AVSBenchScore, DeepAVFusionSegmentat
 from .map_pictures import save_maps
 from .task_arguments import parse_task_arguments
 from .task_layouts import read_frames
-from .task_runs import Rows, build_model, build_processor, predict, train, write_results
+from .task_runs import (
+    Rows,
+    build_model,
+    build_processor,
+    finished_run,
+    predict,
+    record_run,
+    run_facts,
+    train,
+    write_results,
+)
 
 
 def measured(scores: list[np.ndarray], truths: list[np.ndarray], groups: list[str]) -> dict[str, float]:
@@ -46,31 +56,34 @@ def main(argv: list[str] | None = None) -> Rows:
     truths = [test_set[index]["labels"].numpy() for index in range(len(test_set))]
     num_labels = (task.model_config or {}).get("num_labels", 1)
 
-    runs, facts = [], {"train frames": len(train_set), "test frames": len(test_set)}
+    facts = run_facts(task, args, **{"train frames": len(train_set), "test frames": len(test_set)})
+    runs = []
     for seed in task.seeds:
-        model = build_model(task, DeepAVFusionForAudioVisualSegmentation, seed, num_labels=num_labels)
-        facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-        model = train(model, train_set, args, seed)
-        logits = [out["logits"][0] for _, _, out in predict(model, test_set, args.per_device_eval_batch_size)]
-        if num_labels == 1:
-            scores = [own[0].sigmoid().numpy() for own in logits]
-            run = {"DeepAVFusion": measured(scores, truths, groups)}
-            run |= {name: measured(masks, truths, groups) for name, masks in trivial_masks(truths).items()}
-        else:
-            classes = [own.argmax(0).numpy() for own in logits]
-            score = SemanticSegmentationScore(num_classes=num_labels)
-            run = {"DeepAVFusion": score.compute(predictions=classes, references=truths)}
-            scores = [(own > 0).astype(float) for own in classes]
+        run = finished_run(args, seed, facts)
+        if run is None:
+            model = build_model(task, DeepAVFusionForAudioVisualSegmentation, seed, num_labels=num_labels)
+            model = train(model, train_set, args, seed)
+            logits = [out["logits"][0] for _, _, out in predict(model, test_set, args.per_device_eval_batch_size)]
+            if num_labels == 1:
+                scores = [own[0].sigmoid().numpy() for own in logits]
+                run = {"DeepAVFusion": measured(scores, truths, groups)}
+                run |= {name: measured(masks, truths, groups) for name, masks in trivial_masks(truths).items()}
+            else:
+                classes = [own.argmax(0).numpy() for own in logits]
+                score = SemanticSegmentationScore(num_classes=num_labels)
+                run = {"DeepAVFusion": score.compute(predictions=classes, references=truths)}
+                scores = [(own > 0).astype(float) for own in classes]
+            output = Path(args.output_dir) / f"seed_{seed}"
+            model.save_pretrained(output / "model")
+            processor.save_pretrained(output / "model")
+            shown = np.linspace(0, len(test_set) - 1, task.num_pictures).astype(int).tolist()
+            pictures = [
+                (test_set[i]["pixel_values_videos"][0], [torch.tensor(truths[i] > 0), torch.tensor(scores[i])])
+                for i in shown
+            ]
+            save_maps(output / "masks.png", pictures, processor.video_processor)
+            record_run(args, seed, facts, run)
         runs.append(run)
-        output = Path(args.output_dir) / f"seed_{seed}"
-        model.save_pretrained(output / "model")
-        processor.save_pretrained(output / "model")
-        shown = np.linspace(0, len(test_set) - 1, task.num_pictures).astype(int).tolist()
-        pictures = [
-            (test_set[i]["pixel_values_videos"][0], [torch.tensor(truths[i] > 0), torch.tensor(scores[i])])
-            for i in shown
-        ]
-        save_maps(output / "masks.png", pictures, processor.video_processor)
 
     if num_labels == 1:
         metrics = ["miou", "f_score", "published_miou_with_background", "published_f_score"]

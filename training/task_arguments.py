@@ -28,6 +28,7 @@ class TaskArguments:
     processor: dict | str | None = field(
         default=None, metadata={"help": "Changes by part: {feature_extractor: {...}, video_processor: {...}}."}
     )
+    system: str = field(default="deepavfusion", metadata={"help": "Localization: 'deepavfusion' or 'maavt'."})
     supervision: str = field(
         default="boxes", metadata={"help": "Localization: 'class' (weak: the clip's label alone) or 'boxes'."}
     )

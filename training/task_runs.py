@@ -77,8 +77,38 @@ def predict(model: PreTrainedModel, dataset: Dataset, batch_size: int, **options
         inputs = {name: torch.stack([example[name] for example in examples]).to(device) for name in names}
         outputs = model(**inputs, **options)
         for offset, example in enumerate(examples):
-            own = {name: value[offset].cpu() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+            own = {
+                name: value[offset].cpu()
+                for name, value in outputs.items()
+                if isinstance(value, torch.Tensor) and value.ndim
+            }
             yield begin + offset, example, own
+
+
+def finished_run(args: TrainingArguments, seed: int, facts: dict) -> dict[str, dict[str, float]] | None:
+    """What an earlier run with this seed and these facts measured, if it came to its end; seeds may run side by side."""
+    path = Path(args.output_dir) / f"seed_{seed}" / "measured.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["facts"] != facts:
+        raise ValueError(
+            f"{path}: was measured with {record['facts']}, this run has {facts}; choose another --output_dir"
+        )
+    return record["run"]
+
+
+def record_run(args: TrainingArguments, seed: int, facts: dict, run: dict[str, dict[str, float]]) -> None:
+    """Write what this seed measured."""
+    path = Path(args.output_dir) / f"seed_{seed}" / "measured.json"
+    write_text(path, json.dumps({"facts": facts, "run": run}, indent=1) + "\n")
+
+
+def run_facts(task: TaskArguments, args: TrainingArguments, **facts) -> dict:
+    """What a result depends on, for its table."""
+    schedule = f"{args.max_steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs"
+    schedule += f" of {args.per_device_train_batch_size}, learning rate {args.learning_rate:g}"
+    return {"training": schedule, "model": json.dumps(task.model_config or task.model_name_or_path), **facts}
 
 
 def summary(runs: list[Rows]) -> Rows:
