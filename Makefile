@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow quality style clean
+.PHONY: demo test test-slow quality style fix-copies clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -25,13 +25,17 @@ test: quality  ## the whole fast suite
 test-slow: .venv/.installed  ## the checks that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
-quality: .venv/.installed  ## lint and format, changes nothing
+quality: .venv/.installed  ## lint, format and marked copies, changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_copies.py
 
 style: .venv/.installed  ## lint and format, in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fix-copies: .venv/.installed  ## write the source over marked copies between the model packages
+	$(BIN)/python tools/check_copies.py --fix
 
 clean:
 	rm -rf outputs .pytest_cache .ruff_cache build *.egg-info

@@ -113,7 +113,7 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
         }
         given["fusion"] = given["image"] | given["audio"]
         logits = {
-            name: self._head(name, outputs[f"{name}_last_hidden_state"], there, num_windows)
+            name: self._head(name, getattr(outputs, f"{name}_last_hidden_state"), there, num_windows)
             for name, there in given.items()
         }
         if not self._labels_per_window(labels, num_clips, num_windows):

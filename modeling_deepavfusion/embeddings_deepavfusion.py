@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames and spectrograms to patches with fixed sin-cos positions; the learned fusion tokens (docs/deepavfusion.md, 1)."""
 
-import math
-
 import torch
 from torch import nn
+
+from .layers_deepavfusion import starts_within
 
 
 def sincos_positions(grid: tuple[int, int], width: int) -> torch.Tensor:
@@ -40,6 +40,7 @@ class DeepAVFusionEmbeddings(nn.Module):
         super().__init__()
         self.trained_grid, self.patch_size, self.num_channels = grid, patch_size, num_channels
         self.projection = nn.Conv2d(num_channels, width, kernel_size=patch_size, stride=patch_size)
+        starts_within(self.projection, num_channels * patch_size**2, width)
         self.register_buffer("position_embeddings", sincos_positions(grid, width))
 
     def grid(self, images: torch.Tensor) -> tuple[int, int]:
@@ -80,11 +81,6 @@ class DeepAVFusionTokens(nn.Module):
 
     def forward(self, num_windows: int) -> torch.Tensor:
         return self.tokens.expand(num_windows, -1, -1)
-
-
-def conv_bias_bound(projection: nn.Conv2d) -> float:
-    """PyTorch's own bound of a convolution's initial bias."""
-    return 1 / math.sqrt(projection.in_channels * math.prod(projection.kernel_size))
 
 
 __all__ = ["DeepAVFusionEmbeddings", "DeepAVFusionTokens", "resample_positions", "sincos_positions", "take_tokens"]

@@ -6,13 +6,11 @@ Keys and values of a pair are linear in its halves, so the softmax over all pair
 picture and one over the sound, and what is read is the sum of two reads: exact, and no pair is ever formed.
 """
 
-import math
-
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from .layers_deepavfusion import DeepAVFusionAttention, DeepAVFusionMLP, attend, drop_path
+from .layers_deepavfusion import DeepAVFusionAttention, DeepAVFusionMLP, attend, drop_path, starts_within
 from .outputs_deepavfusion import FusionAttentions
 
 
@@ -32,7 +30,6 @@ class DeepAVFusionPairAttention(nn.Module):
         width, key_width = config.hidden_size, config.fusion_width
         scaled_width = width if config.fusion_scale == "hidden" else key_width
         self.scaling = (scaled_width // config.num_attention_heads) ** -0.5
-        self.fused = fused
         self.activation_fn = None if config.fusion_pair_activation is None else ACT2FN[config.fusion_pair_activation]
         self.q_proj = nn.Linear(width, key_width)
         self.image_k_proj = nn.Linear(width, key_width)
@@ -40,17 +37,12 @@ class DeepAVFusionPairAttention(nn.Module):
         self.image_v_proj = nn.Linear(width, value_width)
         self.audio_v_proj = nn.Linear(width, value_width, bias=False)
         self.o_proj = nn.Linear(value_width, width)
-
-    def xavier_bounds(self) -> list[tuple[nn.Linear, float]]:
-        """Bounds of the uniform start: those of the matrices over whole pairs, of keys and values together where `fused`."""
-        width, keys, values = 2 * self.config.hidden_size, self.config.fusion_width, self.o_proj.in_features
-        outputs = (keys + values, keys + values) if self.fused else (keys, values)
-        linears = ((self.image_k_proj, self.audio_k_proj), (self.image_v_proj, self.audio_v_proj))
-        return [
-            (linear, math.sqrt(6 / (width + rows)))
-            for rows, halves in zip(outputs, linears, strict=True)
-            for linear in halves
-        ]
+        # as the matrices over whole pairs would: keys and values in one where `fused`
+        outputs = (key_width + value_width,) * 2 if fused else (key_width, value_width)
+        for linear in (self.image_k_proj, self.audio_k_proj):
+            starts_within(linear, 2 * width, outputs[0])
+        for linear in (self.image_v_proj, self.audio_v_proj):
+            starts_within(linear, 2 * width, outputs[1])
 
     def forward(
         self, queries: torch.Tensor, image: torch.Tensor, audio: torch.Tensor, need_weights: bool = False
@@ -144,11 +136,8 @@ class DeepAVFusionTokenAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, config.fusion_width)
         self.v_proj = nn.Linear(config.hidden_size, config.fusion_width)
         self.o_proj = nn.Linear(config.fusion_width, config.hidden_size)
-
-    def xavier_bounds(self) -> list[tuple[nn.Linear, float]]:
-        """Bounds of the uniform start, those of keys and values in one matrix."""
-        bound = math.sqrt(6 / (self.config.hidden_size + 2 * self.config.fusion_width))
-        return [(self.k_proj, bound), (self.v_proj, bound)]
+        for linear in (self.k_proj, self.v_proj):
+            starts_within(linear, config.hidden_size, 2 * config.fusion_width)
 
     def forward(self, tokens, image, audio, has_image=None, has_audio=None, need_weights=False):
         """See [`DeepAVFusionFusionBlock`]; tokens and patches are normalized."""

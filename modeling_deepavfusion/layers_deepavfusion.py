@@ -47,6 +47,11 @@ def drop_path(states: torch.Tensor, rate: float, training: bool) -> torch.Tensor
     return states * nn.functional.dropout(states.new_ones(len(states), 1, 1), rate)
 
 
+def starts_within(module: nn.Module, num_inputs: int, num_outputs: int) -> None:
+    """Mark a layer that starts Xavier-uniform as part of a larger matrix, sqrt(6 / (inputs + outputs)) at most."""
+    module.xavier_bound = math.sqrt(6 / (num_inputs + num_outputs))
+
+
 class DeepAVFusionAttention(nn.Module):
     """Attention of `states` over `memory`, all projections of full width; `num_fused` of them were one matrix when published."""
 
@@ -57,17 +62,12 @@ class DeepAVFusionAttention(nn.Module):
         self.config = config
         self.num_attention_heads = num_attention_heads
         self.scaling = (width // num_attention_heads) ** -0.5
-        self.num_fused = num_fused
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.o_proj = nn.Linear(width, width)
-
-    def xavier_bounds(self) -> list[tuple[nn.Linear, float]]:
-        """Bounds of the uniform start, those of the fused matrices."""
-        width = self.q_proj.in_features
-        fused = [self.q_proj, self.k_proj, self.v_proj][-self.num_fused :]
-        return [(linear, math.sqrt(6 / (width + self.num_fused * width))) for linear in fused]
+        for linear in (self.q_proj, self.k_proj, self.v_proj)[-num_fused:]:
+            starts_within(linear, width, num_fused * width)
 
     def forward(
         self, states: torch.Tensor, memory: torch.Tensor, need_weights: bool = False
@@ -131,4 +131,4 @@ class DeepAVFusionViTBlock(nn.Module):
         return states + drop_path(update, self.drop_path_rate, self.training), weights
 
 
-__all__ = ["DeepAVFusionAttention", "DeepAVFusionMLP", "DeepAVFusionViTBlock", "attend", "drop_path"]
+__all__ = ["DeepAVFusionAttention", "DeepAVFusionMLP", "DeepAVFusionViTBlock", "attend", "drop_path", "starts_within"]

@@ -6,8 +6,6 @@ Shapes: B clips, S windows a clip (one frame and one spectrogram each), N = B*S,
 n fusion and aggregation tokens, H heads.
 """
 
-import math
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -16,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepavfusion import DeepAVFusionConfig
-from .embeddings_deepavfusion import DeepAVFusionEmbeddings, DeepAVFusionTokens, conv_bias_bound, sincos_positions
+from .embeddings_deepavfusion import DeepAVFusionEmbeddings, DeepAVFusionTokens, sincos_positions
 from .fusion_deepavfusion import DeepAVFusionFusionBlock
 from .layers_deepavfusion import DeepAVFusionViTBlock
 from .masking_deepavfusion import num_kept, patch_order
@@ -69,20 +67,19 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Linear layers Xavier-uniform as whole (fused) matrices, biases 0; tokens normal (docs/deepavfusion.md, 2)."""
         super()._init_weights(module)
-        if isinstance(module, nn.Linear):
+        bound = getattr(module, "xavier_bound", None)
+        if bound is not None:
+            init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
+        if bound is not None and isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5  # PyTorch's own for a convolution's bias
+            init.uniform_(module.bias, -bound, bound)
         elif isinstance(module, DeepAVFusionEmbeddings):
-            projection = module.projection
-            fan_in, fan_out = projection.weight[0].numel(), projection.out_channels
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            init.uniform_(projection.weight, -bound, bound)
-            init.uniform_(projection.bias, -conv_bias_bound(projection), conv_bias_bound(projection))
-            init.copy_(module.position_embeddings, sincos_positions(module.trained_grid, projection.out_channels))
+            positions = sincos_positions(module.trained_grid, module.projection.out_channels)
+            init.copy_(module.position_embeddings, positions)
         elif isinstance(module, DeepAVFusionTokens):
             init.normal_(module.tokens, mean=0.0, std=self.config.initializer_range)
-        elif hasattr(module, "xavier_bounds"):
-            for linear, bound in module.xavier_bounds():
-                init.uniform_(linear.weight, -bound, bound)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in Transformers, with the code of the encoder named in `auto_map` beside that of this class."""

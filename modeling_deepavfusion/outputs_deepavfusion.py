@@ -75,7 +75,7 @@ class DeepAVFusionPreTrainingOutput(ModelOutput):
         image_loss, audio_loss: scalars, mean squared error over the hidden patches.
         image_logits, audio_logits: `[N, P, p * p * C]`, the reconstructed patches: row, column, channel, the last fastest;
             standardized patch by patch where `config.norm_pix_loss`.
-        image_mask, audio_mask: bool `[N, P]`, true for a hidden patch.
+        image_mask, audio_mask: `[N, P]`, 1 for a hidden patch and 0 for a visible one.
         image_ids_restore, audio_ids_restore: `[N, P]`, where each patch stood in the order of its noise.
         The rest as in [`DeepAVFusionModelOutput`].
     """
@@ -85,8 +85,8 @@ class DeepAVFusionPreTrainingOutput(ModelOutput):
     audio_loss: torch.FloatTensor | None = None
     image_logits: torch.FloatTensor | None = None
     audio_logits: torch.FloatTensor | None = None
-    image_mask: torch.BoolTensor | None = None
-    audio_mask: torch.BoolTensor | None = None
+    image_mask: torch.FloatTensor | None = None
+    audio_mask: torch.FloatTensor | None = None
     image_ids_restore: torch.LongTensor | None = None
     audio_ids_restore: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor] | None = None

@@ -67,7 +67,7 @@ class DeepAVFusionForPreTraining(DeepAVFusionPreTrainedModel):
         inputs, present = dict(zip(("image", "audio"), windows[:2], strict=True)), windows[2:]
         noise = {"image": image_noise, "audio": audio_noise}
         ratios = {"image": self.config.image_mask_ratio, "audio": self.config.audio_mask_ratio}
-        grids, ids_keep, ids_restore, masks = {}, {}, {}, {}
+        grids, ids_keep, ids_restore, hidden = {}, {}, {}, {}
         for name, images in inputs.items():
             if images is None:
                 continue
@@ -82,7 +82,7 @@ class DeepAVFusionForPreTraining(DeepAVFusionPreTrainedModel):
             kept = num_kept(shape[1], ratios[name])
             ids_shuffle, ids_restore[name] = patch_order(noise[name])
             ids_keep[name] = ids_shuffle[:, :kept]
-            masks[name] = ids_restore[name] >= kept
+            hidden[name] = ids_restore[name] >= kept
 
         outputs = self.deepavfusion(
             pixel_values_videos=streams[0],
@@ -101,9 +101,10 @@ class DeepAVFusionForPreTraining(DeepAVFusionPreTrainedModel):
                 outputs[f"{name}_last_hidden_state"], outputs.last_hidden_state, ids_restore[name], grids[name]
             )
             if return_loss:
-                counted = masks[name] if there is None else masks[name] & there[:, None]
+                counted = hidden[name] if there is None else hidden[name] & there[:, None]
                 target = patchify(images, self.config.patch_size)
                 losses[name] = reconstruction_loss(logits[name], target, counted, self.config.norm_pix_loss)
+        masks = {name: patches.float() for name, patches in hidden.items()}
         loss = None
         if return_loss:
             loss = sum(value * getattr(self.config, f"{name}_loss_weight") for name, value in losses.items())
