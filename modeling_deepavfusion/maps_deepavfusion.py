@@ -99,6 +99,7 @@ SIDE_OUTPUTS = (
     "hidden_states",
     "image_hidden_states",
     "audio_hidden_states",
+    "fusion_hidden_states",
     "attentions",
     "audio_attentions",
     "fusion_attentions",

@@ -26,6 +26,7 @@ class DeepAVFusionSegmentationOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor] | None = None
     image_hidden_states: tuple[torch.FloatTensor] | None = None
     audio_hidden_states: tuple[torch.FloatTensor] | None = None
+    fusion_hidden_states: tuple[torch.FloatTensor] | None = None
     attentions: tuple[torch.FloatTensor] | None = None
     audio_attentions: tuple[torch.FloatTensor] | None = None
     fusion_attentions: tuple[FusionAttentions] | None = None
@@ -49,6 +50,7 @@ class DeepAVFusionSeparationOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor] | None = None
     image_hidden_states: tuple[torch.FloatTensor] | None = None
     audio_hidden_states: tuple[torch.FloatTensor] | None = None
+    fusion_hidden_states: tuple[torch.FloatTensor] | None = None
     attentions: tuple[torch.FloatTensor] | None = None
     audio_attentions: tuple[torch.FloatTensor] | None = None
     fusion_attentions: tuple[FusionAttentions] | None = None
@@ -72,6 +74,7 @@ class DeepAVFusionLocalizationOutput(ModelOutput):
     hidden_states: tuple[torch.FloatTensor] | None = None
     image_hidden_states: tuple[torch.FloatTensor] | None = None
     audio_hidden_states: tuple[torch.FloatTensor] | None = None
+    fusion_hidden_states: tuple[torch.FloatTensor] | None = None
     attentions: tuple[torch.FloatTensor] | None = None
     audio_attentions: tuple[torch.FloatTensor] | None = None
     fusion_attentions: tuple[FusionAttentions] | None = None
