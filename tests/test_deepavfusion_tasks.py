@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """DeepAVFusion's segmentation, separation and localization: sizes, windows, missing halves, losses, maps, errors."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForSemanticSegmentation
@@ -273,6 +275,11 @@ def test_save_and_load(model_class, tmp_path):
     torch.testing.assert_close(model_class.from_pretrained(tmp_path)(**inputs).logits, want)
     if model_class is DeepAVFusionForAudioVisualSegmentation:
         assert type(AutoModelForSemanticSegmentation.from_pretrained(tmp_path)) is model_class
+        code = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+        assert code["AutoModelForSemanticSegmentation"] == f"segmentation_deepavfusion.{model_class.__name__}"
+        assert {"segmentation_deepavfusion.py", "maps_deepavfusion.py", "modeling_deepavfusion.py"} <= {
+            path.name for path in tmp_path.iterdir()
+        }
         states = model(**inputs, output_hidden_states=True).image_hidden_states
         assert len(states) == 4 and model(**inputs).image_hidden_states is None
 
