@@ -10,6 +10,7 @@ FUSION_TYPES = ("factorized", "dense", "token")
 FUSION_RESIDUALS = ("normalized", "prenorm")
 FUSION_SCALES = ("hidden", "head")
 PAIR_ACTIVATIONS = (None, "gelu")
+SEPARATION_TARGETS = ("ratio", "binary", "published_ratio", "published_binary")
 
 
 @strict
@@ -61,6 +62,12 @@ class DeepAVFusionConfig(PreTrainedConfig):
         use_pooled_batchnorm (`bool`, *optional*, defaults to `False`):
             BatchNorm without weights on the pooled states before the class heads: the published linear probe.
         label_smoothing (`float`, *optional*, defaults to 0.0): Of class indices in training.
+        segmentation_min_channels (`int`, *optional*, defaults to 128): Least width of the segmentation decoder's scales.
+        separation_target (`str`, *optional*, defaults to `"ratio"`):
+            Mask that separation learns: the source's share of source and rest, `"binary"`: where it is the louder, or
+            `"published_ratio"` and `"published_binary"`, which compare it with the mixture (docs/deepavfusion_tasks.md, 2).
+        separation_weighting (`bool`, *optional*, defaults to `True`): Weigh loud points of the mixture more.
+        localization_layers (`int`, *optional*, defaults to 4): Last fused layers whose attention is the localization map.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new learned tokens.
 
     Raises:
@@ -91,6 +98,8 @@ class DeepAVFusionConfig(PreTrainedConfig):
         "audio_mask",
         "image_ids_restore",
         "audio_ids_restore",
+        "mask_targets",
+        "attention_map",
     ]
 
     hidden_size: int = 768
@@ -130,6 +139,10 @@ class DeepAVFusionConfig(PreTrainedConfig):
     classifier_loss: str = "joint"
     use_pooled_batchnorm: bool = False
     label_smoothing: float | int = 0.0
+    segmentation_min_channels: int = 128
+    separation_target: str = "ratio"
+    separation_weighting: bool = True
+    localization_layers: int = 4
     initializer_range: float = 0.02
 
     @property
@@ -165,6 +178,7 @@ class DeepAVFusionConfig(PreTrainedConfig):
             ("fusion_scale", FUSION_SCALES),
             ("fusion_pair_activation", PAIR_ACTIVATIONS),
             ("classifier_loss", ("joint", "separate")),
+            ("separation_target", SEPARATION_TARGETS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; choose one of {allowed}.")
@@ -173,6 +187,11 @@ class DeepAVFusionConfig(PreTrainedConfig):
                 f"fusion_pair_activation={self.fusion_pair_activation!r} acts on pairs, and fusion_type='token' forms none; "
                 "choose fusion_type 'dense' or 'factorized', or leave the activation out."
             )
+
+    def validate_tasks(self):
+        for name in ("segmentation_min_channels", "localization_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
 
     def validate_sizes(self):
         sides = (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)

@@ -9,6 +9,7 @@ converter knows.
 import os
 from pathlib import Path
 
+import golden_deepavfusion_tasks  # noqa: F401  registers segmentation and separation
 import pytest
 import torch
 from golden_deepavfusion import kind_of, load_golden
