@@ -97,7 +97,7 @@ def installed(variant: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in NEEDED[variant])
 
 
-def measure(clips: int = 8, blocks: int = 12) -> dict[str, float | str]:
+def measure(clips: int = 4, blocks: int = 12) -> dict[str, float | str]:
     results: dict[str, float | str] = {
         f"exports.{variant}": f"left out: {', '.join(names)} not installed"
         for variant, names in NEEDED.items()
