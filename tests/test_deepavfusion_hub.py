@@ -61,7 +61,7 @@ def run(script: str, *arguments, isolated: bool = False, **environment) -> str:
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("HF_")}
     clean |= {"OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, *(["-I"] if isolated else []), "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=550)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
