@@ -67,7 +67,7 @@ class DeepAVFusionForSoundSourceLocalization(DeepAVFusionPreTrainedModel):
             input_features: log-mel spectrograms `[B, S, F, W]`, or None: then the map shows what stands out in the frame.
             has_video, has_audio: bool `[B]`; False marks a zero-filled row, which counts for no loss without its frame.
             labels: consensus maps `[B, S, H, W]` in 0..1 (`[B, H, W]` for S = 1); frames without a source count for nothing.
-                The loss is the negative logarithm of the attention that falls on the source.
+                The loss is the cross-entropy of the attention against the marked area.
             output_fusion_attentions: also the attention of every fused layer.
             output_hidden_states, output_attentions: as in [`DeepAVFusionModel`].
 
@@ -106,21 +106,27 @@ class DeepAVFusionForSoundSourceLocalization(DeepAVFusionPreTrainedModel):
         )
 
     def _loss(self, maps: torch.Tensor, labels: torch.Tensor, has_video: torch.Tensor | None) -> torch.Tensor:
-        """Mean over frames with a source of -log(sum over patches of attention times the marked share of the patch)."""
+        """Cross-entropy of the attention against the marked area, mean over frames with a source.
+
+        The target is spread over the whole area: attention that hides in one patch of it would be no map of the source.
+        """
         windows, patch = maps.shape[:2], self.config.patch_size
         if labels.ndim == 3 and windows[1] == 1:
             labels = labels[:, None]
-        wanted = (*windows, maps.shape[2] * patch, maps.shape[3] * patch)
-        if tuple(labels.shape) != wanted:
+        shape = (*windows, maps.shape[2] * patch, maps.shape[3] * patch)
+        if tuple(labels.shape) != shape:
             raise ValueError(
-                f"labels have shape {tuple(labels.shape)}; give consensus maps {wanted}, as large as the frames."
+                f"labels have shape {tuple(labels.shape)}; give consensus maps {shape}, as large as the frames."
             )
         shares = nn.functional.avg_pool2d(labels.float(), patch)
         counted = shares.flatten(2).amax(-1) > 0
         if has_video is not None:
             counted = counted & has_video.bool()[:, None]
-        hit = (maps * shares).sum((-2, -1)) / maps.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
-        return global_mean(-hit.clamp_min(1e-6).log(), counted)
+        tiny = torch.finfo(maps.dtype).tiny
+        wanted = shares / shares.sum((-2, -1), keepdim=True).clamp_min(tiny)
+        looked = maps / maps.sum((-2, -1), keepdim=True).clamp_min(tiny)
+        losses = -(wanted * looked.clamp_min(1e-6).log()).sum((-2, -1))
+        return global_mean(losses, counted)
 
 
 __all__ = ["DeepAVFusionForSoundSourceLocalization", "fusion_attention_map", "scaled"]

@@ -35,6 +35,19 @@ class DeepAVFusionProcessor(MAAVTProcessor):
     def __init__(self, feature_extractor: Any = None, video_processor: Any = None, **kwargs: Any):
         super().__init__(feature_extractor, video_processor, **kwargs)
 
+    @classmethod
+    def from_backbone(
+        cls,
+        name_or_path: str,
+        feature_extractor: dict[str, Any] | None = None,
+        video_processor: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> "DeepAVFusionProcessor":
+        """As in `MAAVTProcessor`; the whole frame is resized to the backbone's size, none of it is cropped."""
+        return super().from_backbone(
+            name_or_path, feature_extractor, {"do_center_crop": False, **(video_processor or {})}, **kwargs
+        )
+
     def frame_times(self, start: float, end: float, num_frames: int | None = None) -> np.ndarray:
         """The seconds at which `load_clip` takes the frames of a clip: the middle of each window, `[S]`."""
         return super().frame_times(start, end, num_frames or self.feature_extractor.num_segments)

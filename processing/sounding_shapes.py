@@ -38,7 +38,7 @@ class ShapeSettings:
     """What the clips are made of.
 
     Attributes:
-        num_train, num_test: duet clips; half as many solo clips are written.
+        num_train, num_test: duet clips, and as many solo clips.
         num_pairs: pairs of solo test clips of different kinds, to be mixed.
         frames_per_clip: frames of a duet clip that have a mask, at the centers of equal parts of it.
         size: height and width of the picture in pixels.
@@ -137,7 +137,7 @@ def write_shapes(folder: str | os.PathLike, settings: ShapeSettings | None = Non
             for index in range(count):
                 generator = np.random.default_rng([settings.seed, split == "test", index])
                 duet += _write_duet(temporary, f"{split}_{index:04d}", split, settings, generator)
-            for index in range(count // 2):
+            for index in range(count):
                 generator = np.random.default_rng([settings.seed, split == "test", index, 1])
                 solo.append(_write_solo(temporary, f"solo_{split}_{index:04d}", split, settings, generator))
         _write_table(temporary / "duet.csv", DUET_COLUMNS, duet)

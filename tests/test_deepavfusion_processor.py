@@ -15,7 +15,7 @@ import torchaudio
 from clip_factory import read_numbers, tone, write_numbered
 from PIL import Image
 from torchvision.transforms import v2 as transforms
-from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor, ViTImageProcessor
 
 from processing import (
     DeepAVFusionFeatureExtractor,
@@ -114,6 +114,15 @@ def test_pixels_are_torchvisions():
     torch.testing.assert_close(got[0, 0], published(picture), atol=1.01 / 255 / 0.224, rtol=0)
     whole = DeepAVFusionVideoProcessor(size={"shortest_edge": 224})(frames, return_tensors="pt").pixel_values_videos
     assert whole.shape == (1, 1, 3, 224, 224) and not torch.equal(whole, got)
+
+
+def test_from_backbone(tmp_path, clip):
+    ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
+    processor = DeepAVFusionProcessor.from_backbone(str(tmp_path), feature_extractor={"preset": "ten_windows"})
+    batch = processor(clips=clip)
+    assert batch["pixel_values_videos"].shape == (1, 10, 3, 64, 64)
+    assert batch["input_features"].shape == (1, 10, 128, 192)
+    assert list(processor.video_processor.image_mean) == [0.1, 0.2, 0.3]
 
 
 def test_missing_halves(clip, tmp_path):

@@ -256,6 +256,19 @@ def test_localization_learns_where_to_look():
     assert maps.argmax(1).tolist() == [0, 1, 2, 3]
 
 
+def test_localization_loss_wants_all_of_the_area():
+    """Cross-entropy against a target of two patches, one of them half marked; frames without a source are left out."""
+    model, inputs = small(TASKS[2]), windows(2)
+    labels = torch.zeros(2, 1, 32, 32)
+    labels[0, 0, :16] = 1
+    labels[0, 0, :8, 16:] = 0
+    outputs = model(**inputs, labels=labels)
+    first = outputs.attention_map[0, 0].flatten()
+    torch.testing.assert_close(outputs.loss, -(2 / 3 * first[0].log() + 1 / 3 * first[1].log()))
+    hidden = {"has_video": torch.tensor([False, True])}
+    assert model(**inputs, labels=labels, **hidden).loss == 0
+
+
 def test_localization_errors():
     with pytest.raises(ValueError, match="without fusion there is no attention"):
         small(TASKS[2], fusion_layers=[])(**windows())
