@@ -5,6 +5,7 @@
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -37,8 +38,10 @@ class TaskArguments:
     results: str | None = field(default=None, metadata={"help": "Write the table here too, as .json and .md."})
 
 
-def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskArguments, TrainingArguments, str]:
-    """`config.yaml [--key value ...]` to both groups and the command that was given.
+def parse_task_arguments(
+    argv: list[str] | None = None, group: type = TaskArguments
+) -> tuple[TaskArguments, TrainingArguments, str]:
+    """`config.yaml [--key value ...]` to `group` and the Trainer's arguments, and the command that was given.
 
     Raises:
         ValueError: an unknown key or argument.
@@ -51,16 +54,16 @@ def parse_task_arguments(argv: list[str] | None = None) -> tuple[TaskArguments, 
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such configuration file; the ready ones are in configs/deepavfusion/")
         values = read_yaml(path.read_text(encoding="utf-8")) or {}
-        known = {item.name for group in (TaskArguments, TrainingArguments) for item in fields(group)}
+        known = {item.name for each in (group, TrainingArguments) for item in fields(each)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"{path}: unknown keys {unknown}; see training/task_arguments.py and TrainingArguments")
-    parser = HfArgumentParser((TaskArguments, TrainingArguments), allow_abbrev=False)
+            raise ValueError(f"{path}: unknown keys {unknown}; see {group.__name__} and TrainingArguments")
+    parser = HfArgumentParser((group, TrainingArguments), allow_abbrev=False)
     for action in parser._actions:
         action.required = action.required and action.dest not in values
     parser.set_defaults(remove_unused_columns=False, report_to="none", **values)
     task, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-    for name in ("model_config", "processor"):
+    for name in (name for name, hint in get_type_hints(group).items() if dict in get_args(hint)):
         text = getattr(task, name)
         if isinstance(text, str):
             setattr(task, name, {**(values.get(name) or {}), **read_yaml(text)})
