@@ -18,7 +18,7 @@ from .embeddings_deepavfusion import DeepAVFusionEmbeddings, DeepAVFusionTokens,
 from .fusion_deepavfusion import DeepAVFusionFusionBlock
 from .layers_deepavfusion import DeepAVFusionViTBlock
 from .masking_deepavfusion import num_kept, patch_order
-from .outputs_deepavfusion import DeepAVFusionModelOutput
+from .outputs_deepavfusion import DeepAVFusionModelOutput, FusionAttentions
 from .windows_deepavfusion import as_windows, complete_streams
 
 
@@ -41,14 +41,15 @@ class DeepAVFusionLayer(GradientCheckpointingLayer):
         has_audio: torch.Tensor | None = None,
         need_fusion_weights: bool = False,
     ) -> tuple:
-        """`[N, N_v, D]`, `[N, N_a, D]`, `[N, n, D]` to the same three, then the weights of image, audio and fusion."""
+        """`[N, N_v, D]`, `[N, N_a, D]`, `[N, n, D]` to the same three, then the weights of image and audio, and the four of
+        `FusionAttentions` one by one: reentrant checkpointing follows the gradient of no tensor that lies deeper."""
         context = None if self.fusion is None else fusion
         new_image, image_weights = (None, None) if image is None else self.image(image, context)
         new_audio, audio_weights = (None, None) if audio is None else self.audio(audio, context)
         fusion_weights = None
         if self.fusion is not None:
             fusion, fusion_weights = self.fusion(fusion, image, audio, has_image, has_audio, need_fusion_weights)
-        return new_image, new_audio, fusion, image_weights, audio_weights, fusion_weights
+        return new_image, new_audio, fusion, image_weights, audio_weights, *(fusion_weights or (None,) * 4)
 
 
 class DeepAVFusionPreTrainedModel(PreTrainedModel):
@@ -180,6 +181,8 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
                 image, audio, fusion, *weights = self.layers[index](
                     image, audio, fusion, has_image, has_audio, need_fusion_weights=need_weights
                 )
+                of_fusion = FusionAttentions(*weights[2:])
+                weights[2:] = [of_fusion if any(weight is not None for weight in of_fusion) else None]
                 for name, weight in zip(attentions, weights, strict=True):
                     if weight is not None:
                         attentions[name].append(weight)
