@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/demo
+export BENCH_OUT ?= benchmarks/results
 export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow bench bench-gpu quality style clean
+.PHONY: demo test test-slow bench bench-gpu bench-accuracy quality style fix-copies clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -35,13 +36,23 @@ bench: .venv/.bench  ## every figure of docs/performance.md on this machine, int
 bench-gpu: .venv/.installed  ## the same table on one GPU; benchmarks/gpu.py says what it needs
 	$(BIN)/python -m benchmarks.gpu
 
-quality: .venv/.installed  ## lint and format, changes nothing
+bench-accuracy: .venv/.installed  ## hours: accuracy against the block at which tokens enter; DRONE=, GRID=, BACKBONE=
+	$(BIN)/python -m training.compare configs/compare/late_prompts_drone.yaml --data $(DRONE) \
+		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_drone
+	$(BIN)/python -m training.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
+		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_grid_command
+
+quality: .venv/.installed  ## lint, format and marked copies, changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python tools/check_copies.py
 
 style: .venv/.installed  ## lint and format, in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+fix-copies: .venv/.installed  ## write the source over marked copies between the model packages
+	$(BIN)/python tools/check_copies.py --fix
 
 clean:
 	rm -rf outputs .pytest_cache .ruff_cache build *.egg-info

@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> dict:
         train_set = dataset("train", training=True)
     mining = data_args.mismatch_probability > 0 and len(data_args.modalities) == 2
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
-    dataset("test", mismatched_copies=mining)  # what is wrong with it shall be known before training
+    if not streaming:
+        dataset("test", mismatched_copies=mining)  # what is wrong with it shall be known before training
 
     if args.class_weights == "balanced":  # of the loss alone: no checkpoint holds them
         model.set_class_weights(balanced_class_weights(tables["train"], len(label_names)))

@@ -22,8 +22,19 @@ from .fresh import REPOSITORY
 from .machine import description
 
 
-PARTS = ("machine", "speed", "late_prompts", "memory", "processor", "startup", "waiting", "exports", "scaling")
-RATIOS = re.compile(r"speedup|fraction|overhead|memory\.train\.(?!mib)|efficiency|share|over_size|load_seconds")
+PARTS = (
+    "machine",
+    "speed",
+    "late_prompts",
+    "memory",
+    "processor",
+    "startup",
+    "steps",
+    "waiting",
+    "exports",
+    "scaling",
+)
+RATIOS = re.compile(r"speedup|^steps|fraction|overhead|memory\.train\.(?!mib)|efficiency|share|over_size|load_seconds")
 
 
 def run_part(name: str, limit: float) -> dict:

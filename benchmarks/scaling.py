@@ -22,7 +22,7 @@ from .workload import Step, build_batch, build_model
 
 SWEEPS = {
     "frames": [{"frames": frames, "clips": 1} for frames in (1, 4, 8, 16)],
-    "batch": [{"clips": clips} for clips in (1, 2, 4, 8)],
+    "batch": [{"clips": clips} for clips in (1, 4, 8)],
     "classes": [{"num_labels": classes, "clips": 2} for classes in (10, 309, 3000)],
 }
 NAMES = {"frames": "frames", "batch": "clips", "classes": "num_labels"}
@@ -96,8 +96,8 @@ def worker(clips: int, blocks: int) -> None:
     dist.destroy_process_group()
 
 
-def measure(blocks: int = 12) -> dict[str, float]:
-    return sweeps(blocks) | processes(blocks)
+def measure(blocks: int = 4) -> dict[str, float]:
+    return sweeps(blocks) | processes(blocks) | {"scaling.blocks": blocks}
 
 
 if __name__ == "__main__":

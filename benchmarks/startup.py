@@ -45,7 +45,12 @@ def load_memory(folder: str) -> dict[str, float]:
     model = MAAVTForAudioVisualClassification.from_pretrained(
         folder, contrastive=None, token_self_attention=False, num_labels=309
     )
-    seconds, peak = time.perf_counter() - start, memory_mib(peak=True) - before
+    seconds = time.perf_counter() - start
+    for (
+        value
+    ) in model.state_dict().values():  # weights are mapped from the file: they are in memory once they are read
+        value.sum()
+    peak = memory_mib(peak=True) - before
     size = sum(value.nbytes for value in model.state_dict().values()) / (1 << 20)
     return {"load.peak_over_size": peak / size, "load.seconds": seconds}
 

@@ -6,7 +6,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification,
 
 from .adapter_maavt import check_trainable, export_adapter, maavt_peft_config
 from .configuration_maavt import MAAVTConfig
-from .gradient_modulation import GradientModulation
 from .modeling_maavt import MAAVTForAudioVisualClassification, MAAVTModel, MAAVTPreTrainedModel
 
 
@@ -17,6 +16,16 @@ AutoModelForAudioClassification.register(MAAVTConfig, MAAVTForAudioVisualClassif
 MAAVTConfig.register_for_auto_class()
 MAAVTModel.register_for_auto_class("AutoModel")
 MAAVTForAudioVisualClassification.register_for_auto_class("AutoModelForVideoClassification")
+
+
+def __getattr__(name: str):
+    """Gradient modulation is a Trainer callback, and Trainer's part of Transformers takes long to import."""
+    if name == "GradientModulation":
+        from .gradient_modulation import GradientModulation
+
+        return GradientModulation
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "GradientModulation",

@@ -7,16 +7,17 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel
-from peft.utils import get_peft_model_state_dict
-from peft.utils.constants import DUMMY_TARGET_MODULES
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
 from .modeling_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
 
+
+if TYPE_CHECKING:  # PEFT takes longer to import than all that is here: it is, where it is used
+    from peft import LoraConfig, PeftModel
 
 TRAINING_ONLY_MODULES = ("contrastive_head", "token_attention")
 LORA_TARGETS = r"(.*\.)?encoder\.layers\.\d+\.attention\.(q|v)_proj"
@@ -24,7 +25,7 @@ LORA_TARGETS = r"(.*\.)?encoder\.layers\.\d+\.attention\.(q|v)_proj"
 
 def maavt_peft_config(
     model: MAAVTPreTrainedModel, lora_rank: int = 0, modules: Iterable[str] | None = None, **kwargs
-) -> LoraConfig:
+) -> "LoraConfig":
     """
     The PEFT configuration that trains MA-AVT's own modules on a frozen backbone, with LoRA on top if asked for.
 
@@ -37,6 +38,9 @@ def maavt_peft_config(
     Raises:
         ValueError: a negative rank, LoRA fields without a rank, or a module that the model does not have.
     """
+    from peft import LoraConfig
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+
     trained = list(model.trainable_modules())
     if modules is not None:
         if unknown := sorted(set(modules) - set(trained)):
@@ -74,6 +78,8 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     Raises:
         ValueError: naming the tensors or modules.
     """
+    from peft import PeftModel
+
     counts: dict[str, int] = {}
     unsaved = []
     wrapped = isinstance(model, PeftModel)
@@ -104,7 +110,7 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
-def export_adapter(peft_model: PeftModel, directory: str | os.PathLike, processor=None) -> Path:
+def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, processor=None) -> Path:
     """
     Write the adapter that inference needs: contrastive projections dropped, token self-attention folded into the tokens.
 
@@ -124,6 +130,9 @@ def export_adapter(peft_model: PeftModel, directory: str | os.PathLike, processo
         TypeError: `peft_model` is not a `PeftModel`.
         ValueError: the base model has no name, so that nobody could load the adapter.
     """
+    from peft import PeftModel
+    from peft.utils import get_peft_model_state_dict
+
     if not isinstance(peft_model, PeftModel):
         raise TypeError(
             f"export_adapter takes a PeftModel, got {type(peft_model).__name__}; merged models are saved whole."

@@ -10,7 +10,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, eager_attention_f
 from .linear_maavt import linears, on_fast_cpu
 
 
-LONGEST_WEIGHTS = 512  # keys up to which weights are cheaper kept than computed again
+LONGEST_WEIGHTS = 512  # keys up to which plain products of whole rows fit into a processor's cache
 
 
 class MAAVTAttention(ViTAttention):
@@ -51,20 +51,24 @@ def weights_are_cheaper(query: torch.Tensor, key: torch.Tensor) -> bool:
 
 
 class ShortAttention(torch.autograd.Function):
-    """softmax(scale q k^T) v as plain products, which keeps the weights; `[N, heads, n, d]` to `[N, n, heads, d]`."""
+    """softmax(scale q k^T) v as plain products: `[N, heads, n, d]` to `[N, n, heads, d]`.
+
+    The weights are computed again in the backward pass: kept ones are a large part of a step's memory.
+    """
 
     @staticmethod
     def forward(ctx, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
         ctx.scale, ctx.shape = scale, query.shape
         query, key, value = (part.reshape(-1, *part.shape[2:]) for part in (query, key, value))
+        ctx.save_for_backward(query, key, value)
         weights = scaled_product(query, key.transpose(1, 2), scale).softmax(-1)
-        ctx.save_for_backward(query, key, value, weights)
         return torch.bmm(weights, value).view(ctx.shape).transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, weights = ctx.saved_tensors
+        query, key, value = ctx.saved_tensors
+        weights = scaled_product(query, key.transpose(1, 2), ctx.scale).softmax(-1)
         gradient = gradient.transpose(1, 2).reshape(query.shape)
         of_weights = torch.bmm(gradient, value.transpose(1, 2))
         of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)

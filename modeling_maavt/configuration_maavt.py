@@ -36,6 +36,9 @@ class MAAVTConfig(PreTrainedConfig):
         layerwise_tokens (`str`, *optional*):
             `None`: tokens enter once and evolve. `"common"`: the same tokens are appended anew before every block.
             `"unique"`: every block has a set of its own.
+        prompt_start_layer (`int`, *optional*, defaults to 0):
+            Block before which background, audio, visual and shared tokens enter; above 0 is ours, not in the paper. The
+            blocks below it then see nothing that is trained: the class token stays the backbone's own.
         background_mining (`bool`, *optional*, defaults to `True`):
             Append a background token to both streams and learn to tell matched pairs from mismatched ones.
         match_head (`str`, *optional*, defaults to `"bilinear"`):
@@ -105,6 +108,7 @@ class MAAVTConfig(PreTrainedConfig):
     token_attention_heads: int = 8
     token_init_std: float | int = 0.02
     layerwise_tokens: str | None = None
+    prompt_start_layer: int = 0
     background_mining: bool = True
     match_head: str = "bilinear"
     match_dim: int = 64
@@ -133,6 +137,11 @@ class MAAVTConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         return self.vision_config.num_hidden_layers
+
+    @property
+    def num_prompted_layers(self) -> int:
+        """Blocks that see the learned tokens."""
+        return self.num_hidden_layers - self.prompt_start_layer
 
     @property
     def num_attention_heads(self) -> int:
@@ -169,6 +178,18 @@ class MAAVTConfig(PreTrainedConfig):
             raise ValueError(
                 f"token_attention_heads={self.token_attention_heads} does not divide hidden_size={self.hidden_size}; "
                 "choose a divisor or set token_self_attention=False."
+            )
+
+    def validate_prompt_start(self):
+        if not 0 <= self.prompt_start_layer < self.num_hidden_layers:
+            raise ValueError(
+                f"prompt_start_layer={self.prompt_start_layer} is no block of {self.num_hidden_layers}; give 0 or more, "
+                "and less than that."
+            )
+        if self.prompt_start_layer and self.lavish_adapters:
+            raise ValueError(
+                f"prompt_start_layer={self.prompt_start_layer} leaves the blocks below it untrained, lavish_adapters "
+                "trains them; set one of the two back."
             )
 
     def validate_adapters(self):

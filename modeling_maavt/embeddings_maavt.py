@@ -29,10 +29,15 @@ class MAAVTPatchEmbeddings(ViTPatchEmbeddings):
 
 
 class MAAVTEmbeddings(nn.Module):
-    """Patches, class token, background token and positions: `[cls | patches | background?]` (docs/maavt.md, 1)."""
+    """Patches, class token, background token and positions: `[cls | patches | background?]` (docs/maavt.md, 1).
 
-    def __init__(self, config: ViTConfig, position_interpolation: str):
+    `own_class_token` keeps the class token here, with the backbone, where learned tokens enter late.
+    """
+
+    def __init__(self, config: ViTConfig, position_interpolation: str, own_class_token: bool = False):
         super().__init__()
+        class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if own_class_token else None
+        self.register_parameter("cls_token", class_token)
         self.patch_embeddings = MAAVTPatchEmbeddings(config)
         self.position_embeddings = nn.Parameter(
             torch.zeros(1, self.patch_embeddings.num_patches + 1, config.hidden_size)
@@ -49,7 +54,7 @@ class MAAVTEmbeddings(nn.Module):
         return images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
 
     def forward(
-        self, images: torch.Tensor, class_token: torch.Tensor, background: torch.Tensor | None
+        self, images: torch.Tensor, class_token: torch.Tensor | None, background: torch.Tensor | None
     ) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, 1 + P (+ 1), D]`."""
         channels = self.patch_embeddings.num_channels
@@ -63,10 +68,11 @@ class MAAVTEmbeddings(nn.Module):
                 f"{self.patch_size[0]}x{self.patch_size[1]}; give larger frames or spectrograms."
             )
         patches = self.patch_embeddings(images)
-        pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
+        class_token = self.cls_token if class_token is None else class_token
+        pieces = [class_token.to(patches.dtype).expand(patches.shape[0], -1, -1), patches]
         positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
         if background is not None:
-            pieces.append(background.to(patches.dtype).expand(len(patches), 1, -1))
+            pieces.append(background.to(patches.dtype).expand(patches.shape[0], 1, -1))
             if positions.shape[1] == patches.shape[1] + 1:  # the background token has no position of its own
                 positions = nn.functional.pad(positions, (0, 0, 0, 1))
         return self.dropout(torch.cat(pieces, dim=1) + positions)

@@ -30,7 +30,7 @@ class MAAVTContrastiveHead(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.mode = config.contrastive
-        num_projections = config.num_hidden_layers if self.mode == "blockwise" else 1
+        num_projections = config.num_prompted_layers if self.mode == "blockwise" else 1
         self.video = MAAVTProjection(num_projections, config.hidden_size, config.contrastive_dim)
         self.audio = MAAVTProjection(num_projections, config.hidden_size, config.contrastive_dim)
 

@@ -101,6 +101,7 @@ def linears(states: torch.Tensor, modules: Sequence[nn.Module], activation: Call
     """
     packed = packed_linears(states, modules)
     if packed is None:
+        forget(modules)
         outputs = [module(states) for module in modules]
         return outputs if activation is None else [activation(output) for output in outputs]
     if torch.is_grad_enabled() and states.requires_grad:
@@ -121,6 +122,8 @@ def is_exact_gelu(activation: Callable | None) -> bool:
 
 def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> PackedLinears | None:
     """The packed weights, or None where the plain path has to be taken."""
+    if torch.compiler.is_compiling():
+        return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     if not (on_fast_cpu(states, dtype) and all(is_plain(module) for module in modules)):
         return None
@@ -133,22 +136,29 @@ def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> Packed
             return None
         # what is trained changes with every step, and has a gradient
         if any(value.requires_grad for value in tensors) and (torch.is_grad_enabled() or module.training):
-            _packed.pop(modules[0], None)
             return None
         if module.weight.numel() < SMALLEST_WEIGHT or not module.weight.is_contiguous():
             return None
     kinds = _packed.setdefault(modules[0], {})
-    key = (dtype, len(modules))
-    if key not in kinds or not kinds[key].holds(modules):
-        kinds[key] = PackedLinears(modules, dtype)
-    return kinds[key]
+    found = kinds.get(len(modules))
+    if found is None or found.dtype != dtype or not found.holds(modules):
+        found = kinds[len(modules)] = PackedLinears(modules, dtype)
+    return found
+
+
+def forget(modules: Sequence[nn.Module]) -> None:
+    """Free what was packed of modules that have moved to a GPU, are trained now, or got a hook."""
+    if not torch.compiler.is_compiling():
+        _packed.pop(modules[0], None)
 
 
 def on_fast_cpu(states: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether oneDNN can compute with these states here and now: not while a graph is traced or transformed."""
-    if states.device.type != "cpu" or type(states) is not torch.Tensor or not torch.backends.mkldnn.is_available():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # asked first: nothing below can be traced
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
+    if states.device.type != "cpu" or type(states) is not torch.Tensor or torch._C._are_functorch_transforms_active():
+        return False
+    if not torch.backends.mkldnn.is_available():
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -131,7 +131,7 @@ class MAAVTCheckpointLoading(PreTrainedModel):
                         "backbone that this config was made for."
                     )
         prefix = f"{cls.base_model_prefix}." if cls.has_head else ""
-        renamed = {"embeddings.cls_token": "prompt.cls_token"}
+        renamed = {"embeddings.cls_token": "prompt.cls_token"} if config.prompt_start_layer == 0 else {}
         weights = {}
         for key, value in stock.state_dict().items():
             key = renamed.get(key, f"encoder.{key}" if key.startswith("layers.") else key)

@@ -5,6 +5,7 @@
 Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L blocks, P patches, C classes, n tokens.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -14,16 +15,14 @@ from torch import nn
 from transformers import ViTConfig
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.vit.modeling_vit import ViTLayer
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .attention_maavt import MAAVTAttention
 from .configuration_maavt import MAAVTConfig
 from .embeddings_maavt import MAAVTEmbeddings
 from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection, MAAVTRunningNorm
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
-from .linear_maavt import linears
+from .layer_maavt import MAAVTLayer
 from .loading_maavt import MAAVTCheckpointLoading
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
 from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
@@ -32,94 +31,6 @@ from .tokens_maavt import MAAVTPrompt, MAAVTTokenAttention, MAAVTTokens
 
 # trained beside a frozen backbone; no name ends another, because PEFT matches modules_to_save by ending
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
-
-
-class MAAVTLayer(ViTLayer):
-    """A ViT block through which both streams pass without attending to each other (docs/maavt.md, 3).
-
-    Only LAVISH adapters let them meet: `meet(site, video, audio)` gives what they add to both (docs/maavt.md, 9).
-    """
-
-    def __init__(self, config: ViTConfig):
-        super().__init__(config)
-        self.attention = MAAVTAttention(config)
-
-    def forward(
-        self,
-        video: torch.Tensor | None,
-        audio: torch.Tensor | None,
-        meet: Callable | None = None,
-        read: tuple[list[int], list[int]] | None = None,
-        **kwargs,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """`[Nv, len, D]` and `[Na, len, D]` to `(video, audio, video_attentions, audio_attentions)`.
-
-        With `read`, the positions of either stream that are read afterwards, only those rows are computed: `[N, R, D]`.
-        """
-        if meet is None:
-            rows = (
-                stream if stream is None or read is None else stream[:, positions]
-                for stream, positions in zip((video, audio), read or (None, None), strict=True)
-            )
-            return self.on_both(self.block, video, audio, *(() if read is None else rows), **kwargs)
-        changes = meet(0, video, audio)
-        video, audio, *attentions = self.on_both(self.attend, video, audio, **kwargs)
-        video, audio = video + changes[0], audio + changes[1]
-        changes = meet(1, video, audio)
-        video, audio, *_ = self.on_both(self.transform, video, audio)
-        return video + changes[0], audio + changes[1], *attentions
-
-    def on_both(
-        self,
-        part: Callable,
-        video: torch.Tensor | None,
-        audio: torch.Tensor | None,
-        video_rows: torch.Tensor | None = None,
-        audio_rows: torch.Tensor | None = None,
-        **kwargs,
-    ) -> tuple:
-        """`part` of the block over both streams, stacked where they have one length; states first, then weights."""
-        one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
-        # eager attention returns its weights, which have to be recorded stream by stream
-        if one_length and self.attention.config._attn_implementation != "eager":
-            if video_rows is not None:
-                kwargs["rows"] = torch.cat([video_rows, audio_rows])
-            states, _ = part(torch.cat([video, audio]), **kwargs)
-            video, audio = states.split([len(video), len(audio)])
-            return video, audio, None, None
-        results = []
-        for stream, rows in ((video, video_rows), (audio, audio_rows)):
-            chosen = kwargs if rows is None else {**kwargs, "rows": rows}
-            results.append((None, None) if stream is None else part(stream, **chosen))
-        return results[0][0], results[1][0], results[0][1], results[1][1]
-
-    def block(
-        self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        states, weights = self.attend(states, rows, **kwargs)
-        return self.transform(states)[0], weights
-
-    def attend(
-        self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        if rows is not None:
-            kwargs["queries"] = self.layernorm_before(rows)
-        attended, weights = self.attention(self.layernorm_before(states), None, **kwargs)
-        return (states if rows is None else rows) + self.dropout(attended), weights
-
-    def transform(self, states: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (hidden,) = linears(self.layernorm_after(states), (self.mlp.fc1,), self.mlp.activation_fn)
-        (hidden,) = linears(hidden, (self.mlp.fc2,))
-        return states + self.dropout(hidden), None
-
-    def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
-        """Localization map (docs/maavt.md, 6): scaled logits of the class query over the patches, mean over heads, softmax."""
-        states = self.layernorm_before(states)
-        heads = (-1, self.attention.num_attention_heads, self.attention.head_dim)
-        query = self.attention.q_proj(states[:, :1]).unflatten(-1, heads[1:])
-        key = self.attention.k_proj(states[:, 1 : 1 + num_patches]).unflatten(-1, heads[1:])
-        logits = torch.einsum("nqhd,nkhd->nkh", query.float(), key.float()) * self.attention.scaling
-        return logits.mean(-1).softmax(-1)
 
 
 class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
@@ -141,7 +52,8 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
         super()._init_weights(module)
         std = self.config.initializer_range
         if isinstance(module, MAAVTPrompt):
-            init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+            if module.cls_token is not None:
+                init.trunc_normal_(module.cls_token, mean=0.0, std=std)
             if module.background_token is not None:
                 # small whatever token_init_std: a large token drowns what it reads, and the match head sees only itself
                 init.normal_(module.background_token, mean=0.0, std=std)
@@ -151,6 +63,8 @@ class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
             init.copy_(module.needs_self_attention, torch.tensor([module.token_self_attention], dtype=torch.uint8))
         elif isinstance(module, MAAVTEmbeddings):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+            if module.cls_token is not None:
+                init.trunc_normal_(module.cls_token, mean=0.0, std=std)
         elif isinstance(module, MAAVTLavishAdapter):
             init.normal_(module.latents, mean=0.0, std=std)
             init.ones_(module.gate_latents)
@@ -254,11 +168,14 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         output_localization: bool = False,
         meet: Callable | None = None,
         read: tuple[list[int], list[int]] | None = None,
+        start: int = 0,
+        first: int = 0,
         **kwargs,
     ) -> MAAVTEncoderOutput:
         """`[N, 1 + P (+ 1), D]` a stream, without the learned tokens; `num_patches` of picture and sound.
 
-        `meet(block, site, video, audio)` is what LAVISH adapters add to both streams. `read`, positions in either
+        The tokens enter before block `start`, the background token among them where that is above 0; the streams given
+        are those that enter block `first`. `meet(block, site, video, audio)` is what LAVISH adapters add to both streams. `read`, positions in either
         stream, leaves these rows and those of the shared tokens in the final states; the last block computes no other.
         """
         streams = {"video": video, "audio": audio}
@@ -270,12 +187,14 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         layerwise = tokens.shared.shape[0] > 1
         shared = {name: [] for name in streams}
         maps = dict.fromkeys(streams)
-        for index, layer in enumerate(self.layers):
+        for index, layer in enumerate(self.layers[first:], first):
             for name, stream in streams.items():
-                if stream is not None and (index == 0 or layerwise):
-                    block_tokens = appended[name][index if layerwise else 0].to(stream.dtype)
-                    kept = stream if index == 0 else stream[:, : stream.shape[1] - len(block_tokens)]
-                    streams[name] = torch.cat([kept, block_tokens.expand(len(stream), -1, -1)], dim=1)
+                if stream is not None and (index == start or (layerwise and index > start)):
+                    block_tokens = appended[name][index - start if layerwise else 0].to(stream.dtype)
+                    kept = stream if index == start else stream[:, : stream.shape[1] - len(block_tokens)]
+                    if index == start > 0 and tokens.background is not None:
+                        block_tokens = torch.cat([tokens.background.to(stream.dtype), block_tokens])
+                    streams[name] = torch.cat([kept, block_tokens.expand(stream.shape[0], -1, -1)], dim=1)
             if output_localization and index == last:
                 for (name, stream), patches in zip(streams.items(), num_patches, strict=True):
                     maps[name] = None if stream is None else layer.class_attention(stream, patches)
@@ -284,7 +203,7 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
                 options = {**options, "read": self._rows(streams.values(), read, num_shared)}
             streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **options)
             for name, stream in streams.items():
-                if stream is not None and num_shared:
+                if stream is not None and num_shared and index >= start:
                     shared[name].append(stream[:, -num_shared:].mean(1))
         return MAAVTEncoderOutput(
             video_state=streams["video"],
@@ -313,7 +232,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
         super().__init__(config)
         self.prompt = MAAVTPrompt(config)
         self.token_attention = MAAVTTokenAttention(config) if config.token_self_attention else None
-        self.embeddings = MAAVTEmbeddings(config.vision_config, config.position_interpolation)
+        self.embeddings = MAAVTEmbeddings(
+            config.vision_config, config.position_interpolation, own_class_token=config.prompt_start_layer > 0
+        )
         self.encoder = MAAVTEncoder(config.vision_config)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.vision_config.layer_norm_eps)
         self.lavish_adapters = MAAVTLavishAdapters(config) if config.lavish_adapters else None
@@ -335,6 +256,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
         output_localization: bool | None = None,
         num_segments: int | None = None,
         output_last_hidden_state: bool = True,
+        video_block_states: torch.Tensor | None = None,
+        audio_block_states: torch.Tensor | None = None,
         **kwargs,
     ) -> MAAVTModelOutput:
         """
@@ -347,24 +270,41 @@ class MAAVTModel(MAAVTPreTrainedModel):
             num_segments: S where there is no sound to tell it; 1 when absent.
             output_last_hidden_state: False leaves the sequences out of the output, so that the last block is computed
                 for the class, background and shared tokens alone.
+            video_block_states, audio_block_states: `[B, T, 1 + P, D]` and `[B, S, 1 + P, D]`, what `block_states` gave for
+                the clips, in place of frames and spectrograms.
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
-            ValueError: wrong ranks, batch sizes that differ, an S that does not divide T, or no input at all.
+            ValueError: wrong ranks, batch sizes that differ, an S that does not divide T, no input at all, or block states
+                of a model whose tokens enter at once, beside frames, or with localization maps.
         """
-        num_clips, num_frames, num_segments = self._check_inputs(pixel_values_videos, input_features, num_segments)
+        start, mining = self.config.prompt_start_layer, self.config.background_mining
+        cached = video_block_states is not None or audio_block_states is not None
+        if cached:
+            self._check_block_states(pixel_values_videos, input_features, output_localization)
+            pixel_values_videos, input_features = video_block_states, audio_block_states
+        num_clips, num_frames, num_segments = self._check_inputs(
+            pixel_values_videos, input_features, num_segments, cached
+        )
         frames = None if pixel_values_videos is None else pixel_values_videos.flatten(0, 1)
-        spectrograms = None if input_features is None else input_features.flatten(0, 1).unsqueeze(1)
-        tokens = self.prompt(self.prompt.cls_token.dtype)
+        spectrograms = None if input_features is None else input_features.flatten(0, 1)
+        tokens = self.prompt(self.prompt.dtype)
         if self.token_attention is not None:
             tokens = self.token_attention(tokens)
-        inputs = [
-            None if images is None else self.embeddings(images, tokens.class_token, tokens.background)
-            for images in (frames, spectrograms)
-        ]
-        grids = [None if images is None else self.embeddings.grid(images) for images in (frames, spectrograms)]
-        num_patches = [0 if grid is None else grid[0] * grid[1] for grid in grids]
-        mining = self.config.background_mining
+        if cached:
+            dtype = next(self.encoder.parameters()).dtype
+            inputs = [None if states is None else states.to(dtype) for states in (frames, spectrograms)]
+            num_patches = [0 if states is None else states.shape[1] - 1 for states in inputs]
+            grids = [None, None]
+        else:
+            spectrograms = None if spectrograms is None else spectrograms.unsqueeze(1)
+            background = tokens.background if start == 0 else None
+            inputs = [
+                None if images is None else self.embeddings(images, tokens.class_token, background)
+                for images in (frames, spectrograms)
+            ]
+            grids = [None if images is None else self.embeddings.grid(images) for images in (frames, spectrograms)]
+            num_patches = [0 if grid is None else grid[0] * grid[1] for grid in grids]
 
         wanted = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
         if wanted is not None and wanted is not False:
@@ -386,6 +326,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
             tokens=tokens,
             num_patches=tuple(num_patches),
             output_localization=bool(output_localization),
+            start=start,
+            first=start if cached else 0,
             **{**kwargs, "return_dict": True},
         )
         video = None if encoded.video_state is None else self.layernorm(encoded.video_state)
@@ -429,16 +371,75 @@ class MAAVTModel(MAAVTPreTrainedModel):
         """The recorder puts the first stream's initial state in front; the sound's is put there here."""
         if not encoded.audio_hidden_states:
             return None
-        own = torch.cat([tokens.audio[0], tokens.shared[0]]).to(initial.dtype).expand(len(initial), -1, -1)
+        if self.config.prompt_start_layer:  # no token has entered yet
+            return (initial, *encoded.audio_hidden_states)
+        own = torch.cat([tokens.audio[0], tokens.shared[0]]).to(initial.dtype).expand(initial.shape[0], -1, -1)
         return (torch.cat([initial, own], dim=1), *encoded.audio_hidden_states)
+
+    @torch.no_grad()
+    def block_states(
+        self, pixel_values_videos: torch.Tensor | None = None, input_features: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        What enters block `config.prompt_start_layer`: the same in every epoch, so that it can be kept (docs/maavt.md, 2).
+
+        Args:
+            pixel_values_videos, input_features: as in `forward`.
+
+        Returns:
+            `video_block_states` `[B, T, 1 + P, D]` and `audio_block_states` `[B, S, 1 + P, D]`, None without the input.
+
+        Raises:
+            ValueError: the tokens enter before the first block, or bad inputs as in `forward`.
+        """
+        self._check_block_states(None, None, None)
+        self._check_inputs(pixel_values_videos, input_features, None)
+        streams = [
+            None if images is None else self.embeddings(images, None, None)
+            for images in (
+                None if pixel_values_videos is None else pixel_values_videos.flatten(0, 1),
+                None if input_features is None else input_features.flatten(0, 1).unsqueeze(1),
+            )
+        ]
+        for layer in self.encoder.layers[: self.config.prompt_start_layer]:
+            streams = layer(*streams)[:2]
+        return tuple(
+            None if states is None else states.unflatten(0, tuple(images.shape[:2]))
+            for states, images in zip(streams, (pixel_values_videos, input_features), strict=True)
+        )
+
+    def block_states_fingerprint(self) -> str:
+        """20 hexadecimal digits of the weights that `block_states` reads: states kept under it stay those of this model."""
+        digest = hashlib.sha256(str(self.config.position_interpolation).encode())
+        for module in (self.embeddings, *self.encoder.layers[: self.config.prompt_start_layer]):
+            for name, value in module.state_dict().items():
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:20]
+
+    def _check_block_states(self, frames: torch.Tensor | None, spectrograms: torch.Tensor | None, maps: bool | None):
+        if self.config.prompt_start_layer == 0:
+            raise ValueError(
+                "block states need config.prompt_start_layer above 0: at 0 the first block already sees trained tokens."
+            )
+        if frames is not None or spectrograms is not None:
+            raise ValueError("Give block states or frames and spectrograms; both name the same clips.")
+        if maps:
+            raise ValueError("Localization maps need frames and spectrograms: block states do not tell their grid.")
 
     @staticmethod
     def _check_inputs(
-        frames: torch.Tensor | None, spectrograms: torch.Tensor | None, num_segments: int | None
+        frames: torch.Tensor | None,
+        spectrograms: torch.Tensor | None,
+        num_segments: int | None,
+        cached: bool = False,
     ) -> tuple[int, int, int]:
         if frames is None and spectrograms is None:
             raise ValueError("Give pixel_values_videos, input_features or both.")
-        if frames is not None and frames.ndim != 5:
+        for name, states in (("video", frames), ("audio", spectrograms)):
+            if cached and states is not None and states.ndim != 4:
+                raise ValueError(f"{name}_block_states must be [B, T, 1 + P, D], got shape {tuple(states.shape)}.")
+        if frames is not None and frames.ndim != 5 and not cached:
             raise ValueError(f"pixel_values_videos must be [B, T, C, H, W], got shape {tuple(frames.shape)}.")
         if spectrograms is not None and spectrograms.ndim != 4:
             raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
@@ -554,6 +555,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         audio_labels: torch.Tensor | None = None,
         output_localization: bool | None = None,
         num_segments: int | None = None,
+        video_block_states: torch.Tensor | None = None,
+        audio_block_states: torch.Tensor | None = None,
         **kwargs,
     ) -> MAAVTClassifierOutput:
         """
@@ -571,6 +574,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 matched pairs only.
             output_localization: return localization maps of both streams (docs/maavt.md, 6).
             num_segments: S where there is no sound to tell it; absent: as many as class indices `[B, S]` name, or 1.
+            video_block_states, audio_block_states: in place of frames and spectrograms, see [`MAAVTModel.forward`].
 
         Raises:
             ValueError: labels or is_matched of another shape, labels that are no class indices with
@@ -586,6 +590,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             output_localization=output_localization,
             num_segments=num_segments,
             output_last_hidden_state=False,
+            video_block_states=video_block_states,
+            audio_block_states=audio_block_states,
             **{**kwargs, "return_dict": True},
         )
         video, audio = outputs.video_class_state, outputs.audio_class_state

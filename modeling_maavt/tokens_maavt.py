@@ -10,15 +10,15 @@ from torch import nn
 
 @dataclass
 class MAAVTTokens:
-    """The learned tokens of one step; K is 1, or the number of blocks when tokens are layerwise.
+    """The learned tokens of one step; K is 1, or the number of blocks that see them when tokens are layerwise.
 
     Attributes:
-        class_token: `[1, 1, D]`.
+        class_token: `[1, 1, D]`, or None where tokens enter late and the backbone keeps its own.
         background: `[1, D]`, or None without background mining.
         audio, visual, shared: `[K, n, D]`, n may be 0.
     """
 
-    class_token: torch.Tensor
+    class_token: torch.Tensor | None
     background: torch.Tensor | None
     audio: torch.Tensor
     visual: torch.Tensor
@@ -28,6 +28,8 @@ class MAAVTTokens:
 class MAAVTPrompt(nn.Module):
     """Every learned token: the backbone's class token (trained, docs/maavt.md, 8), background, audio, visual and shared tokens.
 
+    Where tokens enter late (`config.prompt_start_layer`) the class token is not among them.
+
     The buffer `needs_self_attention` travels with the tokens, so that tokens into which token self-attention has been
     folded are refused by a model that would apply it again, and the other way round.
     """
@@ -35,16 +37,17 @@ class MAAVTPrompt(nn.Module):
     def __init__(self, config):
         super().__init__()
         width = config.hidden_size
-        sets = (config.num_hidden_layers,) if config.layerwise_tokens == "unique" else ()
+        sets = (config.num_prompted_layers,) if config.layerwise_tokens == "unique" else ()
         counts = {
             "audio_tokens": config.num_audio_tokens,
             "visual_tokens": config.num_visual_tokens,
             "shared_tokens": config.num_shared_tokens,
         }
         self.width = width
-        self.repeats = config.num_hidden_layers if config.layerwise_tokens == "common" else 1
+        self.repeats = config.num_prompted_layers if config.layerwise_tokens == "common" else 1
         self.token_self_attention = config.token_self_attention
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        class_token = nn.Parameter(torch.zeros(1, 1, width)) if config.prompt_start_layer == 0 else None
+        self.register_parameter("cls_token", class_token)
         background = nn.Parameter(torch.zeros(1, width)) if config.background_mining else None
         self.register_parameter("background_token", background)
         for name, count in counts.items():
@@ -55,7 +58,7 @@ class MAAVTPrompt(nn.Module):
     def forward(self, dtype: torch.dtype) -> MAAVTTokens:
         """Hand out copies, never the parameters themselves: a sharded prompt frees those after its forward."""
         return MAAVTTokens(
-            class_token=self.cls_token.to(dtype, copy=True),
+            class_token=None if self.cls_token is None else self.cls_token.to(dtype, copy=True),
             background=None if self.background_token is None else self.background_token.to(dtype, copy=True),
             audio=self._sets(self.audio_tokens, dtype),
             visual=self._sets(self.visual_tokens, dtype),
@@ -64,9 +67,13 @@ class MAAVTPrompt(nn.Module):
 
     def _sets(self, tokens: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
         if tokens is None:
-            return self.cls_token.new_zeros((self.repeats, 0, self.width), dtype=dtype)
+            return torch.zeros((self.repeats, 0, self.width), dtype=dtype, device=self.needs_self_attention.device)
         tokens = tokens.to(dtype, copy=True)
         return tokens if tokens.ndim == 3 else tokens.expand(self.repeats, -1, -1)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next((parameter.dtype for parameter in self.parameters()), torch.float32)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         stored = state_dict.get(prefix + "needs_self_attention")

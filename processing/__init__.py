@@ -5,25 +5,34 @@
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
 
 from .clips import Clip, ClipError, ClipInfo, frame_times, load_clip, probe_clip, safe_join
+from .feature_extraction_deepavfusion import DeepAVFusionFeatureExtractor
 from .feature_extraction_maavt import MAAVTFeatureExtractor
+from .processing_deepavfusion import DeepAVFusionProcessor
 from .processing_maavt import MAAVTProcessor
+from .video_processing_deepavfusion import DeepAVFusionVideoProcessor
 from .video_processing_maavt import MAAVTVideoProcessor
 
 
 # The Auto classes find a processor by the class name in its saved file; the key, a configuration, is not looked up.
 # (The configuration lives in modeling_maavt, and the two packages do not know each other.)
-AutoFeatureExtractor.register(MAAVTFeatureExtractor, MAAVTFeatureExtractor, exist_ok=True)
-AutoVideoProcessor.register(MAAVTVideoProcessor, MAAVTVideoProcessor, exist_ok=True)
-AutoProcessor.register(MAAVTProcessor, MAAVTProcessor, exist_ok=True)
-# save_pretrained then writes the code and an auto_map beside the configuration
-MAAVTFeatureExtractor.register_for_auto_class()
-MAAVTVideoProcessor.register_for_auto_class()
-MAAVTProcessor.register_for_auto_class()
+for _sound, _picture, _both in (
+    (MAAVTFeatureExtractor, MAAVTVideoProcessor, MAAVTProcessor),
+    (DeepAVFusionFeatureExtractor, DeepAVFusionVideoProcessor, DeepAVFusionProcessor),
+):
+    AutoFeatureExtractor.register(_sound, _sound, exist_ok=True)
+    AutoVideoProcessor.register(_picture, _picture, exist_ok=True)
+    AutoProcessor.register(_both, _both, exist_ok=True)
+    # save_pretrained then writes the code and an auto_map beside the configuration
+    for _part in (_sound, _picture, _both):
+        _part.register_for_auto_class()
 
 __all__ = [
     "Clip",
     "ClipError",
     "ClipInfo",
+    "DeepAVFusionFeatureExtractor",
+    "DeepAVFusionProcessor",
+    "DeepAVFusionVideoProcessor",
     "MAAVTFeatureExtractor",
     "MAAVTProcessor",
     "MAAVTVideoProcessor",

@@ -11,7 +11,16 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.utils import logging
 
-from .spectrograms import fit_frames, kaldi_fbank, log_mel, log_stft, normalize_fixed, normalize_per_clip
+from .spectrograms import (
+    append_reversed,
+    fit_frames,
+    kaldi_fbank,
+    log_mel,
+    log_stft,
+    normalize_fixed,
+    normalize_per_clip,
+)
+from .waveforms import as_waveforms
 
 
 logger = logging.get_logger(__name__)
@@ -72,7 +81,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
     A clip gives `num_segments` (S) spectrograms of `segment_seconds` each. The default, for one's own clips, is a
     log-mel spectrogram at 16 kHz of 112 bins by 448 frames of 10 ms: 7 x 28 = 196 patches of 16, as many as a
     224 x 224 frame has. `MAAVTFeatureExtractor.from_preset` gives the published recipes. Sound that is shorter than
-    the segment is padded with zeros at its end, unless it is tiled first.
+    the segment is padded with zeros at its end, unless it is tiled or lengthened first.
 
     Args:
         feature_size: channels of the waveform; always 1.
@@ -97,12 +106,18 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         normalization: "per_clip" (zero mean and unit deviation over the clip's spectrograms), "fixed"
             (`(x - mean) / (2 std)`) or None.
         mean, std: of "fixed".
+        short_audio: sound shorter than a segment is followed by "zeros", or by itself "reversed" in time, again and
+            again until it is long enough.
+        log_base: of the logarithm of "log_mel": "e" or "10".
+        pad_mode: what the first and last window of "log_mel" see beyond the segment: zeros ("constant") or the
+            segment mirrored ("reflect").
 
     Raises:
-        ValueError: an unknown transform or normalization, a size that is not positive, or bins that do not fit.
+        ValueError: an unknown transform, normalization or mode, a size that is not positive, or bins that do not fit.
     """
 
     model_input_names = ["input_features"]
+    presets = PRESETS
 
     def __init__(
         self,
@@ -129,6 +144,9 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         normalization: str | None = "per_clip",
         mean: float = 0.0,
         std: float = 0.5,
+        short_audio: str = "zeros",
+        log_base: str = "e",
+        pad_mode: str = "constant",
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -152,6 +170,9 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         self.normalization = normalization
         self.mean = mean
         self.std = std
+        self.short_audio = short_audio
+        self.log_base = log_base
+        self.pad_mode = pad_mode
         self._check_fields()
 
     def _check_fields(self) -> None:
@@ -159,6 +180,10 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f'transform={self.transform!r}; use "log_mel", "log_stft" or "kaldi_fbank"')
         if self.normalization not in ("per_clip", "fixed", None):
             raise ValueError(f'normalization={self.normalization!r}; use "per_clip", "fixed" or None')
+        modes = {"short_audio": ("zeros", "reversed"), "log_base": ("e", "10"), "pad_mode": ("constant", "reflect")}
+        for name, allowed in modes.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f'{name}={getattr(self, name)!r}; use "{allowed[0]}" or "{allowed[1]}"')
         sizes = ("sampling_rate", "n_fft", "win_length", "hop_length", "num_bins", "num_frames", "num_segments")
         for name in (*sizes, "tile_repeats"):
             if getattr(self, name) < 1:
@@ -176,9 +201,9 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "MAAVTFeatureExtractor":
         """The recipe "vggsound", "crema_d", "ave" (the published ones) or "default", with changes by field name."""
-        if name not in PRESETS:
-            raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
-        return cls(**{**PRESETS[name], **overrides})
+        if name not in cls.presets:
+            raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(cls.presets)}")
+        return cls(**{**cls.presets[name], **overrides})
 
     @property
     def _segment_samples(self) -> int:
@@ -216,8 +241,8 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
             return [free // 2]
         return [round(i * free / (self.num_segments - 1)) for i in range(self.num_segments)]
 
-    def _segments(self, waveform: torch.Tensor) -> torch.Tensor:
-        """`[n]` -> `[S, segment samples]`."""
+    def segments(self, waveform: torch.Tensor) -> torch.Tensor:
+        """What the spectrograms show of a waveform: float `[n]` to `[S, samples of a segment]`, tiled and padded."""
         if self.remove_mean:
             waveform = waveform - waveform.mean()
         repeats = self.tile_repeats
@@ -228,6 +253,8 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         if self.clip_amplitude:
             waveform = waveform.clamp(-1, 1)
         length = self._segment_samples
+        if self.short_audio == "reversed" and len(waveform) < length:
+            waveform = append_reversed(waveform, length)[:length]
         starts = self._starts(len(waveform))
         missing = max(starts) + length - len(waveform)
         if missing > 0:
@@ -236,7 +263,8 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
 
     def _spectrograms(self, segments: torch.Tensor) -> torch.Tensor:
         """`[B, S, n]` -> `[B, S, F, W]`."""
-        padding = math.log(self.log_offset) if self.log_offset > 0 else 0.0
+        logarithm = math.log10 if self.log_base == "10" else math.log
+        padding = logarithm(self.log_offset) if self.log_offset > 0 else 0.0
         if self.transform == "log_stft":
             features = log_stft(segments, self.n_fft, self.hop_length, self.win_length, self.log_offset)
         elif self.transform == "log_mel":
@@ -250,6 +278,8 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
                 self.min_frequency,
                 self.max_frequency,
                 self.log_offset,
+                self.pad_mode,
+                self.log_base,
             )
         else:
             padding = 0.0  # as published: padded before the fixed scale
@@ -304,46 +334,6 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
                 "the waveform (torchaudio.functional.resample), or pass the file's path"
             )
         waveforms = [waveform.to(device or waveform.device) for waveform in as_waveforms(audio)]
-        segments = torch.stack([self._segments(waveform) for waveform in waveforms])
+        segments = torch.stack([self.segments(waveform) for waveform in waveforms])
         features = self._spectrograms(segments)
         return BatchFeature({"input_features": features}, tensor_type=return_tensors)
-
-
-def as_waveforms(audio: Any) -> list[torch.Tensor]:
-    """One waveform or a batch as a list of float32 `[n]` tensors.
-
-    Raises:
-        ValueError: no samples, a wrong rank, integers, NaN or infinity; the message names the row.
-    """
-    if isinstance(audio, (list, tuple)):
-        single = len(audio) > 0 and np.isscalar(audio[0])
-        rows = [np.asarray(audio, dtype=np.float32)] if single else list(audio)
-    else:
-        single = np.ndim(audio) == 1 if not isinstance(audio, torch.Tensor) else audio.ndim == 1
-        if not single and getattr(audio, "ndim", 0) != 2:
-            raise ValueError(f"waveform: rank {np.ndim(audio)}; give [n] or a batch [B, n], mono")
-        rows = [audio] if single else list(audio)
-    if not rows:
-        raise ValueError("waveform: the batch is empty; give at least one waveform")
-    return [_as_waveform(row, index) for index, row in enumerate(rows)]
-
-
-def _as_waveform(row: Any, index: int) -> torch.Tensor:
-    if not isinstance(row, torch.Tensor):
-        row = torch.from_numpy(np.ascontiguousarray(np.asarray(row)))
-    if row.ndim != 1:
-        raise ValueError(
-            f"waveform {index}: shape {tuple(row.shape)}; give mono samples [n] (average the channels first)"
-        )
-    if row.numel() == 0:
-        raise ValueError(f"waveform {index}: no samples; leave the sound out (None) or give another clip")
-    if not row.is_floating_point():
-        raise ValueError(
-            f"waveform {index}: {row.dtype}; give floating point samples in -1..1 (int16: divide by 32768)"
-        )
-    row = row.float()
-    if not torch.isfinite(row).all():
-        raise ValueError(
-            f"waveform {index}: NaN or infinite samples; replace them (torch.nan_to_num) or drop the clip"
-        )
-    return row

@@ -13,8 +13,9 @@ from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
 
 from .clips import Clip, clip_window, frame_times, load_clip
-from .feature_extraction_maavt import MAAVTFeatureExtractor, as_waveforms
+from .feature_extraction_maavt import MAAVTFeatureExtractor
 from .video_processing_maavt import MAAVTVideoProcessor, MAAVTVideoProcessorKwargs, as_frames, is_clip_source
+from .waveforms import as_waveforms
 
 
 logger = logging.get_logger(__name__)
@@ -33,12 +34,12 @@ class MAAVTProcessor(ProcessorMixin):
     """
 
     valid_processor_kwargs = MAAVTProcessorKwargs
+    default_parts = (MAAVTFeatureExtractor, MAAVTVideoProcessor)
 
     def __init__(self, feature_extractor: Any = None, video_processor: Any = None, **kwargs: Any):
-        if feature_extractor is None:
-            feature_extractor = MAAVTFeatureExtractor()
-        if video_processor is None:
-            video_processor = MAAVTVideoProcessor()
+        sound, picture = self.default_parts
+        feature_extractor = sound() if feature_extractor is None else feature_extractor
+        video_processor = picture() if video_processor is None else video_processor
         super().__init__(feature_extractor, video_processor, **kwargs)
 
     @classmethod
@@ -74,9 +75,8 @@ class MAAVTProcessor(ProcessorMixin):
             **(video_processor or {}),
         }
         sound = dict(feature_extractor or {})
-        return cls(
-            MAAVTFeatureExtractor.from_preset(sound.pop("preset", "default"), **sound), MAAVTVideoProcessor(**fields)
-        )
+        extractor, frames = cls.default_parts
+        return cls(extractor.from_preset(sound.pop("preset", "default"), **sound), frames(**fields))
 
     def load_clip(
         self,

@@ -11,7 +11,12 @@ from torchaudio.compliance import kaldi
 
 
 def stft_magnitude(
-    waveform: torch.Tensor, n_fft: int, hop_length: int, win_length: int | None = None, center: bool = True
+    waveform: torch.Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None = None,
+    center: bool = True,
+    pad_mode: str = "constant",
 ) -> torch.Tensor:
     """Magnitude of the short-time Fourier transform with a periodic Hann window.
 
@@ -20,11 +25,25 @@ def stft_magnitude(
         n_fft: transform length in samples.
         hop_length: samples between frames.
         win_length: window length in samples, centered in the transform; None is `n_fft`.
-        center: frame t is centered on sample `t * hop_length`, with zeros beyond the ends.
+        center: frame t is centered on sample `t * hop_length`.
+        pad_mode: what lies beyond the ends of a centered transform: zeros ("constant") or the signal mirrored
+            ("reflect"; more than `n_fft // 2` samples).
 
     Returns:
         `[..., n_fft // 2 + 1, frames]`, `frames = 1 + n // hop_length` when centered (even `n_fft`).
     """
+    return stft(waveform, n_fft, hop_length, win_length, center, pad_mode).abs()
+
+
+def stft(
+    waveform: torch.Tensor,
+    n_fft: int,
+    hop_length: int,
+    win_length: int | None = None,
+    center: bool = True,
+    pad_mode: str = "constant",
+) -> torch.Tensor:
+    """The complex transform, `[..., n_fft // 2 + 1, frames]`; arguments as in `stft_magnitude`."""
     flat = waveform.reshape(-1, waveform.shape[-1])
     spectrum = torch.stft(
         flat,
@@ -33,9 +52,9 @@ def stft_magnitude(
         win_length or n_fft,
         window=hann_window(win_length or n_fft, flat.device, flat.dtype),
         center=center,
-        pad_mode="constant",
+        pad_mode=pad_mode,
         return_complex=True,
-    ).abs()
+    )
     return spectrum.reshape(*waveform.shape[:-1], *spectrum.shape[-2:])
 
 
@@ -60,13 +79,16 @@ def log_mel(
     min_frequency: float = 0.0,
     max_frequency: float | None = None,
     log_offset: float = 1e-6,
+    pad_mode: str = "constant",
+    log_base: str = "e",
 ) -> torch.Tensor:
-    """`ln(mel power + log_offset)` with HTK-spaced triangular filters of height one, `[..., num_bins, frames]`."""
-    power = stft_magnitude(waveform, n_fft, hop_length, win_length).square()
+    """Logarithm ("e" or "10") of mel power + `log_offset`, `[..., num_bins, frames]`; HTK triangles of height one."""
+    power = stft_magnitude(waveform, n_fft, hop_length, win_length, pad_mode=pad_mode).square()
     filters = mel_filters(
         sampling_rate, n_fft, num_bins, min_frequency, max_frequency or sampling_rate / 2, power.device, power.dtype
     )
-    return torch.log(filters.T @ power + log_offset)
+    logarithm = torch.log10 if log_base == "10" else torch.log
+    return logarithm(filters.T @ power + log_offset)
 
 
 def kaldi_fbank(
@@ -124,6 +146,13 @@ def fit_frames(spectrogram: torch.Tensor, num_frames: int, value: float = 0.0) -
     if missing > 0:
         return torch.nn.functional.pad(spectrogram, (0, missing), value=value)
     return spectrogram[..., :num_frames]
+
+
+def append_reversed(waveform: torch.Tensor, num_samples: int) -> torch.Tensor:
+    """`[..., n]` lengthened to at least `num_samples`: while it is shorter, its own time reversal is appended."""
+    while waveform.shape[-1] < num_samples:
+        waveform = torch.cat([waveform, waveform.flip(-1)], -1)
+    return waveform
 
 
 # Windows and filters depend on few numbers: made once per device, shared by every call.

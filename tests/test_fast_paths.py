@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_models import TINY_VIT, tiny_inputs
+from tiny_models import TINY_VIT, tiny_inputs, tiny_model
 from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
@@ -102,6 +102,9 @@ def test_packed_weights_follow_their_modules(monkeypatch):
     assert len(calls) == 4 and len({id(packed) for packed in calls}) == 4
     linears(states, [module])
     assert calls[-1] is calls[-2]
+    module.requires_grad_(True)
+    linears(states, [module])
+    assert module not in linear_maavt._packed  # what is trained is not held twice
 
 
 @needs_onednn
@@ -253,3 +256,22 @@ def test_lora_is_trained_beside_packed_layers_and_merges(monkeypatch):
         close(merged(**inputs).logits, tuned, torch.float32)
         again = copy.deepcopy(merged)(**inputs).logits
     close(again, tuned, torch.float32)
+
+
+@pytest.mark.slow  # tracing takes a minute beside other work
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_compiles_to_one_graph_and_stays_compiled(training):
+    torch._dynamo.reset()
+    model = tiny_model().train(training)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    labels = {"labels": torch.tensor([0, 1, 2, 3]), "is_matched": torch.tensor([True, True, True, False])}
+    with torch._dynamo.config.patch(error_on_recompile=True), torch.set_grad_enabled(training):
+        for seed in (1, 2):
+            inputs = {**tiny_inputs(seed=seed), **(labels if training else {})}
+            found = compiled(**inputs)
+            if training:
+                found.loss.backward()
+    expected = model.eval()(**inputs)
+    if not training:
+        close(found.logits, expected.logits, torch.float32)
+    torch._dynamo.reset()

@@ -10,8 +10,10 @@ import json
 import os
 from pathlib import Path
 
+import golden_deepavfusion_tasks  # noqa: F401  registers segmentation and separation
 import pytest
 import torch
+from golden_deepavfusion import kind_of, load_golden
 from golden_names import to_ours
 from safetensors.torch import load_file
 
@@ -20,6 +22,7 @@ from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
 
 GOLDEN_DIR = Path(os.environ.get("GOLDEN_DIR") or Path(__file__).resolve().parents[2] / "shared" / "golden")
 FILES = sorted(GOLDEN_DIR.glob("maavt_*.safetensors"))
+DEEPAVFUSION_FILES = sorted(GOLDEN_DIR.glob("deepavfusion_*.npz"))
 VISION_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -135,3 +138,30 @@ def compare(settings: dict, tensors: dict[str, torch.Tensor], attention: str) ->
         close(f"gradient of {name}", gradients.pop(name), expected)
     assert not [name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 0]
     return unknown
+
+
+@pytest.mark.skipif(not DEEPAVFUSION_FILES, reason=f"no deepavfusion_*.npz in the golden folder {GOLDEN_DIR.name!r}")
+@pytest.mark.parametrize("path", DEEPAVFUSION_FILES, ids=[file.stem for file in DEEPAVFUSION_FILES])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_golden_deepavfusion(path, attention, record_property):
+    """States, predictions, logits, masks and losses within 2e-5."""
+    compare = kind_of(path.stem)
+    if compare is None:
+        pytest.skip(f"{path.stem}: no model for this file yet")
+    weights, inputs, expected = load_golden(path)
+    with torch.no_grad():
+        ours = compare(path.stem, weights, inputs, expected, attention)
+    known = set(ours) & set(expected)
+    assert known, f"{path.stem}: nothing to compare among {sorted(expected)}"
+    for name in sorted(known):
+        torch.testing.assert_close(
+            ours[name].reshape(expected[name].shape),
+            expected[name],
+            atol=2e-5,
+            rtol=0,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    unknown = sorted(set(expected) - known)
+    if unknown:
+        record_property("unknown_outputs", unknown)
+        print(f"{path.stem}: outputs this test does not know: {unknown}")

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from modeling_maavt import MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
 from modeling_maavt.embeddings_maavt import MAAVTEmbeddings, MAAVTPatchEmbeddings
-from modeling_maavt.modeling_maavt import MAAVTLayer
+from modeling_maavt.layer_maavt import MAAVTLayer
 from tests.tiny_models import tiny_inputs, tiny_model
 from tests.toy_run import write_backbone, write_clips, write_config
 from tests.trainee import Trainee, settle, start_processes, train

@@ -9,7 +9,14 @@ hf_harness = pytest.importorskip(
     "hf_harness", reason="transformers' common tests are not here: set CONFORMANCE_DIR (see conftest.py)"
 )
 
-from processing import MAAVTFeatureExtractor, MAAVTProcessor, MAAVTVideoProcessor  # noqa: E402
+from processing import (  # noqa: E402
+    DeepAVFusionFeatureExtractor,
+    DeepAVFusionProcessor,
+    DeepAVFusionVideoProcessor,
+    MAAVTFeatureExtractor,
+    MAAVTProcessor,
+    MAAVTVideoProcessor,
+)
 
 
 MAAVTProcessorTest = hf_harness.processor_test_case(
@@ -25,4 +32,14 @@ MAAVTVideoProcessorTest = hf_harness.video_processor_test_case(
 
 MAAVTFeatureExtractorTest = hf_harness.feature_extractor_test_case(
     "MAAVTFeatureExtractorTest", MAAVTFeatureExtractor, {"sampling_rate": 16000}
+)
+
+DeepAVFusionProcessorTest = hf_harness.processor_test_case(
+    "DeepAVFusionProcessorTest",
+    DeepAVFusionProcessor,
+    {"feature_extractor": DeepAVFusionFeatureExtractor, "video_processor": DeepAVFusionVideoProcessor},
+)
+
+DeepAVFusionFeatureExtractorTest = hf_harness.feature_extractor_test_case(
+    "DeepAVFusionFeatureExtractorTest", DeepAVFusionFeatureExtractor, {"sampling_rate": 16000}
 )

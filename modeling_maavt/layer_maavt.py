@@ -1,0 +1,103 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A block of the shared ViT (docs/maavt.md, 3). Shapes: N sequences, D width, R rows that are read afterwards."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import ViTConfig
+from transformers.models.vit.modeling_vit import ViTLayer
+
+from .attention_maavt import MAAVTAttention
+from .linear_maavt import linears
+
+
+class MAAVTLayer(ViTLayer):
+    """A ViT block through which both streams pass without attending to each other (docs/maavt.md, 3).
+
+    Only LAVISH adapters let them meet: `meet(site, video, audio)` gives what they add to both (docs/maavt.md, 9).
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.attention = MAAVTAttention(config)
+
+    def forward(
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        meet: Callable | None = None,
+        read: tuple[list[int], list[int]] | None = None,
+        **kwargs,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """`[Nv, len, D]` and `[Na, len, D]` to `(video, audio, video_attentions, audio_attentions)`.
+
+        With `read`, the positions of either stream that are read afterwards, only those rows are computed: `[N, R, D]`.
+        """
+        if meet is None:
+            rows = (
+                stream if stream is None or read is None else stream[:, positions]
+                for stream, positions in zip((video, audio), read or (None, None), strict=True)
+            )
+            return self.on_both(self.block, video, audio, *(() if read is None else rows), **kwargs)
+        changes = meet(0, video, audio)
+        video, audio, *attentions = self.on_both(self.attend, video, audio, **kwargs)
+        video, audio = video + changes[0], audio + changes[1]
+        changes = meet(1, video, audio)
+        video, audio, *_ = self.on_both(self.transform, video, audio)
+        return video + changes[0], audio + changes[1], *attentions
+
+    def on_both(
+        self,
+        part: Callable,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        video_rows: torch.Tensor | None = None,
+        audio_rows: torch.Tensor | None = None,
+        **kwargs,
+    ) -> tuple:
+        """`part` of the block over both streams, stacked where they have one length; states first, then weights."""
+        one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
+        # eager attention returns its weights, which have to be recorded stream by stream
+        if one_length and self.attention.config._attn_implementation != "eager":
+            if video_rows is not None:
+                kwargs["rows"] = torch.cat([video_rows, audio_rows])
+            states, _ = part(torch.cat([video, audio]), **kwargs)
+            video, audio = states.split([video.shape[0], audio.shape[0]])
+            return video, audio, None, None
+        results = []
+        for stream, rows in ((video, video_rows), (audio, audio_rows)):
+            chosen = kwargs if rows is None else {**kwargs, "rows": rows}
+            results.append((None, None) if stream is None else part(stream, **chosen))
+        return results[0][0], results[1][0], results[0][1], results[1][1]
+
+    def block(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        states, weights = self.attend(states, rows, **kwargs)
+        return self.transform(states)[0], weights
+
+    def attend(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if rows is not None:
+            kwargs["queries"] = self.layernorm_before(rows)
+        attended, weights = self.attention(self.layernorm_before(states), None, **kwargs)
+        return (states if rows is None else rows) + self.dropout(attended), weights
+
+    def transform(self, states: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (hidden,) = linears(self.layernorm_after(states), (self.mlp.fc1,), self.mlp.activation_fn)
+        (hidden,) = linears(hidden, (self.mlp.fc2,))
+        return states + self.dropout(hidden), None
+
+    def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
+        """Localization map (docs/maavt.md, 6): scaled logits of the class query over the patches, mean over heads, softmax."""
+        states = self.layernorm_before(states)
+        heads = (-1, self.attention.num_attention_heads, self.attention.head_dim)
+        query = self.attention.q_proj(states[:, :1]).unflatten(-1, heads[1:])
+        key = self.attention.k_proj(states[:, 1 : 1 + num_patches]).unflatten(-1, heads[1:])
+        logits = torch.einsum("nqhd,nkhd->nkh", query.float(), key.float()) * self.attention.scaling
+        return logits.mean(-1).softmax(-1)
+
+
+__all__ = ["MAAVTLayer"]

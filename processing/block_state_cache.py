@@ -1,0 +1,117 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Late prompts: what enters the first prompted block, once per clip, in bfloat16 shards beside the feature cache."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from .collators import AudioVisualCollator
+from .feature_building import SHARD_CLIPS
+from .feature_cache import _AFTER_GEOMETRY, FeatureCache
+from .feature_shards import CachedClip, FeatureShards
+
+
+NAMES = {"video": "pixel_values_videos", "audio": "input_features"}
+
+
+class BlockStateCache(FeatureCache):
+    """A feature cache whose frames and spectrograms have passed the blocks below the learned tokens.
+
+    Made by `build_block_state_cache`. Items hold states `[T, 1 + P, D]` and `[S, 1 + P, D]` under the names of frames and
+    spectrograms; `BlockStateCollator` gives them the names that the model knows them by.
+    """
+
+    def __init__(self, cache: FeatureCache, shards: dict[str, FeatureShards]):
+        self.processor, self.tables, self.num_frames = cache.processor, cache.tables, cache.num_frames
+        self._finisher, self.shards = cache._finisher, dict(shards)
+
+    def __call__(self, videos: Any = None, audio: Any = None, **kwargs: Any) -> dict[str, torch.Tensor]:
+        found = {"video": videos, "audio": audio}
+        batch = {NAMES[stream]: torch.stack(list(states)) for stream, states in found.items() if states is not None}
+        for stream, states in found.items():
+            if states is not None:
+                batch[f"has_{stream}"] = torch.ones(len(states), dtype=torch.bool)
+        return batch
+
+
+class BlockStateCollator(AudioVisualCollator):
+    """As `AudioVisualCollator`; the states are named `video_block_states` and `audio_block_states`."""
+
+    def __call__(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        renamed = {name: f"{stream}_block_states" for stream, name in NAMES.items()}
+        return {renamed.get(name, name): value for name, value in super().__call__(items).items()}
+
+
+def build_block_state_cache(
+    root: str | os.PathLike,
+    cache: FeatureCache,
+    states_of: Callable[..., tuple[torch.Tensor | None, torch.Tensor | None]],
+    model_fingerprint: str,
+    *,
+    batch_size: int = 8,
+) -> BlockStateCache:
+    """Compute the states that are not kept yet, and give the cache.
+
+    Safe to stop at any moment, as `build_feature_cache` is.
+
+    Args:
+        root: folder; may be that of the feature cache.
+        cache: built with `frames="resized"` and `sound="spectrogram"`.
+        states_of: `model.block_states`; takes `pixel_values_videos` or `input_features`.
+        model_fingerprint: `model.block_states_fingerprint()`: other weights make other states.
+        batch_size: clips at a time.
+
+    Raises:
+        ValueError: a feature cache whose clips still change at random, or a damaged shard.
+    """
+    for stream, form in (("video", "frames"), ("audio", "sound")):
+        held = cache.shards.get(stream)
+        if held is not None and held.settings[form] not in ("resized", "spectrogram"):
+            raise ValueError(
+                f"the feature cache holds {form}={held.settings[form]!r}, which change from epoch to epoch; late prompts "
+                'are kept of clips without augmentation and noise: build it with frames="resized", sound="spectrogram"'
+            )
+    fields = cache.processor.video_processor.to_dict()
+    scale = {name: fields.get(name) for name in sorted(_AFTER_GEOMETRY - {"frames_per_clip"})}
+    root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
+    shards = {}
+    with FileLock(root / ".lock"):
+        for stream, held in cache.shards.items():
+            settings = {"model": model_fingerprint, "of": held.folder.name, "sound": "spectrogram", "frames": "states"}
+            shards[stream] = FeatureShards(root, stream, settings | ({"scale": scale} if stream == "video" else {}))
+            shards[stream].remove_leftovers()
+            missing = [clip for key, clip in held.clips.items() if key not in shards[stream].clips]
+            with tqdm(total=len(missing), desc=f"block states, {stream}", unit="clip", disable=None) as progress:
+                for first in range(0, len(missing), SHARD_CLIPS):
+                    group = missing[first : first + SHARD_CLIPS]
+                    shards[stream].write(_states(cache, stream, group, states_of, batch_size))
+                    progress.update(len(group))
+            shards[stream].reload()
+    return BlockStateCache(cache, shards)
+
+
+def _states(
+    cache: FeatureCache, stream: str, clips: Sequence[CachedClip], states_of: Callable, batch_size: int
+) -> Iterator[tuple]:
+    for first in range(0, len(clips), batch_size):
+        group = clips[first : first + batch_size]
+        read = [cache.shards[stream].read(clip) for clip in group]
+        present = [value for value in read if value is not None]
+        states = iter(())
+        if present:
+            inputs = cache(**({"videos": present} if stream == "video" else {"videos": None, "audio": present}))
+            found = states_of(**{NAMES[stream]: inputs[NAMES[stream]]})
+            states = iter(found[0 if stream == "video" else 1].to("cpu", torch.bfloat16))
+        for clip, value in zip(group, read, strict=True):
+            entry = (clip.key, clip.name, clip.start, clip.end)
+            yield entry, None if value is None else next(states), None
+
+
+__all__ = ["BlockStateCache", "BlockStateCollator", "build_block_state_cache"]

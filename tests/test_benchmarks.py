@@ -1,0 +1,92 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The yardsticks: the plain port computes what the model does, and the figures are what they are said to be."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import TINY_VIT, tiny_inputs
+
+from benchmarks import bench, steps
+from benchmarks.plain_port import PlainPort, published_config
+from benchmarks.scaling import bend
+from benchmarks.speed import check_equal
+from benchmarks.workload import interleaved, ratio
+from modeling_maavt import MAAVTForAudioVisualClassification
+
+
+TRAINED = {  # ours: the plain port's
+    "maavt.prompt.shared_tokens": "tokens.shared",
+    "maavt.prompt.cls_token": "vit.embeddings.cls_token",
+    "maavt.token_attention.audio.qkv.weight": "token_attention.audio.qkv.weight",
+    "classifier.weight": "class_head.weight",
+}
+
+
+@pytest.fixture(scope="module")
+def models():
+    torch.manual_seed(0)
+    ours = MAAVTForAudioVisualClassification(published_config(dict(TINY_VIT), num_labels=5))
+    return ours, PlainPort(ours)
+
+
+def test_plain_port_computes_the_same(models):
+    ours, plain = models
+    inputs = tiny_inputs()
+    labels, matched = torch.tensor([0, 1, 2, 3]), torch.tensor([True, True, False, True])
+    found = ours(**inputs, labels=labels, is_matched=matched, output_localization=True)
+    expected = plain(*inputs.values(), labels, matched)
+    assert set(expected) > {"logits", "match_logits", "loss", "contrastive_loss", "video_localization"}
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].reshape(value.shape), value, atol=1e-5, rtol=1e-4)
+    found.loss.backward()
+    expected["loss"].backward()
+    for name, other in TRAINED.items():
+        mine, theirs = ours.get_parameter(name).grad, plain.get_parameter(other).grad
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    assert sum(p.requires_grad for p in plain.vit.parameters()) == 1
+
+
+def test_unequal_outputs_stop_the_benchmark():
+    assert check_equal("logits", torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.0]), 0.0) == 0
+    for wrong in (torch.tensor([1.0, 2.1]), torch.tensor([1.0, float("nan")])):
+        with pytest.raises(AssertionError, match="logits: ours differs"):
+            check_equal("logits", wrong, torch.tensor([1.0, 2.0]), 1e-3)
+
+
+def test_turns_ratios_and_bends():
+    calls = []
+    seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=5)
+    assert calls == ["a", "b"] * 6 and len(seconds["a"]) == len(seconds["b"]) == 5
+    assert ratio({"slow": [2.0, 30.0, 4.0], "fast": [1.0, 10.0, 2.0]}, "slow", "fast") == 2.0
+    assert bend([(1, 10.0), (4, 40.0), (8, 80.0)]) == 0.0
+    assert bend([(1, 10.0), (4, 48.0), (8, 80.0)]) == pytest.approx(0.1)
+
+
+def test_a_part_that_fails_is_reported_and_the_others_are_written(tmp_path, monkeypatch, capsys):
+    def run_part(name, limit):
+        if name == "memory":
+            raise RuntimeError("memory: ended with 1")
+        return {"speedup.forward.float32": 1.5, "forward.seconds.float32": 2.0}
+
+    monkeypatch.setattr(bench, "run_part", run_part)
+    monkeypatch.setattr("sys.argv", ["bench", "speed", "memory", "--out", str(tmp_path)])
+    assert bench.main() == 1
+    printed = capsys.readouterr()
+    assert "memory: ended with 1" in printed.err and "FAILED: memory" in printed.out
+    (file,) = tmp_path.iterdir()
+    assert "torch" in file.name and "cores" in file.name
+    figures = json.loads(file.read_text())
+    assert next(iter(figures)) == "speedup.forward.float32" and figures["torch"] == torch.__version__
+
+
+def test_taking_a_path_away_takes_it_away(models):
+    ours, _ = models
+    inputs = tiny_inputs()
+    for name in steps.NAMES:
+        with steps.without(name), torch.no_grad():
+            torch.testing.assert_close(ours(**inputs).logits, ours(**inputs).logits)
+    with steps.without("rows_left_out"):
+        assert not ours.maavt._may_leave_rows_out({})
+    assert ours.maavt._may_leave_rows_out({})

@@ -1,0 +1,55 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny DeepAVFusion models and inputs that several tests share."""
+
+import torch
+
+from modeling_deepavfusion import DeepAVFusionConfig
+
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 16,
+    "patch_size": 4,
+    "num_mel_bins": 8,
+    "audio_num_frames": 12,
+    "num_fusion_tokens": 4,
+    "num_visual_aggregation_tokens": 2,
+    "num_audio_aggregation_tokens": 3,
+    "fusion_attention_ratio": 0.5,
+    "fusion_mlp_ratio": 1.5,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 32,
+    "num_labels": 5,
+}
+
+
+def tiny_config(**overrides) -> DeepAVFusionConfig:
+    return DeepAVFusionConfig(**{**TINY, **overrides})
+
+
+def tiny_model(model_class, seed: int = 0, **overrides):
+    torch.manual_seed(seed)
+    return model_class(tiny_config(**overrides)).eval()
+
+
+def tiny_inputs(clips: int = 3, windows: int = 1, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "pixel_values_videos": torch.randn(clips, windows, 3, 16, 16, generator=generator),
+        "input_features": torch.randn(clips, windows, 8, 12, generator=generator),
+    }
+
+
+def half_of(inputs: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+    """One of the two streams."""
+    return {name: inputs[name]}
+
+
+def all_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
