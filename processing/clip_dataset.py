@@ -44,6 +44,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clean_probability: share of the clips that a range of noise leaves clean.
         clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
         on_missing: "raise", or "none": a clip without sound (or picture) becomes a missing modality.
+        label_torn_pairs: in training give the classes of the picture and of the sound of mismatched pairs too.
 
     Raises:
         ValueError: a bad option, or no clip has another class and another group.
@@ -65,6 +66,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clean_probability: float = 0.25,
         clip_seconds: float | None = None,
         on_missing: str = "raise",
+        label_torn_pairs: bool = False,
     ):
         if not set(modalities) or set(modalities) - {"video", "audio"}:
             raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
@@ -90,6 +92,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.clean_probability = clean_probability
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
+        self.label_torn_pairs = label_torn_pairs and training and mismatch_probability > 0
         self.targets = ClipTargets(table)
         self.windows = "segment_windows" in table.column_names
         self._check_segments()
@@ -144,8 +147,8 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
-        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. Training with mismatched
-        pairs adds `video_labels` and `audio_labels`, of the picture and of the sound alone.
+        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. `label_torn_pairs`
+        adds `video_labels` and `audio_labels`, of the picture and of the sound alone.
 
         Raises:
             ClipError: a file cannot be decoded.
@@ -167,7 +170,7 @@ class ClipDataset(torch.utils.data.Dataset):
             "labels": self.targets.labels(picture, matched),
             "is_matched": self.targets.is_matched(picture, matched),
         }
-        if self.training and self.mismatch_probability > 0:  # what a torn pair still teaches
+        if self.label_torn_pairs:  # what a torn pair still teaches
             item |= {"video_labels": self.targets.labels(picture), "audio_labels": self.targets.labels(sound)}
         inputs = self._process(frames, waveform)
         if frames is not None:

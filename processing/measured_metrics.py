@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics that measure each picture or mixture when it is added and keep its few numbers alone."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .metrics import FLOAT_ROW, OfflineMetric
 
 
-class MeasuredMetric(OfflineMetric):
+class MeasuredMetric(OfflineMetric, ABC):
     """A metric whose predictions and references are large; thousands of them need no memory.
 
     A subclass gives `measure(prediction, reference) -> numbers`, and `_compute` from those rows.
@@ -17,8 +18,9 @@ class MeasuredMetric(OfflineMetric):
 
     columns = {"predictions": FLOAT_ROW, "references": FLOAT_ROW}  # measured numbers; nothing is kept of references
 
+    @abstractmethod
     def measure(self, prediction: Any, reference: Any) -> np.ndarray:
-        raise NotImplementedError
+        """-> the few numbers `[k]` that are kept of one pair."""
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Measure a batch. Raises ValueError for another number of references than predictions."""
@@ -36,11 +38,13 @@ class MeasuredMetric(OfflineMetric):
 class PictureMetric(MeasuredMetric):
     """Predictions and references are maps `[H, W]`; a subclass gives `measure_maps` and `_summarize(rows [n, k])`."""
 
+    @abstractmethod
     def measure_maps(self, prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """-> the numbers `[k]` of one pair of maps `[H, W]`."""
 
+    @abstractmethod
     def _summarize(self, rows: np.ndarray, **options: Any) -> dict[str, float]:
-        raise NotImplementedError
+        """-> the figures, given the numbers `[n, k]` of all pairs."""
 
     def measure(self, prediction: Any, reference: Any) -> np.ndarray:
         prediction, reference = np.asarray(prediction), np.asarray(reference)

@@ -156,6 +156,13 @@ class DataArguments:
         default=None,
         metadata={"help": "Fields of ClipAugmentation; an empty mapping takes its defaults; None is off."},
     )
+    label_torn_pairs: bool = field(
+        default=False,
+        metadata={
+            "help": "Each half of a mismatched training pair keeps the class of its own clip, for the loss of either half "
+            "(needs model_config.unimodal_loss_weight above 0). Off: such pairs train the match head alone."
+        },
+    )
     sampling: Literal["shuffle", "balanced"] = field(
         default="shuffle",
         metadata={
@@ -347,6 +354,8 @@ def check_arguments(
         raise ValueError(f"lora_rank: {model.lora_rank} needs tuning: adapter or lora, not {model.tuning}")
     if model.tuning == "lavish" and len(data.modalities) == 1:
         raise ValueError(f"tuning: lavish lets picture and sound meet, but modalities is {data.modalities}; give both")
+    if data.label_torn_pairs and not (model.model_config or {}).get("unimodal_loss_weight"):
+        raise ValueError("label_torn_pairs: only the loss of either half reads them; set unimodal_loss_weight above 0")
     if not data.mixup_alpha >= 0:
         raise ValueError(f"mixup_alpha: {data.mixup_alpha} must be at least 0 (0: off)")
     if data.mixup_alpha and (model.model_config or {}).get("contrastive_positives") == "label":
@@ -378,6 +387,7 @@ def check_streaming(data: DataArguments, run: RunArguments) -> None:
         "segments": getattr(data, "segments", None),
         "class_weights": getattr(run, "class_weights", "none") != "none",
         "sampling": data.sampling != "shuffle",
+        "label_torn_pairs": data.label_torn_pairs,
     }
     for name, value in needs_table.items():
         if value:

@@ -102,6 +102,7 @@ def make_dataset(
             noise_db=noise_db,
             clean_probability=arguments.clean_probability,
             on_missing=arguments.on_missing,
+            label_torn_pairs=arguments.label_torn_pairs,
         )
     except ValueError as error:
         raise ValueError(f"{split}: {error}") from None
