@@ -79,7 +79,9 @@ def main(argv: list[str] | None = None) -> dict:
         train_set = make_stream(*stream, tables, processor, data_args, args)
     else:
         train_set = dataset("train", training=True)
-    mining = data_args.mismatch_probability > 0 and len(data_args.modalities) == 2
+    mining = len(data_args.modalities) == 2 and (
+        data_args.mismatch_probability > 0 or (model.config.background_mining and model.config.in_batch_mismatches > 0)
+    )
     validation_set = dataset("validation", noise_db=data_args.train_noise_db, mismatched_copies=mining)
     if not streaming:
         dataset("test", mismatched_copies=mining)  # what is wrong with it shall be known before training

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
-from .modeling_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
+from .pretrained_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
 
 
 if TYPE_CHECKING:  # PEFT takes longer to import than all that is here: it is, where it is used

@@ -45,6 +45,9 @@ class MAAVTConfig(PreTrainedConfig):
             `"bilinear"`: product of normalized projections, then an MLP. `"mlp"`: an MLP on the concatenation.
             `"linear"`: the published head, additive in the modalities and therefore at chance (see the docs).
         match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
+        in_batch_mismatches (`int`, *optional*, defaults to 0):
+            Ours, not in the paper: training also shows the match head every picture with the sound of this many earlier
+            clips of the batch, where their classes differ. No clip has to be torn for it, so that all are classified.
         contrastive (`str`, *optional*, defaults to `"blockwise"`):
             `"blockwise"`: projections per block. `"blockwise_shared"`: one pair of projections for all blocks.
             `"last"`: the last block only. `None`: no contrast.
@@ -112,6 +115,7 @@ class MAAVTConfig(PreTrainedConfig):
     background_mining: bool = True
     match_head: str = "bilinear"
     match_dim: int = 64
+    in_batch_mismatches: int = 0
     contrastive: str | None = "blockwise"
     contrastive_dim: int = 512
     contrastive_positives: str = "pair"
@@ -190,6 +194,15 @@ class MAAVTConfig(PreTrainedConfig):
             raise ValueError(
                 f"prompt_start_layer={self.prompt_start_layer} leaves the blocks below it untrained, lavish_adapters "
                 "trains them; set one of the two back."
+            )
+
+    def validate_mismatches(self):
+        if self.in_batch_mismatches < 0:
+            raise ValueError(f"in_batch_mismatches={self.in_batch_mismatches} is negative; give 0 or more clips.")
+        if self.in_batch_mismatches and self.lavish_adapters:
+            raise ValueError(
+                f"in_batch_mismatches={self.in_batch_mismatches} pairs streams after they have been computed, but with "
+                "lavish_adapters they meet before; set one of the two back."
             )
 
     def validate_adapters(self):

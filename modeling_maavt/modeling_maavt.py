@@ -7,220 +7,22 @@ Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L 
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 from torch import nn
-from transformers import ViTConfig
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+from transformers.utils.generic import can_return_tuple
 
 from .configuration_maavt import MAAVTConfig
 from .embeddings_maavt import MAAVTEmbeddings
-from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead, MAAVTProjection, MAAVTRunningNorm
-from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
-from .layer_maavt import MAAVTLayer
-from .loading_maavt import MAAVTCheckpointLoading
+from .encoder_maavt import MAAVTEncoder
+from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead
+from .lavish_maavt import MAAVTLavishAdapters
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
-from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
-from .tokens_maavt import MAAVTPrompt, MAAVTTokenAttention, MAAVTTokens
-
-
-# trained beside a frozen backbone; no name ends another, because PEFT matches modules_to_save by ending
-TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
-
-
-class MAAVTPreTrainedModel(MAAVTCheckpointLoading):
-    config: MAAVTConfig
-    base_model_prefix = "maavt"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ("video", "audio")
-    accepts_loss_kwargs = False
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["MAAVTEmbeddings", "MAAVTLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
-        super()._init_weights(module)
-        std = self.config.initializer_range
-        if isinstance(module, MAAVTPrompt):
-            if module.cls_token is not None:
-                init.trunc_normal_(module.cls_token, mean=0.0, std=std)
-            if module.background_token is not None:
-                # small whatever token_init_std: a large token drowns what it reads, and the match head sees only itself
-                init.normal_(module.background_token, mean=0.0, std=std)
-            for tokens in (module.audio_tokens, module.visual_tokens, module.shared_tokens):
-                if tokens is not None:
-                    init.normal_(tokens, mean=0.0, std=self.config.token_init_std)
-            init.copy_(module.needs_self_attention, torch.tensor([module.token_self_attention], dtype=torch.uint8))
-        elif isinstance(module, MAAVTEmbeddings):
-            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
-            if module.cls_token is not None:
-                init.trunc_normal_(module.cls_token, mean=0.0, std=std)
-        elif isinstance(module, MAAVTLavishAdapter):
-            init.normal_(module.latents, mean=0.0, std=std)
-            init.ones_(module.gate_latents)
-            init.zeros_(module.gate_states)
-            if module.gate is not None:
-                init.zeros_(module.gate)
-        elif isinstance(module, MAAVTGroupedPointwise):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # as a convolution of PyTorch starts
-        elif isinstance(module, MAAVTProjection):
-            init.normal_(module.weight, mean=0.0, std=std)
-            init.zeros_(module.bias)
-        elif isinstance(module, MAAVTRunningNorm):
-            init.zeros_(module.mean)
-            init.ones_(module.square)
-            init.zeros_(module.num_updates)
-
-    def post_init(self):
-        # names of modules that this configuration leaves out would be reported as unknown
-        leaves = {name.rpartition(".")[2] for name, _ in self.named_modules()}
-        self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict or ()) & leaves
-        super().post_init()
-
-    @property
-    def trunk(self) -> "MAAVTModel":
-        return getattr(self, self.base_model_prefix, self)
-
-    def freeze_backbone(self) -> None:
-        """Fix positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (docs/maavt.md, 8)."""
-        for module in (self.trunk.embeddings, self.trunk.encoder, self.trunk.layernorm):
-            module.requires_grad_(False)
-
-    def trainable_modules(self) -> dict[str, nn.Module]:
-        """The modules that are trained beside a frozen backbone, by the names that PEFT's `modules_to_save` takes."""
-        found = {}
-        for name, module in self.named_modules():
-            leaf = name.rpartition(".")[2]
-            if leaf in TRAINED_MODULES:
-                found[leaf] = module
-        return found
-
-    def fold_token_attention(self) -> None:
-        """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (docs/maavt.md, 2)."""
-        trunk = self.trunk
-        if trunk.token_attention is None:
-            return
-        with torch.no_grad():
-            tokens = trunk.token_attention(trunk.prompt(torch.float32))
-            for kind in ("audio", "visual", "shared"):
-                parameter = getattr(trunk.prompt, f"{kind}_tokens")
-                if parameter is not None:
-                    folded = getattr(tokens, kind)
-                    parameter.copy_(folded if parameter.ndim == 3 else folded[0])
-            trunk.prompt.needs_self_attention.fill_(False)
-        trunk.token_attention = None
-        trunk.prompt.token_self_attention = False
-        self.config.token_self_attention = False
-
-    def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
-        if self._auto_class is not None:
-            code = MAAVTPreTrainedModel.__module__.rpartition(".")[2]
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
-                "AutoModel": f"{code}.MAAVTModel",
-                "AutoModelForVideoClassification": f"{code}.MAAVTForAudioVisualClassification",
-            }
-        own = type(self)
-        if any(base.__name__ == "FSDPModule" for base in own.__mro__):
-            # `fully_shard` made a class of its own, whose name and code do not belong in a checkpoint
-            self.__class__ = own.__mro__[2]
-        try:
-            return super().save_pretrained(save_directory, *args, **kwargs)
-        finally:
-            self.__class__ = own
-
-
-class MAAVTEncoder(MAAVTPreTrainedModel):
-    """The blocks of the shared ViT, both streams side by side; appends the learned tokens and watches the shared ones."""
-
-    config: ViTConfig
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(MAAVTLayer, index=0),
-        "audio_hidden_states": OutputRecorder(MAAVTLayer, index=1),
-        "attentions": OutputRecorder(MAAVTLayer, index=2),
-        "audio_attentions": OutputRecorder(MAAVTLayer, index=3),
-    }
-
-    def __init__(self, config: ViTConfig):
-        super().__init__(config)
-        self.layers = nn.ModuleList([MAAVTLayer(config) for _ in range(config.num_hidden_layers)])
-        self.post_init()
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self,
-        video: torch.Tensor | None,
-        audio: torch.Tensor | None,
-        tokens: MAAVTTokens,
-        num_patches: tuple[int, int],
-        output_localization: bool = False,
-        meet: Callable | None = None,
-        read: tuple[list[int], list[int]] | None = None,
-        start: int = 0,
-        first: int = 0,
-        **kwargs,
-    ) -> MAAVTEncoderOutput:
-        """`[N, 1 + P (+ 1), D]` a stream, without the learned tokens; `num_patches` of picture and sound.
-
-        The tokens enter before block `start`, the background token among them where that is above 0; the streams given
-        are those that enter block `first`. `meet(block, site, video, audio)` is what LAVISH adapters add to both streams. `read`, positions in either
-        stream, leaves these rows and those of the shared tokens in the final states; the last block computes no other.
-        """
-        streams = {"video": video, "audio": audio}
-        appended = {
-            name: torch.cat([own, tokens.shared], dim=1)
-            for name, own in (("video", tokens.visual), ("audio", tokens.audio))
-        }
-        num_shared, last = tokens.shared.shape[1], len(self.layers) - 1
-        layerwise = tokens.shared.shape[0] > 1
-        shared = {name: [] for name in streams}
-        maps = dict.fromkeys(streams)
-        for index, layer in enumerate(self.layers[first:], first):
-            for name, stream in streams.items():
-                if stream is not None and (index == start or (layerwise and index > start)):
-                    block_tokens = appended[name][index - start if layerwise else 0].to(stream.dtype)
-                    kept = stream if index == start else stream[:, : stream.shape[1] - len(block_tokens)]
-                    if index == start > 0 and tokens.background is not None:
-                        block_tokens = torch.cat([tokens.background.to(stream.dtype), block_tokens])
-                    streams[name] = torch.cat([kept, block_tokens.expand(stream.shape[0], -1, -1)], dim=1)
-            if output_localization and index == last:
-                for (name, stream), patches in zip(streams.items(), num_patches, strict=True):
-                    maps[name] = None if stream is None else layer.class_attention(stream, patches)
-            options = kwargs if meet is None else {**kwargs, "meet": partial(meet, index)}
-            if read is not None and index == last:
-                options = {**options, "read": self._rows(streams.values(), read, num_shared)}
-            streams["video"], streams["audio"], *_ = layer(streams["video"], streams["audio"], **options)
-            for name, stream in streams.items():
-                if stream is not None and num_shared and index >= start:
-                    shared[name].append(stream[:, -num_shared:].mean(1))
-        return MAAVTEncoderOutput(
-            video_state=streams["video"],
-            audio_state=streams["audio"],
-            video_shared_states=torch.stack(shared["video"], 1) if shared["video"] else None,
-            audio_shared_states=torch.stack(shared["audio"], 1) if shared["audio"] else None,
-            video_localization=maps["video"],
-            audio_localization=maps["audio"],
-        )
-
-    @staticmethod
-    def _rows(streams: Iterable[torch.Tensor | None], read: tuple[list[int], list[int]], num_shared: int) -> tuple:
-        """The positions that are read, and the shared tokens, which come last."""
-        return tuple(
-            None if stream is None else [*positions, *range(stream.shape[1] - num_shared, stream.shape[1])]
-            for stream, positions in zip(streams, read, strict=True)
-        )
+from .outputs_maavt import MAAVTClassifierOutput, MAAVTModelOutput
+from .pretrained_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
+from .tokens_maavt import MAAVTPrompt, MAAVTTokenAttention
 
 
 class MAAVTModel(MAAVTPreTrainedModel):
@@ -605,13 +407,15 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         logits = self.classifier(video, audio, *self._drop_modalities(has_video, has_audio))
         if self._labels_per_clip(labels, logits):
             logits = logits.mean(1)
-        match_logits = self._match(outputs, both)
+        matched = self._segment_mask(is_matched, both)
+        shifted = self._batch_mismatches(both & matched, labels)
+        match_logits, shifted_logits = self._match(outputs, both, len(shifted))
         if match_logits is not None and (num_segments == 1 if is_matched is None else is_matched.ndim == 1):
-            match_logits = match_logits.mean(1)
+            match_logits, shifted_logits = match_logits.mean(1), shifted_logits.mean(2)
+            shifted = shifted.all(2)
 
         losses = {}
         if labels is not None or is_matched is not None:
-            matched = self._segment_mask(is_matched, both)
             if labels is not None:
                 counted = (has_video | has_audio)[:, None] & matched
                 counted = counted.all(1) if logits.ndim == 2 else counted
@@ -628,7 +432,11 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             if match_logits is not None:
                 targets = matched if match_logits.ndim == 2 else matched.all(1)
                 paired = both if match_logits.ndim == 2 else both[:, 0]
-                losses["matching_loss"] = matching_loss(match_logits, targets, paired)
+                losses["matching_loss"] = matching_loss(
+                    torch.cat([match_logits.flatten(), shifted_logits.flatten()]),
+                    torch.cat([targets.flatten(), torch.zeros_like(shifted).flatten()]),
+                    torch.cat([paired.flatten(), shifted.flatten()]),
+                )
             per_block = self._contrastive_losses(outputs, both & matched, labels)
             if per_block is not None:
                 losses["contrastive_loss"] = per_block.mean()
@@ -700,16 +508,50 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             )
         return (is_matched if is_matched.ndim == 2 else is_matched[:, None]).bool().expand_as(both)
 
-    def _match(self, outputs: MAAVTModelOutput, both: torch.Tensor) -> torch.Tensor | None:
-        """Match logits `[B, S]`, 0 where a modality is missing; None without match head or without a stream."""
+    def _batch_mismatches(self, usable: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        """Which pairs of a picture and the sound k clips before it training adds as mismatched: `[K, B, S]`.
+
+        The streams do not meet before the match head, so that such a pair costs nothing but the head. Both clips are
+        `usable`, and their classes differ as far as labels tell.
+        """
+        wanted = self.config.in_batch_mismatches if self.training and self.match_head is not None else 0
+        shifts = range(1, 1 + min(wanted, len(usable) - 1))
+        pairs = [usable & usable.roll(k, 0) & self._classes_differ(labels, k, usable) for k in shifts]
+        return torch.stack(pairs) if pairs else usable.new_zeros((0, *usable.shape))
+
+    def _classes_differ(self, labels: torch.Tensor | None, shift: int, usable: torch.Tensor) -> torch.Tensor:
+        """Bool `[B, S]` or `[B, 1]`: the classes of a clip and of the one `shift` before it are known and differ."""
+        if labels is None:
+            return torch.ones_like(usable)
+        other = labels.roll(shift, 0)
+        if self._are_scores(labels):
+            differ = (labels.clamp(min=0) * other.clamp(min=0)).sum(-1) == 0
+            differ &= ((labels != -100) & (other != -100)).all(-1)
+        else:
+            differ = (labels != other) & (labels != -100) & (other != -100)
+        return differ if differ.ndim == 2 else differ[:, None]
+
+    def _match(
+        self, outputs: MAAVTModelOutput, both: torch.Tensor, num_shifts: int = 0
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Match logits `[B, S]`, 0 where a modality is missing, and those with the sound of earlier clips `[K, B, S]`.
+
+        None without match head or without a stream.
+        """
         video, audio = outputs.video_background_state, outputs.audio_background_state
         one_missing = video is None or audio is None
         if self.match_head is None or (one_missing and num_processes() == 1):
-            return None
+            return None, None
         if one_missing:  # another process may hold both streams: its collectives must find this process
             filler = torch.zeros_like(video if audio is None else audio)
             video, audio = (filler if states is None else states for states in (video, audio))
-        return self.match_head(video, audio, both) * both
+        shifts = range(1, 1 + num_shifts)
+        logits = self.match_head(
+            torch.stack([video] * (1 + num_shifts)),
+            torch.stack([audio, *(audio.roll(k, 0) for k in shifts)]),
+            torch.stack([both, *(both & both.roll(k, 0) for k in shifts)]),
+        )
+        return logits[0] * both, logits[1:]
 
     def _contrastive_losses(
         self, outputs: MAAVTModelOutput, mask: torch.Tensor, labels: torch.Tensor | None

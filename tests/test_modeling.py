@@ -45,6 +45,8 @@ def test_default_config_is_vit_base_with_small_eps():
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"modality_dropout": 1.5}, "modality_dropout=1.5"),
         ({"vision_config": {"model_type": "deit"}}, "'deit'"),
+        ({"in_batch_mismatches": -1}, "in_batch_mismatches=-1"),
+        ({"in_batch_mismatches": 1, "lavish_adapters": True}, "they meet before"),
     ],
 )
 def test_bad_config_is_refused_by_name(values, message):
@@ -212,6 +214,57 @@ def test_mismatched_pairs_are_neither_classified_nor_contrasted():
     torch.testing.assert_close(outputs.contrastive_loss, three.contrastive_loss)
     expected = nn.functional.binary_cross_entropy_with_logits(outputs.match_logits, matched.float())
     torch.testing.assert_close(outputs.matching_loss, expected)
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("scores", [False, True])
+def test_mismatches_within_the_batch_equal_torn_inputs(segments, scores):
+    """The streams do not meet before the match head: tearing pairs after the trunk or before it is the same."""
+    classes = torch.tensor([0, 1, 0, 3])
+    labels = nn.functional.one_hot(classes, 5).float() if scores else classes
+    inputs = tiny_inputs(clips=4, frames=2, segments=segments)
+    given, plain = (tiny_model(match_head="mlp", in_batch_mismatches=count).train() for count in (2, 0))
+    whole = torch.tensor([True, True, True, False])  # the last clip is torn already: it is paired with nobody
+    outputs, expected = (model(**inputs, labels=labels, is_matched=whole) for model in (given, plain))
+    pairs = [(i, (i - k) % 4) for k in (1, 2) for i in range(4)]
+    pairs = [(i, j) for i, j in pairs if whole[i] and whole[j] and classes[i] != classes[j]]
+    assert pairs == [(1, 0), (2, 1)]
+    pictures, sounds = (torch.tensor(one) for one in zip(*pairs, strict=True))
+    torn = plain(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
+    torn = torn.mean(1) if torn.ndim == 2 else torn
+    logits = torch.cat([expected.match_logits, torn])
+    targets = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    loss = nn.functional.binary_cross_entropy_with_logits(logits, targets)
+    torch.testing.assert_close(outputs.matching_loss, loss)
+    torch.testing.assert_close(outputs.match_logits, expected.match_logits)
+    torch.testing.assert_close(outputs.classification_loss, expected.classification_loss)
+    torch.testing.assert_close(
+        given.eval()(**inputs, labels=labels).loss, plain.eval()(**inputs, labels=labels).loss
+    )  # training alone adds pairs
+
+
+def test_mismatches_within_the_batch_train_the_match_head():
+    frames, sounds, classes, matched = pairs_that_decide(1000, seed=0)
+    frames, sounds, classes = frames[matched], sounds[matched], classes[matched]  # not one torn pair is shown
+    model = tiny_model(num_labels=8, match_dim=64, contrastive_dim=32, in_batch_mismatches=1).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        rows = torch.randint(len(classes), (32,), generator=generator)
+        loss = model(frames[rows], sounds[rows], labels=classes[rows]).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    frames, sounds, _, matched = pairs_that_decide(600, seed=1)
+    with torch.no_grad():
+        scores = model.eval()(frames, sounds).match_logits
+    assert roc_auc_score(matched, scores) >= 0.95
+
+
+def test_a_batch_of_one_has_no_mismatch():
+    model = tiny_model(in_batch_mismatches=3).train()
+    outputs = model(**tiny_inputs(clips=1), labels=torch.tensor([1]))
+    assert torch.isfinite(outputs.loss) and outputs.match_logits.shape == (1,)
 
 
 def test_contrastive_loss_equals_its_formula():

@@ -18,7 +18,12 @@ from .arguments import ModelArguments
 logger = logging.getLogger(__name__)
 
 # A model that is given one modality has no pair to compare: what needs both is switched off.
-SINGLE_MODALITY = {"background_mining": False, "contrastive": None, "lavish_adapters": False}
+SINGLE_MODALITY = {
+    "background_mining": False,
+    "in_batch_mismatches": 0,
+    "contrastive": None,
+    "lavish_adapters": False,
+}
 NO_TOKENS = {
     "num_audio_tokens": 0,
     "num_visual_tokens": 0,
