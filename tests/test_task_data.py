@@ -55,6 +55,16 @@ def test_masks_lie_on_the_shape_that_sounds(shapes):
         assert mask[box[1] : box[3], box[0] : box[2]].sum() == mask.sum() and mask.sum() > 30
 
 
+def test_clips_for_classification_are_seconds_of_training_and_whole_tests(shapes):
+    with open(shapes / "clips.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["split"] for row in rows] == ["train"] * 12 + ["test"] * 8
+    assert [(float(row["start"]), float(row["end"])) for row in rows[:3]] == [(0, 1), (1, 2), (2, 3)]
+    assert (float(rows[-1]["start"]), float(rows[-1]["end"])) == (0, 3)
+    colors = {row.sound.rsplit("/", 1)[-1]: row.label for row in read_duet(shapes, "test")}
+    assert {row["file_name"].rsplit("/", 1)[-1]: row["color"] for row in rows[12:]} == colors
+
+
 def test_both_shapes_are_seen_and_one_is_marked(shapes):
     for row in read_duet(shapes, "test"):
         frame = load_clip(row.sound, times=[row.time], streams=("video",)).frames[0].float()
