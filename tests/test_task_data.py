@@ -269,6 +269,14 @@ def test_mixtures_are_sums_of_waveforms(shapes):
         torch.testing.assert_close(example[name], want)
     swapped = Mixtures(files, processor, [pair[::-1] for pair in pairs])[0]
     assert torch.equal(swapped["labels"], example["other_features"])
+    several = Mixtures(files, processor, pairs, cache=True, num_frames=3)
+    shown = []
+    for epoch in range(8):
+        several.set_epoch(epoch)
+        shown.append(several[0]["pixel_values_videos"])
+        assert torch.equal(several[0]["pixel_values_videos"], shown[-1]) and shown[-1].shape == (1, 3, 32, 32)
+    assert any(torch.equal(frame, example["pixel_values_videos"]) for frame in shown)  # of three one is the middle
+    assert len({frame.sum().item() for frame in shown}) > 1
 
 
 def test_partners_change_with_the_epoch_and_come_from_another_group():
@@ -281,6 +289,8 @@ def test_partners_change_with_the_epoch_and_come_from_another_group():
     assert sum(mixtures.pair(index) != pair for index, pair in enumerate(first)) > 30
     with pytest.raises(ValueError, match="2 clips of 1 groups"):
         Mixtures(["a", "b"], None, groups=["x", "x"])
+    with pytest.raises(ValueError, match="num_frames=0"):
+        Mixtures(["a", "b"], None, num_frames=0)
 
 
 def test_lists_of_instruments(tmp_path):
