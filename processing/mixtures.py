@@ -21,7 +21,7 @@ class Mixtures(Dataset):
 
     The mixture is the plain sum of the two waveforms (3 s each, the middle of their clips); every spectrogram is made of a
     waveform, none is added to another. An example holds `pixel_values_videos` `[1, 3, H, W]` of the first clip's middle
-    frame, `input_features` `[1, F, W]` of the mixture, `labels` and `other_features` `[1, F, W]` of the first and the
+    (or another) frame, `input_features` `[1, F, W]` of the mixture, `labels` and `other_features` `[1, F, W]` of the first and the
     second clip.
 
     Args:
@@ -31,9 +31,10 @@ class Mixtures(Dataset):
         groups: one for each clip; partners are drawn from another group (an instrument, a class). None: any other clip.
         seed: of the partners.
         cache: keep what was decoded in memory.
+        num_frames: take one of so many frames, evenly spaced over the window; another one in every epoch. 1: the middle.
 
     Raises:
-        ValueError: fewer than two clips, or groups among which no partner is to be had.
+        ValueError: no frame, fewer than two clips, or groups among which no partner is to be had.
     """
 
     def __init__(
@@ -44,13 +45,16 @@ class Mixtures(Dataset):
         groups: Sequence[Any] | None = None,
         seed: int = 0,
         cache: bool = False,
+        num_frames: int = 1,
     ):
+        if num_frames < 1:
+            raise ValueError(f"num_frames={num_frames} must be at least 1 (1: the middle frame)")
         groups = list(range(len(clips))) if groups is None else list(groups)
         if pairs is None and len(set(groups)) < 2:
             raise ValueError(f"{len(clips)} clips of {len(set(groups))} groups; partners need two groups at least")
         self.clips, self.processor, self.groups = list(clips), processor, groups
         self.pairs = None if pairs is None else list(pairs)
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.num_frames = seed, 0, num_frames
         self._kept: dict[int, dict[str, torch.Tensor]] | None = {} if cache else None
 
     def set_epoch(self, epoch: int) -> None:
@@ -74,8 +78,9 @@ class Mixtures(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         first, second = (self._load(clip) for clip in self.pair(index))
         mixture = first["waveform"] + second["waveform"]
+        shown = int(np.random.default_rng([self.seed, self.epoch, index, 1]).integers(self.num_frames))
         return {
-            "pixel_values_videos": first["pixels"],
+            "pixel_values_videos": first["pixels"][[shown]],
             "input_features": self._features(mixture),
             "labels": first["features"],
             "other_features": second["features"],
@@ -91,7 +96,7 @@ class Mixtures(Dataset):
         extractor, path = self.processor.feature_extractor, self.clips[clip]
         duration = clip_window(path)[1]
         start, end = window_around(None, extractor.segment_seconds, duration)
-        loaded = load_clip(path, start, end, times=[duration / 2], sampling_rate=extractor.sampling_rate)
+        loaded = load_clip(path, start, end, num_frames=self.num_frames, sampling_rate=extractor.sampling_rate)
         waveform = self.processor.mixture_windows([loaded.waveform])[0, 0]
         pixels = self.processor(videos=[loaded.frames])["pixel_values_videos"][0]
         example = {"waveform": waveform, "pixels": pixels, "features": self._features(waveform)}

@@ -5,7 +5,7 @@
     python -m processing.sounding_shapes --out outputs/shapes/clips
 
 Four kinds of shape have a tone of the demo's telephone keys each. A clip of the `duet` shows two kinds in noise and plays
-the tone of one; masks, boxes and the color of the sounding shape are written for some of its frames. A clip of the `solo`
+the tone of one; its label is the color of the shape that sounds, and masks and boxes are written for some of its frames. A clip of the `solo`
 shows one kind and plays it: two of them make a mixture whose sources are known.
 """
 
@@ -29,6 +29,7 @@ KINDS = {"disc": LOW_TONES[0], "square": LOW_TONES[3], "triangle": HIGH_TONES[0]
 COLORS = {"red": (230, 60, 50), "green": (60, 200, 70), "blue": (60, 90, 240), "yellow": (235, 220, 60)}
 RADIUS = 0.15  # of a shape, as a share of the picture's side
 DUET_COLUMNS = ["file_name", "time", "mask", "left", "top", "right", "bottom", "split", "kind", "silent", "color"]
+CLIP_COLUMNS = ["file_name", "start", "end", "split", "kind", "color"]
 SOLO_COLUMNS = ["file_name", "split", "kind", "color"]
 PAIR_COLUMNS = ["first", "second", "split"]
 
@@ -122,7 +123,9 @@ def draw(
 
 
 def write_shapes(folder: str | os.PathLike, settings: ShapeSettings | None = None) -> Path:
-    """Write `duet.csv`, `solo.csv`, `pairs.csv`, `clips/*.mp4` and `masks/*.png`; an existing folder is replaced whole.
+    """Write `duet.csv`, `clips.csv` (seconds of the duet), `solo.csv`, `pairs.csv`, `clips/*.mp4` and `masks/*.png`.
+
+    An existing folder is replaced whole.
 
     Raises:
         ValueError: the folder holds something else.
@@ -141,6 +144,7 @@ def write_shapes(folder: str | os.PathLike, settings: ShapeSettings | None = Non
                 generator = np.random.default_rng([settings.seed, split == "test", index, 1])
                 solo.append(_write_solo(temporary, f"solo_{split}_{index:04d}", split, settings, generator))
         _write_table(temporary / "duet.csv", DUET_COLUMNS, duet)
+        _write_table(temporary / "clips.csv", CLIP_COLUMNS, _parts(duet, settings))
         _write_table(temporary / "solo.csv", SOLO_COLUMNS, solo)
         _write_table(temporary / "pairs.csv", PAIR_COLUMNS, _pairs(solo, settings))
     return folder
@@ -185,6 +189,17 @@ def _write_solo(
     sound = tone_of(kind, settings, generator)
     write_clip(folder / clip, frames, sound, fps=settings.fps, sampling_rate=settings.sampling_rate, crf=12)
     return {"file_name": clip, "split": split, "kind": kind, "color": color}
+
+
+def _parts(duet: list[dict[str, Any]], settings: ShapeSettings) -> list[dict[str, Any]]:
+    """The duet's clips: a row for each second of a training clip, one row for each other clip."""
+    rows = []
+    for row in {row["file_name"]: row for row in duet}.values():
+        count = max(1, int(settings.seconds)) if row["split"] == "train" else 1
+        ends = [settings.seconds * (index + 1) / count for index in range(count)]
+        known = {name: row[name] for name in ("file_name", "split", "kind", "color")}
+        rows += [known | {"start": end - settings.seconds / count, "end": end} for end in ends]
+    return rows
 
 
 def _pairs(solo: list[dict[str, Any]], settings: ShapeSettings) -> list[dict[str, Any]]:

@@ -55,6 +55,16 @@ def test_masks_lie_on_the_shape_that_sounds(shapes):
         assert mask[box[1] : box[3], box[0] : box[2]].sum() == mask.sum() and mask.sum() > 30
 
 
+def test_clips_for_classification_are_seconds_of_training_and_whole_tests(shapes):
+    with open(shapes / "clips.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["split"] for row in rows] == ["train"] * 12 + ["test"] * 8
+    assert [(float(row["start"]), float(row["end"])) for row in rows[:3]] == [(0, 1), (1, 2), (2, 3)]
+    assert (float(rows[-1]["start"]), float(rows[-1]["end"])) == (0, 3)
+    colors = {row.sound.rsplit("/", 1)[-1]: row.label for row in read_duet(shapes, "test")}
+    assert {row["file_name"].rsplit("/", 1)[-1]: row["color"] for row in rows[12:]} == colors
+
+
 def test_both_shapes_are_seen_and_one_is_marked(shapes):
     for row in read_duet(shapes, "test"):
         frame = load_clip(row.sound, times=[row.time], streams=("video",)).frames[0].float()
@@ -259,6 +269,14 @@ def test_mixtures_are_sums_of_waveforms(shapes):
         torch.testing.assert_close(example[name], want)
     swapped = Mixtures(files, processor, [pair[::-1] for pair in pairs])[0]
     assert torch.equal(swapped["labels"], example["other_features"])
+    several = Mixtures(files, processor, pairs, cache=True, num_frames=3)
+    shown = []
+    for epoch in range(8):
+        several.set_epoch(epoch)
+        shown.append(several[0]["pixel_values_videos"])
+        assert torch.equal(several[0]["pixel_values_videos"], shown[-1]) and shown[-1].shape == (1, 3, 32, 32)
+    assert any(torch.equal(frame, example["pixel_values_videos"]) for frame in shown)  # of three one is the middle
+    assert len({frame.sum().item() for frame in shown}) > 1
 
 
 def test_partners_change_with_the_epoch_and_come_from_another_group():
@@ -271,6 +289,8 @@ def test_partners_change_with_the_epoch_and_come_from_another_group():
     assert sum(mixtures.pair(index) != pair for index, pair in enumerate(first)) > 30
     with pytest.raises(ValueError, match="2 clips of 1 groups"):
         Mixtures(["a", "b"], None, groups=["x", "x"])
+    with pytest.raises(ValueError, match="num_frames=0"):
+        Mixtures(["a", "b"], None, num_frames=0)
 
 
 def test_lists_of_instruments(tmp_path):

@@ -91,7 +91,7 @@ def baseline_rows(
     fitted = {}
     for name, streams in INPUTS.items():
         if set(streams) <= set(modalities):
-            fitted[name] = _fit(
+            fitted[name] = fit_regression(
                 _join(train, streams), train["labels"], _join(validation, streams), validation["labels"]
             )
     tested = make_dataset("test")
@@ -106,7 +106,7 @@ def baseline_rows(
         for name, regression in fitted.items():
             if name == "video" and condition != conditions[0]:
                 continue
-            probabilities = _probabilities(regression, _join(test, INPUTS[name]), num_classes)
+            probabilities = regression_probabilities(regression, _join(test, INPUTS[name]), num_classes)
             found = Predictions(probabilities, None, pairs)
             shown = "any" if name == "video" else condition
             row = {"model": "logistic regression", "input": name, "noise": shown}
@@ -118,7 +118,7 @@ def _join(features: dict, streams: tuple[str, ...]) -> np.ndarray:
     return np.concatenate([features[stream] for stream in streams], axis=1)
 
 
-def _probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
+def regression_probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
     """[n, num_classes]: a class that the training clips lack has probability 0."""
     if isinstance(regression[-1], OneVsRestClassifier):
         return regression.predict_proba(x).astype(np.float32)
@@ -127,7 +127,7 @@ def _probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
     return probabilities
 
 
-def _fit(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
+def fit_regression(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
     """The penalty with the best accuracy on validation; for several labels a clip, one regression a class, by mAP."""
     if y.ndim == 2:
         candidates = [

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification, DeepAVFusionForSoundSourceLocalization
@@ -25,6 +26,7 @@ from .map_pictures import save_maps
 from .task_arguments import TaskArguments, parse_task_arguments
 from .task_layouts import read_frames
 from .task_runs import (
+    OtherSounds,
     Rows,
     build_model,
     build_processor,
@@ -61,7 +63,7 @@ def new_model(task: TaskArguments, seed: int, classes: list[str]) -> PreTrainedM
     return build_model(task, DeepAVFusionForSoundSourceLocalization, seed)
 
 
-def maps_of(model: PreTrainedModel, dataset: LabeledFrames, batch_size: int) -> list[np.ndarray]:
+def maps_of(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:
     """A map `[H, W]` in 0..1 of every frame."""
     if isinstance(model, MAAVTForAudioVisualClassification):
         grids = [
@@ -103,10 +105,7 @@ def main(argv: list[str] | None = None) -> Rows:
         if run is None:
             model = train(new_model(task, seed, classes), train_set, args, seed)
             heard = maps_of(model, test_set, args.per_device_eval_batch_size)
-            half = len(test_set) // 2  # the sound of a clip half a test set away
-            sounds = [test_set[(index + half) % len(test_set)]["input_features"] for index in range(len(test_set))]
-            exchanged = [test_set[index] | {"input_features": sound} for index, sound in enumerate(sounds)]
-            swapped = maps_of(model, exchanged, args.per_device_eval_batch_size)
+            swapped = maps_of(model, OtherSounds(test_set), args.per_device_eval_batch_size)
             run = {name: measured(heard, truths), f"{name}, sound of another clip": measured(swapped, truths)}
             run |= {
                 other: measured([values] * len(truths), truths)

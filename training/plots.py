@@ -48,7 +48,7 @@ def save_plots(directory: str | Path) -> list[Path]:
         history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
         if curves(history, ""):
             figures["training_curves"] = curve_figure(history)
-    return [_save(figure, directory / f"{name}.png") for name, figure in figures.items()]
+    return [save_figure(figure, directory / f"{name}.png") for name, figure in figures.items()]
 
 
 def plots_of_run(directory: str | Path) -> list[Path]:
@@ -162,7 +162,7 @@ def _figure(width: float, height: float, columns: int):
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 
-def _save(figure, path: Path) -> Path:
+def save_figure(figure, path: Path) -> Path:
     temporary = path.with_name(path.name + ".part")
     figure.savefig(temporary, format="png", dpi=150)
     os.replace(temporary, path)

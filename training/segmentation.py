@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualSegmentation
 from processing.labeled_frames import LabeledFrames
@@ -18,6 +20,7 @@ from .map_pictures import save_maps
 from .task_arguments import parse_task_arguments
 from .task_layouts import read_frames
 from .task_runs import (
+    OtherSounds,
     Rows,
     build_model,
     build_processor,
@@ -38,12 +41,19 @@ def measured(scores: list[np.ndarray], truths: list[np.ndarray], groups: list[st
     return official | {f"published_{name}": published[name] for name in ("miou_with_background", "f_score")}
 
 
-def trivial_masks(truths: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
-    """Everything, and a box in the middle of a quarter of the picture's area."""
+def trivial_masks(truths: list[np.ndarray], mean: np.ndarray) -> dict[str, list[np.ndarray]]:
+    """Everything, a box in the middle of a quarter of the picture's area, and the training masks' mean, 0..1."""
     height, width = truths[0].shape
     box = np.zeros((height, width))
     box[height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
-    return {"all foreground": [np.ones((height, width))] * len(truths), "center box": [box] * len(truths)}
+    masks = {"all foreground": np.ones((height, width)), "center box": box, "mean of the training masks": mean}
+    return {name: [mask] * len(truths) for name, mask in masks.items()}
+
+
+def scores_of(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:
+    """Probabilities `[H, W]` of every frame, or classes where there are several."""
+    logits = [out["logits"][0] for _, _, out in predict(model, dataset, batch_size)]
+    return [(own[0].sigmoid() if len(own) == 1 else own.argmax(0)).numpy() for own in logits]
 
 
 def main(argv: list[str] | None = None) -> Rows:
@@ -63,22 +73,27 @@ def main(argv: list[str] | None = None) -> Rows:
         if run is None:
             model = build_model(task, DeepAVFusionForAudioVisualSegmentation, seed, num_labels=num_labels)
             model = train(model, train_set, args, seed)
-            logits = [out["logits"][0] for _, _, out in predict(model, test_set, args.per_device_eval_batch_size)]
+            heard, swapped = (
+                scores_of(model, each, args.per_device_eval_batch_size) for each in (test_set, OtherSounds(test_set))
+            )
+            both = {"DeepAVFusion": heard, "DeepAVFusion, sound of another clip": swapped}
             if num_labels == 1:
-                scores = [own[0].sigmoid().numpy() for own in logits]
-                run = {"DeepAVFusion": measured(scores, truths, groups)}
-                run |= {name: measured(masks, truths, groups) for name, masks in trivial_masks(truths).items()}
+                mean = sum(train_set[index]["labels"].numpy() for index in range(len(train_set))) / len(train_set)
+                methods = both | trivial_masks(truths, mean / max(mean.max(), 1e-6))
+                run = {name: measured(masks, truths, groups) for name, masks in methods.items()}
             else:
-                classes = [own.argmax(0).numpy() for own in logits]
                 score = SemanticSegmentationScore(num_classes=num_labels)
-                run = {"DeepAVFusion": score.compute(predictions=classes, references=truths)}
-                scores = [(own > 0).astype(float) for own in classes]
+                run = {name: score.compute(predictions=masks, references=truths) for name, masks in both.items()}
+                heard, swapped = ([(own > 0).astype(float) for own in each] for each in (heard, swapped))
             output = Path(args.output_dir) / f"seed_{seed}"
             model.save_pretrained(output / "model")
             processor.save_pretrained(output / "model")
             shown = np.linspace(0, len(test_set) - 1, task.num_pictures).astype(int).tolist()
             pictures = [
-                (test_set[i]["pixel_values_videos"][0], [torch.tensor(truths[i] > 0), torch.tensor(scores[i])])
+                (
+                    test_set[i]["pixel_values_videos"][0],
+                    [torch.tensor(maps[i]) for maps in ([truth > 0 for truth in truths], heard, swapped)],
+                )
                 for i in shown
             ]
             save_maps(output / "masks.png", pictures, processor.video_processor)

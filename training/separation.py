@@ -13,6 +13,7 @@ from modeling_deepavfusion import DeepAVFusionForSoundSourceSeparation
 from processing.mixtures import Mixtures
 from processing.separation_metrics import SeparationScore
 
+from .separation_pictures import save_spectrograms
 from .task_arguments import parse_task_arguments
 from .task_layouts import read_mixtures
 from .task_runs import (
@@ -61,13 +62,18 @@ def main(argv: list[str] | None = None) -> Rows:
     true = [true_mask(test_set[index]).logit(1e-4) for index in range(len(test_set))]
     bounds = {}  # the same for every seed
 
-    facts = {"train clips": len(clips), "test mixtures": len(test_pairs), "mask": "renormalized filters (ours)"}
+    facts = {
+        "train clips": len(clips),
+        "frames of each": task.num_frames,
+        "test mixtures": len(test_pairs),
+        "mask": "renormalized filters (ours)",
+    }
     facts = run_facts(task, args, **facts)
     runs = []
     for seed in task.seeds:
         run = finished_run(args, seed, facts)
         if run is None:
-            train_set = Mixtures(clips, processor, groups=groups, seed=seed, cache=True)
+            train_set = Mixtures(clips, processor, groups=groups, seed=seed, cache=True, num_frames=task.num_frames)
             model = build_model(task, DeepAVFusionForSoundSourceSeparation, seed)
             model = train(model, train_set, args, seed)
             logits = [out["logits"] for _, _, out in predict(model, test_set, args.per_device_eval_batch_size)]
@@ -92,6 +98,12 @@ def main(argv: list[str] | None = None) -> Rows:
                 waves = [mixture[index], *estimates[index], *sources[index]]
                 names = ("mixture", "first_estimate", "second_estimate", "first_source", "second_source")
                 processor.save_waveforms(waves, [output / "wav" / f"{index}_{name}.wav" for name in names])
+            pictures = [
+                (test_set[2 * index + side]["pixel_values_videos"][0], [mixture[index], waves[side], source[side]])
+                for index, (waves, source) in enumerate(zip(estimates, sources, strict=True))
+                for side in range(2)
+            ]
+            save_spectrograms(output / "spectrograms.png", pictures[: task.num_pictures], processor)
             record_run(args, seed, facts, run)
         runs.append(run)
 

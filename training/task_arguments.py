@@ -33,6 +33,9 @@ class TaskArguments:
     supervision: str = field(
         default="boxes", metadata={"help": "Localization: 'class' (weak: the clip's label alone) or 'boxes'."}
     )
+    num_frames: int = field(
+        default=1, metadata={"help": "Separation: training frames of a clip, of which each epoch shows another one."}
+    )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "One training each."})
     num_pictures: int = field(default=6, metadata={"help": "Test frames drawn, or mixtures written as wav files."})
     results: str | None = field(default=None, metadata={"help": "Write the table here too, as .json and .md."})

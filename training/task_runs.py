@@ -85,6 +85,24 @@ def predict(model: PreTrainedModel, dataset: Dataset, batch_size: int, **options
             yield begin + offset, example, own
 
 
+class OtherSounds(Dataset):
+    """Examples with the sound of the one half a set away: shows whether a model listens.
+
+    Args:
+        dataset: examples with `input_features`; neighbors are of one clip or class, those half a set away are not.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        other = (index + len(self) // 2) % len(self)
+        return self.dataset[index] | {"input_features": self.dataset[other]["input_features"]}
+
+
 def finished_run(args: TrainingArguments, seed: int, facts: dict) -> dict[str, dict[str, float]] | None:
     """What an earlier run with this seed and these facts measured, if it came to its end; seeds may run side by side."""
     path = Path(args.output_dir) / f"seed_{seed}" / "measured.json"
