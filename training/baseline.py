@@ -91,7 +91,7 @@ def baseline_rows(
     fitted = {}
     for name, streams in INPUTS.items():
         if set(streams) <= set(modalities):
-            fitted[name] = _fit(
+            fitted[name] = fit_regression(
                 _join(train, streams), train["labels"], _join(validation, streams), validation["labels"]
             )
     tested = make_dataset("test")
@@ -127,7 +127,7 @@ def _probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
     return probabilities
 
 
-def _fit(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
+def fit_regression(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
     """The penalty with the best accuracy on validation; for several labels a clip, one regression a class, by mAP."""
     if y.ndim == 2:
         candidates = [
