@@ -5,6 +5,8 @@
 python -m training.pretraining_gain configs/deepavfusion/gain_grid.yaml --data grid/labels.csv --results results/gain
 """
 
+import shlex
+import sys
 import time
 from copy import copy
 from dataclasses import dataclass, field
@@ -191,8 +193,10 @@ def processor_of(task: GainArguments, num_windows: int) -> ProcessorMixin:
 
 def main(argv: list[str] | None = None) -> Rows:
     """Runs all seeds that have not been run; returns the table: method -> metric -> value."""
-    task, args, command = parse_task_arguments(argv, GainArguments)
-    words = [Path(word).name if Path(word).is_absolute() else word for word in command.split()]
+    task, args, _ = parse_task_arguments(argv, GainArguments)
+    words = [
+        Path(word).name if Path(word).is_absolute() else word for word in (sys.argv[1:] if argv is None else argv)
+    ]
     segments = (task.table or {}).get("segments")
     windows = {"probe": task.probe_windows, "pretraining": task.pretraining_windows}
     of_probe = DecodedClips(
@@ -215,7 +219,7 @@ def main(argv: list[str] | None = None) -> Rows:
             record_run(args, seed, facts, run)
         print(f"seed {seed}: { ({name: run['gain'][name] for name in METRICS[:4]}) }", flush=True)
         runs.append(run)
-    command = f"python -m training.pretraining_gain {' '.join(words)}"
+    command = f"python -m training.pretraining_gain {shlex.join(words)}"
     return write_results(task, args, command, runs, METRICS, HEADINGS, facts)
 
 
