@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForVideoClassification,
 )
 
+from .adapter_deepavfusion import deepavfusion_peft_config
 from .classification_deepavfusion import DeepAVFusionForAudioVisualClassification
 from .configuration_deepavfusion import DeepAVFusionConfig
 from .localization_deepavfusion import DeepAVFusionForSoundSourceLocalization
@@ -20,6 +21,7 @@ from .modeling_deepavfusion import DeepAVFusionModel, DeepAVFusionPreTrainedMode
 from .pretraining_deepavfusion import DeepAVFusionForPreTraining
 from .segmentation_deepavfusion import DeepAVFusionForAudioVisualSegmentation
 from .separation_deepavfusion import DeepAVFusionForSoundSourceSeparation
+from .vit_start_deepavfusion import deepavfusion_from_vit
 
 
 AutoConfig.register("deepavfusion", DeepAVFusionConfig, exist_ok=True)
@@ -50,4 +52,6 @@ __all__ = [
     "DeepAVFusionForSoundSourceSeparation",
     "DeepAVFusionModel",
     "DeepAVFusionPreTrainedModel",
+    "deepavfusion_from_vit",
+    "deepavfusion_peft_config",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepavfusion import DeepAVFusionConfig
@@ -20,6 +21,9 @@ from .layers_deepavfusion import DeepAVFusionViTBlock
 from .masking_deepavfusion import num_kept, patch_order
 from .outputs_deepavfusion import DeepAVFusionModelOutput, FusionAttentions
 from .windows_deepavfusion import as_windows, complete_streams
+
+
+logger = logging.get_logger(__name__)
 
 
 class DeepAVFusionLayer(GradientCheckpointingLayer):
@@ -158,6 +162,8 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
         if self.training:
             streams = complete_streams(config, *streams)
         image, audio, has_image, has_audio = as_windows(*streams, config.audio_num_channels)
+        if not self.training:
+            self._warn_of_missing((image, audio), (has_image, has_audio))
         image_ids_keep = self._ids_keep(image_ids_keep, image_noise, config.image_mask_ratio)
         audio_ids_keep = self._ids_keep(audio_ids_keep, audio_noise, config.audio_mask_ratio)
         num_windows = len(audio if image is None else image)
@@ -206,6 +212,18 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
             audio_attentions=collected(attentions["audio"]) if output_attentions else None,
             fusion_attentions=collected(attentions["fusion"]) if need_weights else None,
         )
+
+    @staticmethod
+    def _warn_of_missing(inputs: tuple, present: tuple) -> None:
+        """Say once that inference goes without a modality; not while the model is being compiled or traced."""
+        masks = [mask for mask in present if mask is not None and not mask.is_meta]
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return
+        if any(stream is None for stream in inputs) or any(not bool(mask.all()) for mask in masks):
+            logger.warning_once(
+                "A clip has no picture or no sound. DeepAVFusion is trained with both modalities: what it says of one alone "
+                "is not to be relied on, unless modalities were dropped in training."
+            )
 
     @staticmethod
     def _ids_keep(ids_keep: torch.Tensor | None, noise: torch.Tensor | None, mask_ratio: float) -> torch.Tensor | None:

@@ -142,13 +142,14 @@ def summary(runs: list[Rows]) -> Rows:
 
 
 def markdown(table: Rows, metrics: list[str], headings: list[str]) -> str:
-    """A table with a method a line."""
+    """A table with a method a line; a dash where a method has no such metric."""
     lines = [f"| method | {' | '.join(headings)} |", "| --- |" + " --- |" * len(metrics)]
     for method, values in table.items():
         cells = []
         for metric in metrics:
             spread = values.get(f"{metric}_std", 0.0)
-            cells.append(f"{values[metric]:.3f}" + (f" ± {spread:.3f}" if spread else ""))
+            cell = f"{values[metric]:.3f}" if metric in values else "-"
+            cells.append(cell + (f" ± {spread:.3f}" if spread else ""))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
