@@ -20,6 +20,8 @@ from pathlib import Path
 
 from .fresh import REPOSITORY
 from .machine import description
+from .projection import project
+from .scaling_plot import draw
 
 
 PARTS = (
@@ -98,9 +100,17 @@ def main() -> int:
         figures[f"bench.seconds.{name}"] = time.perf_counter() - start
         print(f"{name}: {figures[f'bench.seconds.{name}']:.0f} s", file=sys.stderr, flush=True)
         write(path, figures)
+    if "loader.clips_per_second.decoded" in figures:
+        figures |= project(figures)
+        write(path, figures)
+    picture = draw(path)
     for key, value in ordered(figures).items():
         print(f"{key:45s} {value:.4g}" if isinstance(value, float) else f"{key:45s} {value}")
-    print(f"written to {path}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    print(
+        f"written to {path}"
+        + (f" and {picture.name}" if picture else "")
+        + (f"; FAILED: {', '.join(failed)}" if failed else "")
+    )
     return 1 if failed else 0
 
 

@@ -63,11 +63,12 @@ def bare_decoder(file: str, processor: MAAVTProcessor) -> Callable:
         import av
 
         frames, samples, wanted = [], [], [*times, float("inf")]
+        reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: `to_ndarray` makes one for each
         with av.open(file) as container:
             container.streams.video[0].codec_context.thread_count = 1
             for frame in container.decode(video=0):
                 while frame.time >= wanted[0] - 1e-6:
-                    frames.append(frame.to_ndarray(format="rgb24"))
+                    frames.append(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
                     wanted.pop(0)
                 if len(wanted) == 1:
                     break
