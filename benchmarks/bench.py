@@ -13,12 +13,11 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from .fresh import REPOSITORY
+from .fresh import REPOSITORY, in_forked_process
 from .machine import description
 from .projection import project
 from .scaling_plot import draw
@@ -40,22 +39,17 @@ RATIOS = re.compile(r"speedup|^steps|fraction|overhead|memory\.train\.(?!mib)|ef
 
 
 def run_part(name: str, limit: float) -> dict:
-    """The figures of one part, which prints a JSON object.
+    """The figures of one part, from a process of its own.
 
     Raises:
-        RuntimeError: it failed or took longer than `limit` seconds; with the end of what it wrote.
+        RuntimeError: it failed or took longer than `limit` seconds.
     """
-    command = [sys.executable, "-m", f"benchmarks.{name}"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired as error:
+        return in_forked_process(f"benchmarks.{name}", "measure", limit=limit)
+    except TimeoutError as error:
         raise RuntimeError(f"{name}: took longer than {limit:.0f} s") from error
-    if done.returncode:
-        raise RuntimeError(f"{name}: ended with {done.returncode}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout[done.stdout.index("{") :])
+    except Exception as error:
+        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def file_name(machine: dict) -> str:
@@ -85,6 +79,7 @@ def main() -> int:
     parser.add_argument("--out", default=os.environ.get("BENCH_OUT") or REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a part may take")
     options = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
     machine = description()
     path = Path(options.out) / file_name(machine)
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() and options.parts else {}

@@ -34,16 +34,23 @@ def in_fresh_process(module: str, *arguments: str, threads: int | None = None, l
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def in_forked_process(module: str, function: str, **options) -> dict:
-    """`module.function(**options)` in a process of its own, forked from one that has imported the module and no more.
+def in_forked_process(module: str, function: str, limit: float | None = None, **options) -> dict:
+    """`module.function(**options)` in a process of its own, forked from one that has imported PyTorch and our packages.
 
     Raises:
+        TimeoutError: it took longer than `limit` seconds, and was ended.
         Exception: what the function raised.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module])
+    context.set_forkserver_preload(["benchmarks.memory"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_call, module, function, options).result()
+        future = pool.submit(_call, module, function, options)
+        try:
+            return future.result(limit)
+        except TimeoutError:
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
 
 
 def _call(module: str, function: str, options: dict) -> dict:
