@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 from .fresh import REPOSITORY, in_forked_process
 from .machine import description
 from .projection import project
@@ -61,6 +63,14 @@ def file_name(machine: dict) -> str:
     )
 
 
+def conditions(name: str) -> dict[str, float]:
+    """What a part was measured under: its threads, and how many processes already wanted a core."""
+    found = {f"bench.threads.{name}": torch.get_num_threads()}
+    if hasattr(os, "getloadavg"):
+        found[f"bench.load.{name}"] = os.getloadavg()[0]
+    return found
+
+
 def write(path: Path, figures: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -87,6 +97,7 @@ def main() -> int:
     failed = []
     for name in options.parts or PARTS:
         start = time.perf_counter()
+        figures |= conditions(name)
         try:
             figures |= run_part(name, options.limit)
         except (RuntimeError, ValueError) as error:
