@@ -106,7 +106,7 @@ def main() -> int:
         figures[f"bench.seconds.{name}"] = time.perf_counter() - start
         print(f"{name}: {figures[f'bench.seconds.{name}']:.0f} s", file=sys.stderr, flush=True)
         write(path, figures)
-    if "loader.clips_per_second.decoded" in figures:
+    if "speedup.train.bfloat16" in figures:
         figures |= project(figures)
         write(path, figures)
     picture = draw(path)

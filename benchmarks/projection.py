@@ -4,7 +4,7 @@
 
     python -m benchmarks.projection benchmarks/results/FILE.json
 
-Bytes and operations are counted on the model. A step's seconds t on a card are those that `make bench-gpu` measured; where
+Writes into the file and prints. Bytes and operations are counted on the model. A step's seconds t on a card are those that `make bench-gpu` measured; where
 none are in the file, the shortest that the published peak of the card allows: every other t costs less communication and
 fewer loaders, so that all figures are bounds. Loader rates are the file's, of one core of its machine.
 
@@ -78,6 +78,12 @@ def project(figures: dict, clips: int = CLIPS) -> dict[str, float | str]:
 
 
 if __name__ == "__main__":
+    from .bench import write  # which imports this module
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    print(json.dumps(project(json.loads(parser.parse_args().file.read_text(encoding="utf-8"))), indent=1))
+    file = parser.parse_args().file
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    found = project(figures)
+    write(file, figures | found)
+    print(json.dumps(found, indent=1))
