@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import EarlyStoppingCallback, set_seed
 
 from modeling_maavt import GradientModulation
+from processing.block_state_cache import BlockStateCollator
 from processing.class_balance import BalancedSampler, sampling_weights
 from processing.clip_tables import report_text
 from processing.collators import AudioVisualCollator
@@ -29,7 +30,7 @@ from training.class_weights import balanced_class_weights
 from training.clips import build_processor, build_tables, make_dataset
 from training.dry_run import dry_run
 from training.evaluation import evaluation_table, match_threshold, predict, write_results
-from training.feeding import clip_source
+from training.feeding import block_state_source, clip_source
 from training.official_scores import official_scores, official_tables
 from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
 from training.plots import plots_of_run
@@ -73,7 +74,11 @@ def main(argv: list[str] | None = None) -> dict:
     # Data sets: training draws partners, augmentation and noise per epoch; validation and test are fixed.
     processor = build_processor(model_args, data_args)
     source, tables = clip_source(processor, tables, data_args, eval_args, args)
-    dataset = partial(make_dataset, tables, source, data_args, args.seed)
+    clips_of = partial(make_dataset, tables, source, data_args, args.seed)
+    dataset, collator = clips_of, AudioVisualCollator()
+    if data_args.block_states and not args.dry_run:  # the model then reads states in place of frames and spectrograms
+        states = block_state_source(source, model, data_args, args)
+        dataset, collator = partial(make_dataset, tables, states, data_args, args.seed), BlockStateCollator()
     if streaming:
         set_steps(args, report["splits"]["train"]["clips"])
         train_set = make_stream(*stream, tables, processor, data_args, args)
@@ -107,7 +112,7 @@ def main(argv: list[str] | None = None) -> dict:
     trainer = AudioVisualTrainer(
         model=model,
         args=args,
-        data_collator=AudioVisualCollator(),
+        data_collator=collator,
         train_dataset=train_set,
         eval_dataset=validation_set,
         compute_metrics=compute_metrics,
@@ -144,7 +149,7 @@ def main(argv: list[str] | None = None) -> dict:
     if eval_args.baseline and args.should_save and not streaming:  # it is fitted on a table
         rows += baseline_rows(
             untouched_backbone(model_args.model_name_or_path, model_args.revision).to(args.device),
-            dataset,
+            clips_of,
             len(label_names),
             conditions=eval_args.evaluation_noise_db,
             train_noise=data_args.train_noise_db,
@@ -170,7 +175,7 @@ def main(argv: list[str] | None = None) -> dict:
     )
     if eval_args.retrieval and args.should_save:
         sizes = args.per_device_eval_batch_size, args.dataloader_num_workers
-        results["retrieval"] = retrieval_scores(whole.to(args.device), dataset("test"), *sizes)
+        results["retrieval"] = retrieval_scores(whole.to(args.device), clips_of("test"), *sizes)
         logger.info("retrieval among the test clips: %s", results["retrieval"])
     if args.should_save:
         output = Path(args.output_dir)

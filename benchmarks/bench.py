@@ -13,13 +13,16 @@ import argparse
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from .fresh import REPOSITORY
+import torch
+
+from .fresh import REPOSITORY, in_forked_process
 from .machine import description
+from .projection import project
+from .scaling_plot import draw
 
 
 PARTS = (
@@ -38,22 +41,17 @@ RATIOS = re.compile(r"speedup|^steps|fraction|overhead|memory\.train\.(?!mib)|ef
 
 
 def run_part(name: str, limit: float) -> dict:
-    """The figures of one part, which prints a JSON object.
+    """The figures of one part, from a process of its own.
 
     Raises:
-        RuntimeError: it failed or took longer than `limit` seconds; with the end of what it wrote.
+        RuntimeError: it failed or took longer than `limit` seconds.
     """
-    command = [sys.executable, "-m", f"benchmarks.{name}"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     try:
-        done = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired as error:
+        return in_forked_process(f"benchmarks.{name}", "measure", limit=limit)
+    except TimeoutError as error:
         raise RuntimeError(f"{name}: took longer than {limit:.0f} s") from error
-    if done.returncode:
-        raise RuntimeError(f"{name}: ended with {done.returncode}\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout[done.stdout.index("{") :])
+    except Exception as error:
+        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def file_name(machine: dict) -> str:
@@ -63,6 +61,14 @@ def file_name(machine: dict) -> str:
         f"{hardware}-{machine['cores']}cores-float32-bfloat16-torch{torch_version}"
         f"-transformers{machine['transformers']}.json"
     )
+
+
+def conditions(name: str) -> dict[str, float]:
+    """What a part was measured under: its threads, and how many processes already wanted a core."""
+    found = {f"bench.threads.{name}": torch.get_num_threads()}
+    if hasattr(os, "getloadavg"):
+        found[f"bench.load.{name}"] = os.getloadavg()[0]
+    return found
 
 
 def write(path: Path, figures: dict) -> None:
@@ -83,6 +89,7 @@ def main() -> int:
     parser.add_argument("--out", default=os.environ.get("BENCH_OUT") or REPOSITORY / "benchmarks" / "results")
     parser.add_argument("--limit", type=float, default=900, help="seconds that a part may take")
     options = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
     machine = description()
     path = Path(options.out) / file_name(machine)
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() and options.parts else {}
@@ -90,6 +97,7 @@ def main() -> int:
     failed = []
     for name in options.parts or PARTS:
         start = time.perf_counter()
+        figures |= conditions(name)
         try:
             figures |= run_part(name, options.limit)
         except (RuntimeError, ValueError) as error:
@@ -98,9 +106,17 @@ def main() -> int:
         figures[f"bench.seconds.{name}"] = time.perf_counter() - start
         print(f"{name}: {figures[f'bench.seconds.{name}']:.0f} s", file=sys.stderr, flush=True)
         write(path, figures)
+    if "speedup.train.bfloat16" in figures:
+        figures |= project(figures)
+        write(path, figures)
+    picture = draw(path)
     for key, value in ordered(figures).items():
         print(f"{key:45s} {value:.4g}" if isinstance(value, float) else f"{key:45s} {value}")
-    print(f"written to {path}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))
+    print(
+        f"written to {path}"
+        + (f" and {picture.name}" if picture else "")
+        + (f"; FAILED: {', '.join(failed)}" if failed else "")
+    )
     return 1 if failed else 0
 
 

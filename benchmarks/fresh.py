@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of the benchmark in a fresh process each: memory and start-up are seen by nothing else."""
 
+import importlib
 import json
+import multiprocessing
 import os
 import resource
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 
@@ -31,6 +34,29 @@ def in_fresh_process(module: str, *arguments: str, threads: int | None = None, l
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def in_forked_process(module: str, function: str, limit: float | None = None, **options) -> dict:
+    """`module.function(**options)` in a process of its own, forked from one that has imported PyTorch and our packages.
+
+    Raises:
+        TimeoutError: it took longer than `limit` seconds, and was ended.
+        Exception: what the function raised.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.memory"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        future = pool.submit(_call, module, function, options)
+        try:
+            return future.result(limit)
+        except TimeoutError:
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
+
+
+def _call(module: str, function: str, options: dict) -> dict:
+    return getattr(importlib.import_module(module), function)(**options)
+
+
 def memory_mib(peak: bool = False) -> float:
     """Resident memory of this process in MiB, now or at its highest."""
     try:
@@ -42,4 +68,4 @@ def memory_mib(peak: bool = False) -> float:
         return used / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-__all__ = ["REPOSITORY", "in_fresh_process", "memory_mib"]
+__all__ = ["REPOSITORY", "in_forked_process", "in_fresh_process", "memory_mib"]

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of a training step: the highest resident size of a fresh process minus its size after imports.
+"""Peak memory of a training step: the highest resident size of a new process minus its size after imports.
 
 python -m benchmarks.memory           # all kinds, each in a process of its own
 python -m benchmarks.memory float32   # one, in this process
@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from .fresh import in_fresh_process, memory_mib
+from .fresh import in_forked_process, memory_mib
 from .plain_port import PlainPort
 from .workload import BATCH, Step, build_batch, build_model
 
@@ -20,7 +20,9 @@ from .workload import BATCH, Step, build_batch, build_model
 KINDS = ("plain", "float32", "bfloat16", "checkpointing")  # the last in bfloat16
 
 
-def one(kind: str, clips: int, frames: int, num_labels: int, blocks: int, steps: int = 2) -> dict[str, float]:
+def one(
+    kind: str, clips: int = BATCH, frames: int = 1, num_labels: int = 309, blocks: int = 12, steps: int = 2
+) -> dict[str, float]:
     """MiB and seconds of the fastest of `steps` training steps, of which the first is not counted."""
     before = memory_mib()
     dtype = torch.float32 if kind in ("plain", "float32") else torch.bfloat16
@@ -44,7 +46,7 @@ def one(kind: str, clips: int, frames: int, num_labels: int, blocks: int, steps:
 
 def measure(blocks: int = 12) -> dict[str, float]:
     """Peaks in MiB and as fractions of the plain port's."""
-    peaks = {kind: in_fresh_process(__spec__.name, kind, "--blocks", str(blocks))["mib"] for kind in KINDS}
+    peaks = {kind: in_forked_process("benchmarks.memory", "one", kind=kind, blocks=blocks)["mib"] for kind in KINDS}
     results = {f"memory.train.{kind}": peaks[kind] / peaks["plain"] for kind in KINDS[1:]}
     return results | {f"memory.train.mib.{kind}": peak for kind, peak in peaks.items()}
 

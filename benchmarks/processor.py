@@ -63,11 +63,12 @@ def bare_decoder(file: str, processor: MAAVTProcessor) -> Callable:
         import av
 
         frames, samples, wanted = [], [], [*times, float("inf")]
+        reformatter = av.video.reformatter.VideoReformatter()  # one for all frames: `to_ndarray` makes one for each
         with av.open(file) as container:
             container.streams.video[0].codec_context.thread_count = 1
             for frame in container.decode(video=0):
                 while frame.time >= wanted[0] - 1e-6:
-                    frames.append(frame.to_ndarray(format="rgb24"))
+                    frames.append(reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray())
                     wanted.pop(0)
                 if len(wanted) == 1:
                     break
@@ -114,13 +115,16 @@ def overhead(files: list[str], processor: MAAVTProcessor, repeats: int) -> dict[
     """How much longer than decoding alone the way from files to inputs takes, in batches of 8."""
     bare = [bare_decoder(file, processor) for file in files]
     groups = [files[first : first + 8] for first in range(0, len(files), 8)]
-    seconds = interleaved(
-        {
-            "bare": lambda: [decode() for decode in bare],
-            "processor": lambda: [processor(clips=group) for group in groups],
-        },
-        repeats,
-    )
+
+    def alone() -> None:
+        for decode in bare:
+            decode()
+
+    def whole() -> None:
+        for group in groups:
+            processor(clips=group)
+
+    seconds = interleaved({"bare": alone, "processor": whole}, repeats)
     return {
         "processor.overhead": ratio(seconds, "processor", "bare") - 1,
         "processor.clips_per_second": len(files) / median(seconds["processor"]),
@@ -136,7 +140,7 @@ def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) 
     clips = [load_clip(file, num_frames=NUM_FRAMES) for file in files]
     to_44100 = [_resampler(clip.sampling_rate, 44100)(clip.waveform) for clip in clips]
     clips = [
-        Clip(frames=clip.frames.contiguous(), waveform=sound, sampling_rate=44100)
+        Clip(frames=clip.frames, waveform=sound, sampling_rate=44100)
         for clip, sound in zip(clips, to_44100, strict=True)
     ]
     resample = _resampler(44100, extractor.sampling_rate)
@@ -155,13 +159,16 @@ def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) 
             research_pipeline(clip, extractor)
 
     seconds = interleaved({"research": research, "ours": ours}, repeats)
-    end_to_end = interleaved(
-        {
-            "research": lambda: [research_pipeline(load_clip(f, num_frames=NUM_FRAMES), extractor) for f in files],
-            "ours": lambda: [processor(clips=files[first : first + 8]) for first in range(0, len(files), 8)],
-        },
-        repeats,
-    )
+
+    def research_from_files() -> None:
+        for file in files:
+            research_pipeline(load_clip(file, num_frames=NUM_FRAMES), extractor)
+
+    def ours_from_files() -> None:
+        for first in range(0, len(files), 8):
+            processor(clips=files[first : first + 8])
+
+    end_to_end = interleaved({"research": research_from_files, "ours": ours_from_files}, repeats)
     waveforms = [resample(clip.waveform)[: 3 * extractor.sampling_rate] for clip in clips]
     arrays = [waveform.numpy() for waveform in waveforms]
     spectrograms = interleaved(
@@ -180,7 +187,7 @@ def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) 
     }
 
 
-def measure(folder: str | None = None, repeats: int = 7) -> dict[str, float | str]:
+def measure(folder: str | None = None, repeats: int = 5) -> dict[str, float | str]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from .fresh import REPOSITORY, in_fresh_process
+from .fresh import REPOSITORY, in_forked_process
 from .workload import Step, build_batch, build_model
 
 
@@ -37,8 +37,7 @@ def sweeps(blocks: int) -> dict[str, float]:
     for what, points in SWEEPS.items():
         found = []
         for point in points:
-            arguments = [part for name, value in point.items() for part in (f"--{name}", str(value))]
-            measured = in_fresh_process("benchmarks.memory", "bfloat16", "--blocks", str(blocks), *arguments)
+            measured = in_forked_process("benchmarks.memory", "one", kind="bfloat16", blocks=blocks, steps=4, **point)
             value = point[NAMES[what]]
             found.append((value, measured))
             for unit, amount in measured.items():

@@ -96,7 +96,7 @@ def train(repeats: int, clips: int, blocks: int) -> dict[str, float]:
     expected = steps["plain"]()  # this also is the warm-up
     for name in DTYPES:
         results[f"equality.train.{name}.loss"] = check_equal(f"{name} loss", steps[name](), expected, TOLERANCE[name])
-    seconds = interleaved(steps, repeats)
+    seconds = interleaved(steps, repeats, warm=True)
     for name in DTYPES:
         results[f"speedup.train.{name}"] = ratio(seconds, "plain", name)
         results[f"train.seconds.{name}"] = median(seconds[name])

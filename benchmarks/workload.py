@@ -77,12 +77,14 @@ class Step:
         return loss.detach()
 
 
-def interleaved(functions: dict[str, Callable], repeats: int = 5, limit: float = 1e9) -> dict[str, list[float]]:
-    """Seconds of every function, taken in turns after one call each that is not counted.
+def interleaved(
+    functions: dict[str, Callable], repeats: int = 5, limit: float = 1e9, warm: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of every function, taken in turns after one call each that is not counted, unless they are `warm`.
 
     At least 5 turns; fewer than `repeats` where `limit` seconds are over.
     """
-    for function in functions.values():
+    for function in () if warm else functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     start = time.perf_counter()

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Late prompts: what enters the first prompted block, once per clip, in bfloat16 shards beside the feature cache."""
+"""Late prompts: what enters the first prompted block, once per clip, in shards beside the feature cache."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from .collators import AudioVisualCollator
-from .feature_building import SHARD_CLIPS
+from .feature_building import SHARD_CLIPS, check_room
 from .feature_cache import _AFTER_GEOMETRY, FeatureCache
 from .feature_shards import CachedClip, FeatureShards
 
@@ -55,6 +55,7 @@ def build_block_state_cache(
     model_fingerprint: str,
     *,
     batch_size: int = 8,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> BlockStateCache:
     """Compute the states that are not kept yet, and give the cache.
 
@@ -66,9 +67,10 @@ def build_block_state_cache(
         states_of: `model.block_states`; takes `pixel_values_videos` or `input_features`.
         model_fingerprint: `model.block_states_fingerprint()`: other weights make other states.
         batch_size: clips at a time.
+        dtype: of what is kept; with that of the blocks the model computes what it does from frames.
 
     Raises:
-        ValueError: a feature cache whose clips still change at random, or a damaged shard.
+        ValueError: a feature cache whose clips still change at random, a damaged shard, or too little room on the disk.
     """
     for stream, form in (("video", "frames"), ("audio", "sound")):
         held = cache.shards.get(stream)
@@ -85,20 +87,29 @@ def build_block_state_cache(
     with FileLock(root / ".lock"):
         for stream, held in cache.shards.items():
             settings = {"model": model_fingerprint, "of": held.folder.name, "sound": "spectrogram", "frames": "states"}
+            settings["type"] = str(dtype).removeprefix("torch.")
             shards[stream] = FeatureShards(root, stream, settings | ({"scale": scale} if stream == "video" else {}))
             shards[stream].remove_leftovers()
             missing = [clip for key, clip in held.clips.items() if key not in shards[stream].clips]
             with tqdm(total=len(missing), desc=f"block states, {stream}", unit="clip", disable=None) as progress:
+                written = 0
                 for first in range(0, len(missing), SHARD_CLIPS):
                     group = missing[first : first + SHARD_CLIPS]
-                    shards[stream].write(_states(cache, stream, group, states_of, batch_size))
+                    written += shards[stream].write(_states(cache, stream, group, states_of, batch_size, dtype))
                     progress.update(len(group))
+                    done = first + len(group)
+                    check_room(root, written / done * (len(missing) - done), "block_states")
             shards[stream].reload()
     return BlockStateCache(cache, shards)
 
 
 def _states(
-    cache: FeatureCache, stream: str, clips: Sequence[CachedClip], states_of: Callable, batch_size: int
+    cache: FeatureCache,
+    stream: str,
+    clips: Sequence[CachedClip],
+    states_of: Callable,
+    batch_size: int,
+    dtype: torch.dtype,
 ) -> Iterator[tuple]:
     for first in range(0, len(clips), batch_size):
         group = clips[first : first + batch_size]
@@ -108,7 +119,7 @@ def _states(
         if present:
             inputs = cache(**({"videos": present} if stream == "video" else {"videos": None, "audio": present}))
             found = states_of(**{NAMES[stream]: inputs[NAMES[stream]]})
-            states = iter(found[0 if stream == "video" else 1].to("cpu", torch.bfloat16))
+            states = iter(found[0 if stream == "video" else 1].to("cpu", dtype))
         for clip, value in zip(group, read, strict=True):
             entry = (clip.key, clip.name, clip.start, clip.end)
             yield entry, None if value is None else next(states), None

@@ -43,9 +43,11 @@ def open_file(source: str | bytes, name: str, decoder: str = "auto") -> "PyAVFil
 def torchcodec_decoders() -> Any:
     """`torchcodec.decoders`, or None where it is not installed or finds no FFmpeg."""
     try:
+        import torchcodec
         from torchcodec import decoders
 
-        return decoders
+        # recent versions import without FFmpeg, and look for it anew, in vain, at every file
+        return None if getattr(torchcodec, "ffmpeg_major_version", True) is None else decoders
     except (ImportError, OSError, RuntimeError):
         return None
 

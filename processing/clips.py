@@ -187,6 +187,8 @@ def clip_window(
     handle, name = _resolve(source, allow_remote)
     if isinstance(handle, TorchcodecFile):
         return _window(handle.info(), start, end)
+    if isinstance(handle, str) and os.path.isfile(handle):
+        return _window(_info_of_file(handle, name), start, end)
     file = open_file(handle, name, decoder)
     try:
         return _window(_info(file, handle), start, end)
@@ -324,14 +326,18 @@ def _resampler(native: int, rate: int) -> torchaudio.transforms.Resample:
 def _info(file: Any, handle: str | bytes) -> ClipInfo:
     """Headers are read once per file and process: an epoch of short windows opens the same files again and again."""
     if isinstance(handle, str) and os.path.isfile(handle) and isinstance(file, TorchcodecFile):
-        stat = os.stat(handle)
-        return _cached_info(handle, file.name, stat.st_size, stat.st_mtime_ns)
+        return _info_of_file(handle, file.name)
     return file.info()
+
+
+def _info_of_file(path: str, name: str) -> ClipInfo:
+    stat = os.stat(path)
+    return _cached_info(path, name, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=65536)
 def _cached_info(path: str, name: str, size: int, modified: int) -> ClipInfo:
-    file = TorchcodecFile(path, name)
+    file = open_file(path, name)
     try:
         return file.info()
     finally:

@@ -224,7 +224,7 @@ def run_jobs(
             progress.update(result["clips"])
             done, written = done + result["clips"], written + result["bytes"]
             failures += result["failures"]
-            _check_room(next(iter(jobs.shards.values())).root, written / done * (total - done))
+            check_room(next(iter(jobs.shards.values())).root, written / done * (total - done), "feature_cache")
     for shards in jobs.shards.values():
         shards.reload()
     if failures:
@@ -239,10 +239,11 @@ def _as_is(value: Any) -> Any:
     return value
 
 
-def _check_room(folder: Path, needed: float) -> None:
+def check_room(folder: Path, needed: float, what: str) -> None:
+    """Raises ValueError where `needed` bytes more do not fit; the message begins with `what` they are for."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
-            f"feature_cache: about {needed / 1e9:.1f} GB more are needed and {free / 1e9:.1f} GB are free in {folder}; "
+            f"{what}: about {needed / 1e9:.1f} GB more are needed and {free / 1e9:.1f} GB are free in {folder}; "
             "choose another folder, make room (what is written is kept), or lower num_frames"
         )

@@ -3,6 +3,7 @@
 """Waveforms to spectrograms: batched functions on tensors `[..., n]`, on the device of their input."""
 
 import functools
+import math
 import warnings
 
 import torch
@@ -66,7 +67,8 @@ def log_stft(
     log_offset: float = 1e-7,
 ) -> torch.Tensor:
     """`ln(|STFT| + log_offset)`, `[..., n_fft // 2 + 1, frames]`."""
-    return torch.log(stft_magnitude(waveform, n_fft, hop_length, win_length) + log_offset)
+    # in place: new memory costs more than the arithmetic
+    return stft_magnitude(waveform, n_fft, hop_length, win_length).add_(log_offset).log_()
 
 
 def log_mel(
@@ -131,7 +133,8 @@ def kaldi_fbank(
 def normalize_per_clip(spectrogram: torch.Tensor, dims: tuple[int, ...] = (-2, -1)) -> torch.Tensor:
     """Zero mean and unit standard deviation over `dims`; a constant spectrogram becomes zeros."""
     centered = spectrogram - spectrogram.mean(dims, keepdim=True)
-    deviation = centered.square().mean(dims, keepdim=True).sqrt()
+    count = math.prod(spectrogram.shape[dim] for dim in dims)
+    deviation = torch.linalg.vector_norm(centered, dim=dims, keepdim=True) / math.sqrt(count)
     return centered / deviation.clamp_min(1e-2)  # no recording varies so little; silence would be blown-up rounding
 
 

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video processor: clips or frames to the pixels that MA-AVT's vision transformer reads."""
 
+import math
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -150,7 +153,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     def _stack(self, videos: list[torch.Tensor], *options: Any) -> torch.Tensor:
         """Clips of one shape, rescaled and normalized, as `[B, T, 3, H, W]`.
 
-        Every clip is finished in its place in the batch while it is in the processor's cache: the same operations, in
+        Every frame is finished in its place in the batch while it is in the processor's cache: the same operations, in
         the same order, as on the whole batch.
         """
         do_rescale, rescale_factor, do_normalize, image_mean, image_std = options
@@ -170,16 +173,33 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
             for values in (mean, std)
         )
         stacked = empty_batch((len(videos), *videos[0].shape), videos[0].device)
-        for video, place in zip(videos, stacked, strict=True):
-            place.copy_(video).sub_(mean).div_(std)
+        for video, places in zip(videos, stacked, strict=True):
+            for frame, place in zip(video, places, strict=True):
+                place.copy_(frame).sub_(mean).div_(std)
         return stacked
 
 
+LARGEST_KEPT = 1 << 24  # entries, 64 MiB
+_kept: list[np.ndarray] = []  # the memory of the last batch
+_taking = threading.Lock()
+
+
 def empty_batch(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Uninitialized float32. NumPy asks for huge pages: the first touch of a new batch then costs a quarter."""
+    """Uninitialized float32, in the memory of the last batch of this size where nobody holds that any more.
+
+    The first touch of new memory costs more than all arithmetic on it; NumPy asks for huge pages, which make it cheaper.
+    """
     if device.type != "cpu":
         return torch.empty(shape, dtype=torch.float32, device=device)
-    return torch.from_numpy(np.empty(shape, dtype=np.float32))
+    size = math.prod(shape)
+    with _taking:
+        # held by the list alone: two references, with the one that getrefcount is given
+        if not (_kept and _kept[0].size == size and sys.getrefcount(_kept[0]) == 2):
+            _kept[:] = [np.empty(size, dtype=np.float32)]
+        batch = torch.from_numpy(_kept[0][:]).view(shape)
+        if size > LARGEST_KEPT:
+            _kept.clear()
+    return batch
 
 
 def cut_box(frames: torch.Tensor, box: Any) -> torch.Tensor:

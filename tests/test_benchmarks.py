@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny_models import TINY_VIT, tiny_inputs
 
-from benchmarks import bench, steps
+from benchmarks import bench, projection, scaling_plot, steps
 from benchmarks.plain_port import PlainPort, published_config
 from benchmarks.scaling import bend
 from benchmarks.speed import check_equal
 from benchmarks.workload import interleaved, ratio
-from modeling_maavt import MAAVTForAudioVisualClassification
+from modeling_maavt import MAAVTForAudioVisualClassification, losses_maavt
 
 
 TRAINED = {  # ours: the plain port's
@@ -90,3 +90,48 @@ def test_taking_a_path_away_takes_it_away(models):
     with steps.without("rows_left_out"):
         assert not ours.maavt._may_leave_rows_out({})
     assert ours.maavt._may_leave_rows_out({})
+
+
+def test_gathered_bytes_are_those_of_the_collective(models, monkeypatch):
+    ours, _ = models
+    sent = []
+
+    class Gather:
+        @staticmethod
+        def apply(rows):
+            sent.append(rows.nbytes)
+            return rows
+
+    monkeypatch.setattr(losses_maavt, "num_processes", lambda: 2)
+    monkeypatch.setattr(losses_maavt, "_GatherRows", Gather)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *args, **kwargs: None)
+    ours(**tiny_inputs(), labels=torch.tensor([0, 1, 2, 3]))
+    assert sent == [projection.gathered_bytes(ours.config, 4)]
+
+
+def test_projection_takes_the_card_where_it_was_measured(monkeypatch):
+    counts = {"gradient_bytes": 4e7, "gathered_bytes": 3e6, "flop": 1e13}
+    monkeypatch.setattr(projection, "counted", lambda clips: counts)
+    assert projection.sent_bytes(2, 10.0, 1.0) == 13.0  # gradients once, rows once, gradients of twice the rows
+    bound = projection.project({"loader.clips_per_second.cached": 100.0})
+    assert bound["projection.step_seconds"] == 1e13 / projection.PEAK_FLOPS
+    measured = projection.project({projection.MEASURED: 0.5, "loader.clips_per_second.cached": 100.0})
+    assert measured["projection.loader_cores_per_card.cached"] == 256 / 0.5 / 100
+    assert bound["projection.8.efficiency"] < measured["projection.8.efficiency"] < 1
+
+
+def test_the_plot_shows_every_sweep(tmp_path):
+    pytest.importorskip("matplotlib")
+    file = tmp_path / "some.json"
+    file.write_text(json.dumps({"speedup.forward.float32": 1.0}))
+    assert scaling_plot.draw(file) is None
+    figures = {"scaling.blocks": 4, "hardware": "a processor", "cores": 2, "scaling.frames.bend.seconds": 0.1}
+    for what in scaling_plot.TITLES:
+        figures |= {
+            f"scaling.{what}.{value}.{unit}": float(value) for value in (16, 1, 4) for unit in ("seconds", "mib")
+        }
+    file.write_text(json.dumps(figures))
+    assert scaling_plot.series(figures, "frames", "mib") == [(1, 1.0), (4, 4.0), (16, 16.0)]
+    picture = scaling_plot.draw(file)
+    assert picture == tmp_path / "some.png" and 0 < picture.stat().st_size < 300_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["some.json", "some.png"]

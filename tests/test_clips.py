@@ -117,6 +117,18 @@ def test_auto_uses_what_is_there(tmp_path, monkeypatch):
         load_clip(path, decoder="torchcodec")
 
 
+def test_torchcodec_without_ffmpeg_is_not_tried_anew_with_every_clip(tmp_path, monkeypatch):
+    torchcodec = pytest.importorskip("torchcodec")
+    monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None, raising=False)
+    clip_decoders.torchcodec_decoders.cache_clear()
+    try:
+        assert clip_decoders.torchcodec_decoders() is None
+        path = write_variant(tmp_path, "plain")
+        assert isinstance(clip_decoders.open_file(str(path), "a.mp4"), clip_decoders.PyAVFile)
+    finally:
+        clip_decoders.torchcodec_decoders.cache_clear()
+
+
 @needs_torchcodec
 def test_torchcodec_without_pyav(tmp_path, monkeypatch):
     path = write_variant(tmp_path, "late_start")

@@ -16,6 +16,7 @@ from datasets import Audio, Dataset, Features, Value, Video
 from safetensors.torch import load_file
 
 import train as recipe
+from modeling_maavt import MAAVTModel
 from processing import MAAVTProcessor
 from tests.toy_run import write_backbone, write_clips, write_config
 from training.arguments import parse_arguments
@@ -101,8 +102,55 @@ def test_the_cached_form_is_the_latest_before_random_changes(toy, changes, frame
 
 
 def test_a_dry_run_builds_no_cache(toy, tmp_path):
-    recipe.main([toy, "--dry_run", "--feature_cache", str(tmp_path / "cache")])
-    assert not (tmp_path / "cache").exists()
+    folders = ["--feature_cache", str(tmp_path / "cache"), "--block_states", str(tmp_path / "states")]
+    recipe.main([toy, "--dry_run", *folders, "--model_config", "{prompt_start_layer: 1}"])
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "states").exists()
+
+
+# Block states
+
+
+def test_a_run_on_block_states_is_the_run_without_them(toy, tmp_path, monkeypatch):
+    arguments = [toy, "--max_steps", "6", "--model_config", "{prompt_start_layer: 1}", "--bootstrap_samples", "10"]
+    arguments += ["--retrieval", "true"]
+    cache, states = ["--feature_cache", str(tmp_path / "cache")], ["--block_states", str(tmp_path / "states")]
+    recipe.main([*arguments, "--output_dir", str(tmp_path / "plain")])
+    expected = recipe.main([*arguments, *cache, "--output_dir", str(tmp_path / "cached")])
+    calls = []
+    block_states = MAAVTModel.block_states
+    monkeypatch.setattr(MAAVTModel, "block_states", lambda *a, **k: calls.append(1) or block_states(*a, **k))
+    found = recipe.main([*arguments, *cache, *states, "--output_dir", str(tmp_path / "kept")])
+    assert calls and len(list((tmp_path / "states").glob("*-*"))) == 2
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "cached"), abs=2e-4)  # logged with 4 digits
+    assert losses(tmp_path / "kept") == pytest.approx(losses(tmp_path / "plain"), abs=0.05)  # bfloat16 spectrograms
+    mine, theirs = weights(tmp_path / "kept"), weights(tmp_path / "cached")
+    for name, value in theirs.items():
+        torch.testing.assert_close(mine[name], value, atol=1e-5, rtol=1e-4)
+    top1 = [[row["top1"] for row in results["rows"]] for results in (found, expected)]
+    assert top1[0] == top1[1] and found["retrieval"] == expected["retrieval"]
+
+    calls.clear()
+    recipe.main([*arguments, *cache, *states, "--output_dir", str(tmp_path / "again")])
+    assert not calls and losses(tmp_path / "again") == losses(tmp_path / "kept")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--augmentation", "{}"], "clips that never change, but augmentation is set"),
+        (["--train_noise_db", "0"], "train_noise_db"),
+        (["--evaluation_noise_db", "clean", "-5"], "evaluation_noise_db"),
+        (["--mixup_alpha", "0.4"], "mixup_alpha"),
+        (["--tuning", "full"], "blocks that stay frozen, but tuning is set"),
+        (["--lora_rank", "4"], "lora_rank"),
+        (["--cache_gb", "1"], "leave cache_gb at 0"),
+        (["--streaming"], "block_states: is not for a stream"),
+        ([], "set model_config.prompt_start_layer above 0"),
+    ],
+)
+def test_states_are_kept_only_of_what_never_changes(toy, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.main([toy, "--block_states", str(tmp_path / "states"), *changes])
 
 
 # Streams

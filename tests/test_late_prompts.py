@@ -10,6 +10,7 @@ from tiny_models import tiny_config, tiny_inputs, tiny_model
 from transformers import ViTConfig, ViTModel
 
 from modeling_maavt import MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
+from processing import block_state_cache
 from processing.block_state_cache import BlockStateCollator, build_block_state_cache
 from processing.clip_dataset import ClipDataset
 from processing.clip_tables import build_clip_table
@@ -113,7 +114,7 @@ def test_one_stream_hidden_states_and_errors():
 # ---- states on the disk
 
 
-def test_kept_states_train_the_model_as_clips_do(tmp_path):
+def test_kept_states_train_the_model_as_clips_do(tmp_path, monkeypatch):
     processor = MAAVTProcessor(
         MAAVTFeatureExtractor(
             sampling_rate=4000, n_fft=256, win_length=256, hop_length=62, num_bins=32, num_frames=32
@@ -135,11 +136,26 @@ def test_kept_states_train_the_model_as_clips_do(tmp_path):
         calls.append(inputs)
         return trunk.block_states(**inputs)
 
+    block_states = trunk.block_states
+
+    def interrupted(**inputs):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return block_states(**inputs)
+
     def build():
         return build_block_state_cache(tmp_path / "cache", features, states_of, trunk.block_states_fingerprint())
 
+    with monkeypatch.context() as small_shards:
+        small_shards.setattr(block_state_cache, "SHARD_CLIPS", 2)
+        small_shards.setattr(trunk, "block_states", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build()
+    assert len(calls) == 2 and list((tmp_path / "cache").rglob("*.part"))
+    calls.clear()
     states = build()
-    assert len(calls) == 2 and not list((tmp_path / "cache").rglob("*.part"))
+    assert len(calls) == 2 and sum(len(inputs["pixel_values_videos"]) for inputs in calls[:1]) == 4  # 2 of 6 were kept
+    assert not list((tmp_path / "cache").rglob("*.part"))
     options = {"training": True, "mismatch_probability": 0.5, "num_frames": 2, "seed": 3, "on_missing": "none"}
     clips = ClipDataset(features.tables["train"], features, **options)
     kept = ClipDataset(states.tables["train"], states, **options)
@@ -151,12 +167,20 @@ def test_kept_states_train_the_model_as_clips_do(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(model(**found).logits, model(**expected).logits, atol=2e-2, rtol=2e-2)
 
+    exact = build_block_state_cache(
+        tmp_path / "cache", features, states_of, trunk.block_states_fingerprint(), dtype=torch.float32
+    )
+    calls.clear()
+    whole = BlockStateCollator()([ClipDataset(exact.tables["train"], exact, **options)[index] for index in range(6)])
+    with torch.no_grad():
+        torch.testing.assert_close(model(**whole).logits, model(**expected).logits, atol=1e-5, rtol=1e-5)
+
     build()
-    assert len(calls) == 2  # nothing is computed twice
+    assert not calls  # nothing is computed twice
     with torch.no_grad():
         trunk.encoder.layers[0].mlp.fc1.weight.add_(0.1)
     build()
-    assert len(calls) == 4  # other weights, other states
+    assert len(calls) == 2  # other weights, other states
 
     changing = build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2, sound="waveform")
     with pytest.raises(ValueError, match="change from epoch to epoch"):

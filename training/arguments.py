@@ -122,6 +122,14 @@ class DataArguments:
             "the frames as decoded (2.8 MB each at 720p), with noise or gain the waveform. See docs/feeding.md."
         },
     )
+    block_states: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for what enters block `model_config.prompt_start_layer` (above 0), computed once per clip: "
+            "later epochs and runs compute the blocks from there on. Only for a frozen backbone and clips that are the "
+            "same in every epoch. Takes feature_cache's folder for the clips, or its own. See docs/feeding.md."
+        },
+    )
     streaming: bool = field(
         default=False,
         metadata={
@@ -372,14 +380,37 @@ def check_arguments(
         raise ValueError("load_best_model_at_end: needs eval_strategy steps or epoch, the best one is chosen by it")
     if data.feature_cache and data.cache_gb:
         raise ValueError("feature_cache: shards are kept in memory by the system already; leave cache_gb at 0")
+    if data.block_states:
+        check_block_states(model, data, evaluation)
     if data.streaming or data.data.startswith("hf://"):
         check_streaming(data, run)
+
+
+def check_block_states(model: ModelArguments, data: DataArguments, evaluation: EvaluationArguments) -> None:
+    """Raises ValueError where a clip's inputs, or the blocks below the tokens, change during the run; names the cure."""
+    changing = {
+        "augmentation": data.augmentation is not None,
+        "train_noise_db": data.train_noise_db is not None,
+        "evaluation_noise_db": any(str(level) != "clean" for level in evaluation.evaluation_noise_db),
+        "mixup_alpha": bool(data.mixup_alpha),
+        "lora_rank": bool(model.lora_rank),
+        "tuning": model.tuning != "adapter",
+    }
+    for name, changes in changing.items():
+        if changes:
+            reason = "blocks that stay frozen" if name in ("lora_rank", "tuning") else "clips that never change"
+            raise ValueError(
+                f"block_states: states are kept of {reason}, but {name} is set; leave {name} or block_states out"
+            )
+    if data.cache_gb:
+        raise ValueError("block_states: shards are kept in memory by the system already; leave cache_gb at 0")
 
 
 def check_streaming(data: DataArguments, run: RunArguments) -> None:
     """Raises ValueError for what only a table can give; names the field and the cure."""
     needs_table = {
         "feature_cache": data.feature_cache,
+        "block_states": data.block_states,
         "cache_gb": data.cache_gb,
         "where": data.where,
         "window": data.window,
