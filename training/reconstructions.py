@@ -77,6 +77,11 @@ def save_reconstructions(
         low, high = (float(limit) for limit in triples["audio"][0][index].aminmax())
         tiles += [shown_spectrogram(values[index, 0], low, high) for values in triples["audio"]]
         rows.append(np.concatenate([np.pad(resized(tile), ((1, 1), (1, 1), (0, 0))) for tile in tiles], 1))
+    return save_rows(rows, path)
+
+
+def save_rows(rows: list[np.ndarray], path: str | os.PathLike) -> Path:
+    """Write rows `[h, W, 3]` of uint8, one below the other, as a PNG file; returns its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")

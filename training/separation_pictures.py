@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .reconstructions import HEIGHT, resized, shown_frame, shown_spectrogram
+from .reconstructions import HEIGHT, resized, save_rows, shown_frame, shown_spectrogram
 
 
 WIDTH = 336  # pixels of a spectrogram
@@ -37,9 +37,4 @@ def save_spectrograms(
         spectrograms = [Image.fromarray(np.ascontiguousarray(shown_spectrogram(own, low, high))) for own in features]
         tiles += [np.array(own.resize((WIDTH, HEIGHT), Image.Resampling.NEAREST)) for own in spectrograms]
         lines.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in tiles], 1))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    Image.fromarray(np.concatenate(lines, 0)).save(temporary, format="png")
-    os.replace(temporary, path)
-    return path
+    return save_rows(lines, path)
