@@ -12,7 +12,7 @@ from unittest import mock
 
 import torch
 
-from modeling_maavt import MAAVTModel, attention_maavt, linear_maavt
+from modeling_maavt import MAAVTModel, attention_maavt, layer_maavt, linear_maavt
 
 from .speed import DTYPES
 from .workload import Step, build_batch, build_model, for_inference, inputs_of, interleaved, ratio
@@ -26,10 +26,12 @@ def without(name: str) -> contextlib.AbstractContextManager:
         return mock.patch.object(attention_maavt, "weights_are_cheaper", lambda query, key: False)
     if name == "rows_left_out":
         return mock.patch.object(MAAVTModel, "_may_leave_rows_out", lambda self, kwargs: False)
+    if name == "computed_again":
+        return mock.patch.object(layer_maavt, "LARGEST_KEPT", float("inf"))
     return contextlib.nullcontext()
 
 
-NAMES = ("packed_layers", "short_attention", "rows_left_out")
+NAMES = ("packed_layers", "short_attention", "rows_left_out", "computed_again")
 
 
 def run_without(name: str, function: Callable) -> Callable:

@@ -21,9 +21,13 @@ class MAAVTAttention(ViTAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         queries: torch.Tensor | None = None,
+        residual: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`[N, len, D]` to `[N, len, D]`; with `queries` `[N, R, D]`, the rows that ask, to `[N, R, D]`."""
+        """`[N, len, D]` to `[N, len, D]`; with `queries` `[N, R, D]`, the rows that ask, to `[N, R, D]`.
+
+        `residual`, of the output's shape, is added to the output.
+        """
         if queries is None:
             states = linears(hidden_states, (self.q_proj, self.k_proj, self.v_proj))
         else:
@@ -41,7 +45,7 @@ class MAAVTAttention(ViTAttention):
             attended, weights = attend(
                 self, query, key, value, attention_mask, dropout=dropout, scaling=self.scaling, **kwargs
             )
-        (attended,) = linears(attended.flatten(2), (self.o_proj,))
+        (attended,) = linears(attended.flatten(2), (self.o_proj,), residual=residual)
         return attended, weights
 
 
@@ -61,14 +65,14 @@ class ShortAttention(torch.autograd.Function):
         ctx.scale, ctx.shape = scale, query.shape
         query, key, value = (part.reshape(-1, *part.shape[2:]) for part in (query, key, value))
         ctx.save_for_backward(query, key, value)
-        weights = scaled_product(query, key.transpose(1, 2), scale).softmax(-1)
+        weights = attention_weights(query, key, scale)
         return torch.bmm(weights, value).view(ctx.shape).transpose(1, 2).contiguous()
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        weights = scaled_product(query, key.transpose(1, 2), ctx.scale).softmax(-1)
+        weights = attention_weights(query, key, ctx.scale)
         gradient = gradient.transpose(1, 2).reshape(query.shape)
         of_weights = torch.bmm(gradient, value.transpose(1, 2))
         of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
@@ -78,6 +82,11 @@ class ShortAttention(torch.autograd.Function):
             torch.bmm(weights.transpose(1, 2), gradient),
         )
         return *(part.view(*ctx.shape[:2], *part.shape[1:]) for part in gradients), None
+
+
+def attention_weights(query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
+    scores = scaled_product(query, key.transpose(1, 2), scale)
+    return torch.softmax(scores, -1, out=scores)  # in its place: new memory costs more than the sums
 
 
 def scaled_product(left: torch.Tensor, right: torch.Tensor, scale: float) -> torch.Tensor:

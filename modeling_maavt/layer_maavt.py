@@ -5,11 +5,15 @@
 from collections.abc import Callable
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import ViTConfig
 from transformers.models.vit.modeling_vit import ViTLayer
 
 from .attention_maavt import MAAVTAttention
 from .linear_maavt import linears
+
+
+LARGEST_KEPT = 16 << 20  # bytes that a block's feed-forward layer keeps for the backward pass on a CPU
 
 
 class MAAVTLayer(ViTLayer):
@@ -75,20 +79,43 @@ class MAAVTLayer(ViTLayer):
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         states, weights = self.attend(states, rows, **kwargs)
+        if self._computes_again(states):
+            return checkpoint(self.transform, states, use_reentrant=False)[0], weights
         return self.transform(states)[0], weights
+
+    def _computes_again(self, states: torch.Tensor) -> bool:
+        """Whether the backward pass computes fc1's output, the largest thing a block keeps, a second time.
+
+        On a CPU, where new memory costs about as much as the product (`steps.train.*.computed_again` of the benchmark);
+        elsewhere and below `LARGEST_KEPT` it is kept. Gradient checkpointing of whole blocks does it anyway.
+        """
+        if torch.compiler.is_compiling() or states.device.type != "cpu":
+            return False
+        if not (torch.is_grad_enabled() and states.requires_grad) or (self.training and self.gradient_checkpointing):
+            return False
+        return states[..., 0].numel() * self.mlp.fc1.out_features * states.element_size() > LARGEST_KEPT
 
     def attend(
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         if rows is not None:
             kwargs["queries"] = self.layernorm_before(rows)
+        before = states if rows is None else rows
+        if not self._drops:
+            return self.attention(self.layernorm_before(states), None, residual=before, **kwargs)
         attended, weights = self.attention(self.layernorm_before(states), None, **kwargs)
-        return (states if rows is None else rows) + self.dropout(attended), weights
+        return before + self.dropout(attended), weights
 
     def transform(self, states: torch.Tensor) -> tuple[torch.Tensor, None]:
         (hidden,) = linears(self.layernorm_after(states), (self.mlp.fc1,), self.mlp.activation_fn)
+        if not self._drops:
+            return linears(hidden, (self.mlp.fc2,), residual=states)[0], None
         (hidden,) = linears(hidden, (self.mlp.fc2,))
         return states + self.dropout(hidden), None
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout.p > 0
 
     def class_attention(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
         """Localization map (docs/maavt.md, 6): scaled logits of the class query over the patches, mean over heads, softmax."""

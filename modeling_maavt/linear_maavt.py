@@ -1,9 +1,11 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen linear layers on a CPU: weights laid out once for oneDNN, several layers in one product, GELU in its epilogue.
+"""Linear layers in evaluation on a CPU: weights laid out once for oneDNN, several layers in one product, GELU or the
+residual sum in its epilogue.
 
 `linears` is the one function. It takes the plain path (the modules themselves are called) unless everything it would
-leave out is known to be absent; what it computes is the same either way.
+leave out is known to be absent; what it computes is the same either way. Training takes the plain path: there a second
+layout of every weight would cost more memory than it saves time.
 """
 
 import weakref
@@ -11,7 +13,6 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 
 SMALLEST_WEIGHT = 1 << 15  # below this many entries a call costs more than the layout brings
@@ -25,26 +26,12 @@ class PackedLinears:
         self.dtype, self.widths = dtype, [module.out_features for module in modules]
         self.seen = [signature(module) for module in modules]
         self.samples = [sample(module.weight) for module in modules]
-        self._modules = [weakref.ref(module) for module in modules]
         with torch.no_grad():
-            weight = self._weight(modules)
+            weights = [module.weight.detach().to(dtype) for module in modules]
+            weight = weights[0] if len(weights) == 1 else torch.cat(weights)
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
             biases = [module.bias for module in modules]
             self.bias = None if biases[0] is None else torch.cat([bias.detach().to(dtype) for bias in biases])
-        self._transposed = None
-
-    def _weight(self, modules: Sequence[nn.Linear]) -> torch.Tensor:
-        weights = [module.weight.detach().to(self.dtype) for module in modules]
-        return weights[0] if len(weights) == 1 else torch.cat(weights)
-
-    @property
-    def transposed(self) -> torch.Tensor:
-        """What a gradient is multiplied by; made when the first gradient comes."""
-        if self._transposed is None:
-            with torch.no_grad():
-                weight = self._weight([module() for module in self._modules]).t().contiguous()
-                self._transposed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        return self._transposed
 
     def holds(self, modules: Sequence[nn.Linear]) -> bool:
         """Whether these still are the weights of the modules."""
@@ -52,7 +39,12 @@ class PackedLinears:
             torch.equal(entries, sample(module.weight)) for entries, module in zip(self.samples, modules, strict=True)
         )
 
-    def __call__(self, states: torch.Tensor, epilogue: str = "none") -> torch.Tensor:
+    def __call__(
+        self, states: torch.Tensor, epilogue: str = "none", residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        if residual is not None:
+            multiply = torch.ops.mkldnn._linear_pointwise.binary
+            return multiply(states, residual.contiguous(), self.weight, self.bias, "add")
         algorithm = "none" if epilogue == "gelu" else ""  # exact GELU, by the error function
         return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, epilogue, [], algorithm)
 
@@ -71,46 +63,37 @@ def sample(weight: torch.Tensor) -> torch.Tensor:
     return entries[:: max(1, len(entries) // SAMPLES)].clone()
 
 
-class FrozenLinears(torch.autograd.Function):
-    """Products with packed weights that take no gradient; nothing is kept for the backward pass."""
-
-    @staticmethod
-    def forward(ctx, states: torch.Tensor, packed: PackedLinears) -> torch.Tensor:
-        ctx.packed, ctx.dtype = packed, states.dtype
-        return packed(states.to(packed.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        gradient = gradient.to(ctx.packed.dtype).contiguous()
-        product = torch.ops.mkldnn._linear_pointwise(gradient, ctx.packed.transposed, None, "none", [], "")
-        return product.to(ctx.dtype), None
-
-
 _packed: "weakref.WeakKeyDictionary[nn.Module, dict]" = weakref.WeakKeyDictionary()
 
 
-def linears(states: torch.Tensor, modules: Sequence[nn.Module], activation: Callable | None = None) -> list:
+def linears(
+    states: torch.Tensor,
+    modules: Sequence[nn.Module],
+    activation: Callable | None = None,
+    residual: torch.Tensor | None = None,
+) -> list:
     """
-    `activation(module(states))` of every module.
+    `activation(module(states))` of every module, or `residual + module(states)`.
 
     Args:
         states: `[..., in_features]`.
         modules: linear layers, or whatever stands in their place (LoRA, quantized layers).
         activation: applied to each output; an exact GELU is computed inside the product.
+        residual: `[..., out_features]`, added to the output; for one module without activation.
     """
     packed = packed_linears(states, modules)
     if packed is None:
         forget(modules)
         outputs = [module(states) for module in modules]
-        return outputs if activation is None else [activation(output) for output in outputs]
-    if torch.is_grad_enabled() and states.requires_grad:
-        product = FrozenLinears.apply(states, packed)
-        product = product if activation is None else activation(product)
-    else:
-        inside = is_exact_gelu(activation)
-        product = packed(states.to(packed.dtype), "gelu" if inside else "none")
-        product = product if activation is None or inside else activation(product)
+        outputs = outputs if activation is None else [activation(output) for output in outputs]
+        return outputs if residual is None else [residual + output for output in outputs]
+    states = states.to(packed.dtype)
+    if residual is not None and residual.dtype == packed.dtype:
+        return [packed(states, residual=residual)]
+    inside = is_exact_gelu(activation)
+    product = packed(states, "gelu" if inside else "none")
+    product = product if activation is None or inside else activation(product)
+    product = product if residual is None else residual + product
     return list(product.split(packed.widths, dim=-1)) if len(modules) > 1 else [product]
 
 
@@ -122,7 +105,7 @@ def is_exact_gelu(activation: Callable | None) -> bool:
 
 def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> PackedLinears | None:
     """The packed weights, or None where the plain path has to be taken."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and states.requires_grad):
         return None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else states.dtype
     if not (on_fast_cpu(states, dtype) and all(is_plain(module) for module in modules)):
@@ -135,7 +118,7 @@ def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> Packed
         if any(value.device.type != "cpu" or (value.dtype != dtype and not casts) for value in tensors):
             return None
         # what is trained changes with every step, and has a gradient
-        if any(value.requires_grad for value in tensors) and (torch.is_grad_enabled() or module.training):
+        if module.training or (torch.is_grad_enabled() and any(value.requires_grad for value in tensors)):
             return None
         if module.weight.numel() < SMALLEST_WEIGHT or not module.weight.is_contiguous():
             return None
@@ -147,7 +130,7 @@ def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> Packed
 
 
 def forget(modules: Sequence[nn.Module]) -> None:
-    """Free what was packed of modules that have moved to a GPU, are trained now, or got a hook."""
+    """Free what was packed of modules that train now, have moved to a GPU or got a hook."""
     if not torch.compiler.is_compiling():
         _packed.pop(modules[0], None)
 

@@ -16,6 +16,7 @@ from modeling_maavt import (
     MAAVTConfig,
     MAAVTForAudioVisualClassification,
     attention_maavt,
+    layer_maavt,
     linear_maavt,
     maavt_peft_config,
 )
@@ -40,7 +41,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> No
 
 def frozen_linears(count: int, dtype: torch.dtype, width: int = WIDTH) -> list[nn.Linear]:
     torch.manual_seed(0)
-    return [nn.Linear(width, width).to(dtype).requires_grad_(False) for _ in range(count)]
+    return [nn.Linear(width, width).to(dtype).requires_grad_(False).eval() for _ in range(count)]
 
 
 def count_packed(monkeypatch) -> list:
@@ -67,23 +68,44 @@ def plain_only(monkeypatch) -> None:
 @needs_onednn
 @DTYPES
 @pytest.mark.parametrize("activation", [None, "gelu", "gelu_new"])
-@pytest.mark.parametrize("with_gradient", [False, True])
-def test_packed_linears_equal_the_modules(dtype, activation, with_gradient, monkeypatch):
+def test_packed_linears_equal_the_modules(dtype, activation, monkeypatch):
     modules = frozen_linears(3, dtype)
     function = None if activation is None else ACT2FN[activation]
     states = torch.randn(2, 7, WIDTH).to(dtype)
-    plain, fast = (states.clone().requires_grad_(with_gradient) for _ in range(2))
     calls = count_packed(monkeypatch)
-    found = linears(fast, modules, function)
+    found = linears(states, modules, function)
     assert len(calls) == 1
-    expected = [module(plain) if function is None else function(module(plain)) for module in modules]
+    expected = [module(states) if function is None else function(module(states)) for module in modules]
     for one, other in zip(found, expected, strict=True):
         close(one, other, dtype)
-    if with_gradient:
-        weights = torch.randn(2, 7, WIDTH).to(dtype)
-        for outputs in (found, expected):
-            sum((output * weights).sum() for output in outputs).backward()
-        close(fast.grad, plain.grad, dtype)
+
+
+@needs_onednn
+@DTYPES
+def test_the_residual_is_added_inside_the_product(dtype, monkeypatch):
+    (module,) = frozen_linears(1, dtype)
+    states, wide = torch.randn(2, 7, WIDTH).to(dtype), torch.randn(2, 7, 2 * WIDTH).to(dtype)
+    calls = count_packed(monkeypatch)
+    for residual in (torch.randn(2, 7, WIDTH).to(dtype), wide[..., ::2], torch.randn(2, 7, WIDTH)):
+        before = residual.clone()
+        (found,) = linears(states, [module], residual=residual)
+        close(found, residual + module(states), dtype)
+        assert torch.equal(residual, before)
+    assert len(calls) == 3
+
+
+@needs_onednn
+def test_training_holds_no_second_layout_of_the_weights(monkeypatch):
+    (module,) = frozen_linears(1, torch.float32)
+    states = torch.randn(3, WIDTH)
+    linears(states, [module])
+    assert module in linear_maavt._packed
+    calls = count_packed(monkeypatch)
+    linears(states.requires_grad_(), [module])
+    assert not calls and module not in linear_maavt._packed
+    with torch.no_grad():
+        linears(states, [module.train()])  # gradient checkpointing runs blocks like this first
+    assert not calls
 
 
 @needs_onednn
@@ -128,19 +150,18 @@ def test_what_a_plain_linear_is_not_takes_the_plain_path(monkeypatch):
 
 
 @needs_onednn
-def test_autocast_multiplies_in_bfloat16_and_returns_the_gradient_in_float32(monkeypatch):
+def test_autocast_multiplies_in_bfloat16(monkeypatch):
     modules = frozen_linears(2, torch.float32)
-    plain, fast = (torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    states, residual = torch.randn(2, 3, WIDTH)
     calls = count_packed(monkeypatch)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = torch.cat(linears(fast.requires_grad_(), modules))
-        expected = torch.cat([module(plain.requires_grad_()) for module in modules])
-    assert calls and found.dtype == expected.dtype == torch.bfloat16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = torch.cat(linears(states, modules))
+        summed = linears(states, modules[:1], residual=residual)[0]
+        expected = torch.cat([module(states) for module in modules])
+    assert len(calls) == 2 and found.dtype == expected.dtype == torch.bfloat16
+    assert summed.dtype == torch.float32  # as the plain sum
     close(found, expected, torch.bfloat16)
-    found.square().sum().backward()
-    expected.square().sum().backward()
-    assert fast.grad.dtype == torch.float32
-    close(fast.grad, plain.grad, torch.bfloat16)
+    close(summed, residual + expected[:3], torch.bfloat16)
 
 
 # ---- attention of short sequences
@@ -202,9 +223,10 @@ def test_fast_model_equals_the_plain_one(dtype, overrides, sound, monkeypatch):
     inputs["input_features"] = inputs["input_features"][..., :1, :1].expand(-1, -1, *sound).contiguous()
     calls = count_packed(monkeypatch)
     fast = outputs_and_gradients(model, inputs)
-    assert len(calls) == 9 if sound == (32, 32) else len(calls) == 18  # 4 products a block, 5 where few rows ask
+    assert not calls
     with torch.no_grad():
         logits = model(**inputs).logits
+    assert len(calls) == 9 if sound == (32, 32) else len(calls) == 18  # 4 products a block, 5 where few rows ask
     plain_only(monkeypatch)
     monkeypatch.setattr(type(model.maavt), "_may_leave_rows_out", lambda self, kwargs: False)
     plain = outputs_and_gradients(model, inputs)
@@ -234,6 +256,26 @@ def test_last_block_of_the_rows_that_are_read(dtype, implementation):
             close(recorded[key], whole[key], dtype)
 
 
+@DTYPES
+def test_what_a_block_computes_again_is_what_it_kept(dtype, monkeypatch):
+    model = wide_model(dtype).train()
+    inputs = {name: value.to(dtype) for name, value in tiny_inputs().items()}
+    kept = outputs_and_gradients(model, inputs)
+    calls = []
+    monkeypatch.setattr(layer_maavt, "LARGEST_KEPT", 0)
+    monkeypatch.setattr(
+        layer_maavt, "checkpoint", lambda *a, **k: calls.append(a) or torch.utils.checkpoint.checkpoint(*a, **k)
+    )
+    again = outputs_and_gradients(model, inputs)
+    assert len(calls) == 2  # once a block
+    assert kept.keys() == again.keys() and all(torch.equal(kept[name], again[name]) for name in kept)
+    model.gradient_checkpointing_enable()
+    whole = outputs_and_gradients(model, inputs)
+    assert len(calls) == 2  # whole blocks are computed again
+    for name, value in whole.items():
+        close(value, kept[name], dtype)
+
+
 @needs_onednn
 def test_lora_is_trained_beside_packed_layers_and_merges(monkeypatch):
     inputs = tiny_inputs()
@@ -247,13 +289,13 @@ def test_lora_is_trained_beside_packed_layers_and_merges(monkeypatch):
     calls = count_packed(monkeypatch)
     loss = peft_model(**inputs, labels=torch.tensor([0, 1, 2, 3])).loss
     loss.backward()
-    assert calls
     assert all(p.grad is not None for name, p in peft_model.named_parameters() if "lora_A" in name)
     with torch.no_grad():
         tuned = peft_model.eval()(**inputs).logits
         merged = peft_model.merge_and_unload()
         assert (tuned - before).abs().max() > 1e-3
         close(merged(**inputs).logits, tuned, torch.float32)
+        assert calls
         again = copy.deepcopy(merged)(**inputs).logits
     close(again, tuned, torch.float32)
 
