@@ -228,8 +228,8 @@ class PreTraining(nn.Module):
             return getattr(self, f"{name}_decoder_{key}")
 
         x = part("mask_token").repeat(len(patches), ids.shape[1], 1)
-        for row, ids_row, visible in zip(x, ids, part("embed")(patches), strict=True):
-            row[ids_row[: len(visible)]] = visible
+        for row, (ids_row, visible) in enumerate(zip(ids, part("embed")(patches), strict=True)):
+            x[row, ids_row[: len(visible)]] = visible
         x = torch.cat([part("embed")(fusion), x + part("pos_embed")], 1)
         for block in part("blocks"):
             x = block(x)
