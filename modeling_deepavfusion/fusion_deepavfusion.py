@@ -11,6 +11,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from .layers_deepavfusion import DeepAVFusionAttention, DeepAVFusionMLP, attend, drop_path, starts_within
+from .linear_deepavfusion import linears
 from .outputs_deepavfusion import FusionAttentions
 
 
@@ -48,9 +49,9 @@ class DeepAVFusionPairAttention(nn.Module):
         self, queries: torch.Tensor, image: torch.Tensor, audio: torch.Tensor, need_weights: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """`[N, q, D]`, `[N, i, D]`, `[N, j, D]` to `[N, q, D]` and weights `[N, H, q, i]`, `[N, H, q, j]` or None."""
-        query = self.q_proj(queries)
-        image_key, audio_key = self.image_k_proj(image), self.audio_k_proj(audio)
-        image_value, audio_value = self.image_v_proj(image), self.audio_v_proj(audio)
+        (query,) = linears(queries, (self.q_proj,))
+        image_key, image_value = linears(image, (self.image_k_proj, self.image_v_proj))
+        audio_key, audio_value = linears(audio, (self.audio_k_proj, self.audio_v_proj))
         if self.activation_fn is not None:
             key, value = (
                 self.activation_fn(half[:, :, None] + other[:, None]).flatten(1, 2)
@@ -59,11 +60,11 @@ class DeepAVFusionPairAttention(nn.Module):
             read, weights = attend(self, query, key, value, self.scaling, need_weights=need_weights)
             if weights is not None:
                 weights = weights.unflatten(-1, (image.shape[1], audio.shape[1]))
-                return self.o_proj(read), weights.sum(-1), weights.sum(-2)
-            return self.o_proj(read), None, None
+                return *linears(read, (self.o_proj,)), weights.sum(-1), weights.sum(-2)
+            return *linears(read, (self.o_proj,)), None, None
         read, image_weights = attend(self, query, image_key, image_value, self.scaling, need_weights=need_weights)
         other, audio_weights = attend(self, query, audio_key, audio_value, self.scaling, need_weights=need_weights)
-        return self.o_proj(read + other), image_weights, audio_weights
+        return *linears(read + other, (self.o_proj,)), image_weights, audio_weights
 
 
 class DeepAVFusionDenseAttention(nn.Module):

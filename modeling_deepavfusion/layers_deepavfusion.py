@@ -10,6 +10,8 @@ from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.vit.modeling_vit import eager_attention_forward
 
+from .linear_deepavfusion import linears
+
 
 def attend(
     module: nn.Module,
@@ -70,18 +72,23 @@ class DeepAVFusionAttention(nn.Module):
             starts_within(linear, width, num_fused * width)
 
     def forward(
-        self, states: torch.Tensor, memory: torch.Tensor, need_weights: bool = False
+        self,
+        states: torch.Tensor,
+        memory: torch.Tensor | None = None,
+        need_weights: bool = False,
+        residual: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`[N, q, D]` and `[N, k, D]` to `[N, q, D]` and the weights."""
-        read, weights = attend(
-            self,
-            self.q_proj(states),
-            self.k_proj(memory),
-            self.v_proj(memory),
-            self.scaling,
-            need_weights=need_weights,
-        )
-        return self.o_proj(read), weights
+        """`[N, q, D]` and a memory `[N, k, D]`, or the states themselves, to `[N, q, D]` and the weights.
+
+        `residual` `[N, q, D]` is added to what is read.
+        """
+        if memory is None:
+            query, key, value = linears(states, (self.q_proj, self.k_proj, self.v_proj))
+        else:
+            (query,) = linears(states, (self.q_proj,))
+            key, value = linears(memory, (self.k_proj, self.v_proj))
+        read, weights = attend(self, query, key, value, self.scaling, need_weights=need_weights)
+        return linears(read, (self.o_proj,), residual=residual)[0], weights
 
 
 class DeepAVFusionMLP(nn.Module):
@@ -91,8 +98,9 @@ class DeepAVFusionMLP(nn.Module):
         self.fc1 = nn.Linear(width, intermediate_size)
         self.fc2 = nn.Linear(intermediate_size, width)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation_fn(self.fc1(states)))
+    def forward(self, states: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        (hidden,) = linears(states, (self.fc1,), self.activation_fn)
+        return linears(hidden, (self.fc2,), residual=residual)[0]
 
 
 class DeepAVFusionViTBlock(nn.Module):
@@ -122,9 +130,12 @@ class DeepAVFusionViTBlock(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`[N, P, D]` and a context `[N, n, D]` to `[N, P, D]` and (eager) weights `[N, H, P, n + P]`."""
         normed = self.layernorm_before(states)
-        memory = normed
+        memory = None
         if context is not None:
             memory = torch.cat([self.layernorm_before(context), normed], dim=1)
+        if not (self.training and self.drop_path_rate):
+            states, weights = self.attention(normed, memory, residual=states)
+            return self.mlp(self.layernorm_after(states), residual=states), weights
         attended, weights = self.attention(normed, memory)
         states = states + drop_path(attended, self.drop_path_rate, self.training)
         update = self.mlp(self.layernorm_after(states))
