@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from PIL import Image
-from tiny_deepavfusion import TINY, all_close, tiny_model
+from tiny_deepavfusion import all_close, pretraining_command, tiny_model
 from transformers import AutoModelForPreTraining
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
@@ -74,31 +74,8 @@ def test_reconstruction_of_a_perfect_model_is_the_input():
 
 def test_small_run(tmp_path):
     clips = write_clips(tmp_path / "data")
-    sizes = {**TINY, "image_size": 32, "patch_size": 8, "num_mel_bins": 16, "audio_num_frames": 16}
-    sizes |= {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "audio_mask_ratio": 0.5}
-    sizes.pop("num_labels")
-    extractor = {"segment_seconds": 0.5, "n_fft": 512, "win_length": 512, "hop_length": 500, "num_bins": 16}
-    processor = {
-        "feature_extractor": extractor | {"num_frames": 16},
-        "video_processor": {"size": {"height": 32, "width": 32}, "do_center_crop": False},
-    }
-    command = {
-        "data": clips,
-        "table": json.dumps({"check": "none"}),
-        "model_config": json.dumps(sizes),
-        "processor": json.dumps(processor),
-        "clip_seconds": 0.5,
-        "output_dir": tmp_path / "run",
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 5,
-        "learning_rate": 1e-3,
-        "probe_epochs": 1,
-        "num_pictures": 2,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-    }
-    results = main([text for name, value in command.items() for text in (f"--{name}", str(value))])
+    settings = {"clip_seconds": 0.5, "num_train_epochs": 2, "per_device_train_batch_size": 5, "probe_epochs": 1}
+    results = main(pretraining_command(clips, tmp_path / "run", logging_steps=1, **settings))
     assert results["clips"] == {"train": 15, "validation": 6, "test": 6} and set(results["neighbors"]) == {1, 2}
     for side in ("validation", "test"):
         found = results[side]

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_deepavfusion import TINY, all_close, tiny_inputs, tiny_model
+from tiny_deepavfusion import all_close, pretraining_command, tiny_inputs, tiny_model
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining, DeepAVFusionModel
 from tests.toy_run import write_clips
@@ -52,32 +52,10 @@ def test_losses_do_not_depend_on_the_batch():
 
 def test_small_run(tmp_path):
     clips = write_clips(tmp_path / "data")
-    sizes = {**TINY, "image_size": 32, "patch_size": 8, "num_mel_bins": 16, "audio_num_frames": 16}
-    sizes |= {"num_hidden_layers": 1, "decoder_num_hidden_layers": 1, "audio_mask_ratio": 0.5}
-    sizes.pop("num_labels")
-    extractor = {"segment_seconds": 0.25, "n_fft": 512, "win_length": 512, "hop_length": 250, "num_bins": 16}
-    processor = {
-        "feature_extractor": extractor | {"num_frames": 16},
-        "video_processor": {"size": {"height": 32, "width": 32}, "do_center_crop": False},
-    }
-    command = {
-        "data": clips,
-        "table": json.dumps({"check": "none"}),
-        "model_config": json.dumps(sizes),
-        "processor": json.dumps(processor),
-        "probe_windows": 2,
-        "pretraining_windows": 3,
-        "output_dir": tmp_path / "run",
-        "max_steps": 6,
-        "per_device_train_batch_size": 9,
-        "learning_rate": 1e-3,
-        "num_pictures": 2,
-        "results": tmp_path / "committed",
-        "use_cpu": True,
-        "save_strategy": "no",
-    }
-    words = [text for name, value in command.items() for text in (f"--{name}", str(value))]
-    table = main(words)
+    settings = {"probe_windows": 2, "pretraining_windows": 3, "max_steps": 6, "per_device_train_batch_size": 9}
+    table = main(
+        pretraining_command(clips, tmp_path / "run", seconds=0.25, results=tmp_path / "committed", **settings)
+    )
     before, after = table["encoder before pre-training"], table["encoder after pre-training"]
     assert table["gain"]["audio"] == pytest.approx(after["audio"] - before["audio"])
     assert after["image_loss"] < before["image_loss"] and table["most frequent class"]["both"] == pytest.approx(1 / 3)
