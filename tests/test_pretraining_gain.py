@@ -53,9 +53,8 @@ def test_losses_do_not_depend_on_the_batch():
 def test_small_run(tmp_path):
     clips = write_clips(tmp_path / "data")
     settings = {"probe_windows": 2, "pretraining_windows": 3, "max_steps": 6, "per_device_train_batch_size": 9}
-    table = main(
-        pretraining_command(clips, tmp_path / "run", seconds=0.25, results=tmp_path / "committed", **settings)
-    )
+    words = pretraining_command(clips, tmp_path / "run", seconds=0.25, results=tmp_path / "committed", **settings)
+    table = main(words)
     before, after = table["encoder before pre-training"], table["encoder after pre-training"]
     assert table["gain"]["audio"] == pytest.approx(after["audio"] - before["audio"])
     assert after["image_loss"] < before["image_loss"] and table["most frequent class"]["both"] == pytest.approx(1 / 3)
