@@ -20,11 +20,10 @@ def measure(clips: int = BATCH, blocks: int = 12, repeats: int = 5) -> dict[str,
     batch = build_batch(clips, dtype=torch.bfloat16)
     model = build_model(torch.bfloat16, blocks=blocks)
     late = build_model(torch.bfloat16, blocks=blocks, prompt_start_layer=start)
-    video, audio = late.maavt.block_states(**inputs_of(batch))
+    video, audio = late.eval().maavt.block_states(**inputs_of(batch))
     kept = {name: value for name, value in batch.items() if name not in inputs_of(batch)}
     kept |= {"video_block_states": video, "audio_block_states": audio}
     with torch.no_grad():
-        late.eval()
         difference = check_equal("logits from kept states", late(**kept).logits, late(**batch).logits, 1e-2)
     steps = {
         "usual": Step(model, lambda model: model(**batch).loss),
