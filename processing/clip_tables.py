@@ -79,6 +79,7 @@ def build_clip_table(
     rows, warnings = read_rows(data, columns, segments=segments, label_separator=label_separator)
     total = len(rows)
     prepared = is_prepared(data)
+    listed = {row["number"] for row in rows if row["video"] is not None and row["audio"] is not None}
     rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check, prepared=prepared)
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
@@ -98,6 +99,7 @@ def build_clip_table(
         test_fraction=test_fraction,
         seed=seed,
     )
+    warnings += _one_modality([row for row in rows if row["number"] in listed])
     warnings += missing_classes([_classes_of(row, names) for row in rows], sides, names)
     table = _as_datasets(rows, sides, names)
     check_leaks(table)
@@ -116,6 +118,17 @@ def build_clip_table(
         "warnings": warnings,
     }
     return table, report
+
+
+def _one_modality(rows: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
+    """A warning for each stream that clips turned out not to have: they are kept, and teach the other one."""
+    warnings = []
+    for kind, problem in (("video", "no picture"), ("audio", "no sound, or a silent one")):
+        names = [row["name"] for row in rows if row[kind] is None]
+        if names:
+            named = ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
+            warnings.append(f"{len(names)} clips have {problem} and are kept without: {named}; mend or remove them")
+    return warnings
 
 
 def report_text(report: Mapping[str, Any], limit: int = 5) -> str:

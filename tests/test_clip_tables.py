@@ -314,3 +314,12 @@ def test_grid_and_drone_tables(shared_path):
     assert report["split"] == "by group (seed 0)" and report["clips"] == 96
     assert all(set(part["label"]) == {0, 1, 2} for part in table.values())
     assert all(start is None for start in table["train"]["start"])
+
+
+def test_a_silent_clip_that_is_kept_is_named(tmp_path):
+    for number, name in enumerate(["cat/a.mp4", "cat/b.mp4", "dog/c.mp4", "dog/d.mp4"]):
+        make_clip(tmp_path / name, number, sound="silent" if name == "cat/b.mp4" else "tone")
+    _, report = build_clip_table(tmp_path, require=(), validation_fraction=0.0, test_fraction=0.0)
+    assert report["clips"] == 4
+    assert any("cat/b.mp4" in warning and "silent" in warning for warning in report["warnings"])
+    assert "cat/b.mp4" in report_text(report) and "cat/a.mp4" not in report_text(report)
