@@ -86,8 +86,8 @@ class MAAVTLayer(ViTLayer):
     def _computes_again(self, states: torch.Tensor) -> bool:
         """Whether the backward pass computes fc1's output, the largest thing a block keeps, a second time.
 
-        On a CPU, where new memory costs about as much as the product (`steps.train.*.computed_again` of the benchmark);
-        elsewhere and below `LARGEST_KEPT` it is kept. Gradient checkpointing of whole blocks does it anyway.
+        On a CPU, where it costs little time (`steps.train.*.computed_again` of the benchmark) and lowers the peak; elsewhere
+        and below `LARGEST_KEPT` it is kept. Gradient checkpointing of whole blocks does it anyway.
         """
         if torch.compiler.is_compiling() or states.device.type != "cpu":
             return False
