@@ -20,10 +20,11 @@ from .workload import Step, build_batch, build_model, for_inference, inputs_of, 
 
 def without(name: str) -> contextlib.AbstractContextManager:
     """Takes the plain path of one thing."""
-    if name == "packed_layers":
-        return mock.patch.object(linear_maavt, "packed_linears", lambda states, modules: None)
+    if name == "packed_layers":  # what is packed stays packed: the next turn shall not pay for it
+        nothing = {"packed_linears": lambda states, modules: None, "forget": lambda modules: None}
+        return mock.patch.multiple(linear_maavt, **nothing)
     if name == "short_attention":
-        return mock.patch.object(attention_maavt, "weights_are_cheaper", lambda query, key: False)
+        return mock.patch.object(attention_maavt, "plain_backward_is_faster", lambda query, key: False)
     if name == "rows_left_out":
         return mock.patch.object(MAAVTModel, "_may_leave_rows_out", lambda self, kwargs: False)
     if name == "computed_again":

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear layers in evaluation on a CPU, as MA-AVT computes them: see `modeling_maavt/linear_maavt.py`."""
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 
@@ -21,8 +22,9 @@ class PackedLinears:
     def __init__(self, modules: Sequence[nn.Linear], dtype: torch.dtype):
         self.dtype, self.widths = dtype, [module.out_features for module in modules]
         self.seen = [signature(module) for module in modules]
-        self.samples = [sample(module.weight) for module in modules]
         with torch.no_grad():
+            self.watched = [sample(module.weight) for module in modules]
+            self.samples = [entries.clone() for entries in self.watched]
             weights = [module.weight.detach().to(dtype) for module in modules]
             weight = weights[0] if len(weights) == 1 else torch.cat(weights)
             self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)
@@ -32,7 +34,7 @@ class PackedLinears:
     def holds(self, modules: Sequence[nn.Linear]) -> bool:
         """Whether these still are the weights of the modules."""
         return self.seen == [signature(module) for module in modules] and all(
-            torch.equal(entries, sample(module.weight)) for entries, module in zip(self.samples, modules, strict=True)
+            map(torch.equal, self.watched, self.samples)
         )
 
     def __call__(
@@ -56,9 +58,9 @@ def signature(module: nn.Linear) -> tuple:
 
 # Copied from modeling_maavt.linear_maavt.sample
 def sample(weight: torch.Tensor) -> torch.Tensor:
-    """Entries spread over a weight: writing through `.data`, as PEFT does when it merges, leaves no other trace."""
+    """A view of entries spread over a weight: writing through `.data`, as PEFT does when it merges, leaves no other trace."""
     entries = weight.detach().view(-1)
-    return entries[:: max(1, len(entries) // SAMPLES)].clone()
+    return entries[:: max(1, len(entries) // SAMPLES)]
 
 
 # Copied from modeling_maavt.linear_maavt.linears
@@ -141,9 +143,16 @@ def on_fast_cpu(states: torch.Tensor, dtype: torch.dtype) -> bool:
         return False
     if states.device.type != "cpu" or type(states) is not torch.Tensor or torch._C._are_functorch_transforms_active():
         return False
+    return dtype in fast_dtypes()
+
+
+# Copied from modeling_maavt.linear_maavt.fast_dtypes
+@functools.cache
+def fast_dtypes() -> tuple[torch.dtype, ...]:
+    """What oneDNN computes fast on this processor; asking takes longer than a small layer."""
     if not torch.backends.mkldnn.is_available():
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return ()
+    return (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
 
 
 # Copied from modeling_maavt.linear_maavt.is_plain

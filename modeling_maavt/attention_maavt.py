@@ -38,7 +38,8 @@ class MAAVTAttention(ViTAttention):
         query, key, value = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in states)
         dropout = self.attention_dropout if self.training else 0.0
         implementation = self.config._attn_implementation
-        if implementation == "sdpa" and attention_mask is None and not dropout and weights_are_cheaper(query, key):
+        alone = implementation == "sdpa" and attention_mask is None and not dropout
+        if alone and plain_backward_is_faster(query, key):
             attended, weights = ShortAttention.apply(query, key, value, self.scaling), None
         else:
             attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
@@ -49,8 +50,13 @@ class MAAVTAttention(ViTAttention):
         return attended, weights
 
 
-def weights_are_cheaper(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether plain products beat PyTorch's fused kernel: in bfloat16 on a CPU (half its time), for short sequences."""
+def plain_backward_is_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """Whether plain products beat PyTorch's fused kernel, in bfloat16 on a CPU for short sequences: by its backward pass.
+
+    Its forward pass is faster, and taken where there is no other; in training it would take more memory, and the same time.
+    """
+    if not (torch.is_grad_enabled() and (query.requires_grad or key.requires_grad)):
+        return False
     return query.dtype == torch.bfloat16 and key.shape[2] <= LONGEST_WEIGHTS and on_fast_cpu(query, query.dtype)
 
 

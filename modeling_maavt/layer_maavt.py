@@ -14,6 +14,7 @@ from .linear_maavt import linears
 
 
 LARGEST_KEPT = 16 << 20  # bytes that a block's feed-forward layer keeps for the backward pass on a CPU
+LARGEST_REUSED = 32 << 20  # bytes; glibc returns larger blocks to the system at once, and new memory is slow to touch
 
 
 class MAAVTLayer(ViTLayer):
@@ -61,19 +62,37 @@ class MAAVTLayer(ViTLayer):
         **kwargs,
     ) -> tuple:
         """`part` of the block over both streams, stacked where they have one length; states first, then weights."""
-        one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
         # eager attention returns its weights, which have to be recorded stream by stream
-        if one_length and self.attention.config._attn_implementation != "eager":
+        eager = self.attention.config._attn_implementation == "eager"
+        one_length = video is not None and audio is not None and video.shape[1:] == audio.shape[1:]
+        if one_length and not eager and len(video) + len(audio) <= self._sequences_at_once(video):
             if video_rows is not None:
                 kwargs["rows"] = torch.cat([video_rows, audio_rows])
-            states, _ = part(torch.cat([video, audio]), **kwargs)
+            states, _ = part(stacked(video, audio), **kwargs)
             video, audio = states.split([video.shape[0], audio.shape[0]])
             return video, audio, None, None
         results = []
         for stream, rows in ((video, video_rows), (audio, audio_rows)):
-            chosen = kwargs if rows is None else {**kwargs, "rows": rows}
-            results.append((None, None) if stream is None else part(stream, **chosen))
+            if stream is None:
+                results.append((None, None))
+            elif eager or len(stream) <= (at_once := self._sequences_at_once(stream)):
+                results.append(part(stream, **kwargs if rows is None else {**kwargs, "rows": rows}))
+            else:
+                chosen = [{}] * len(stream) if rows is None else [{"rows": some} for some in rows.split(at_once)]
+                pieces = zip(stream.split(at_once), chosen, strict=False)
+                results.append((torch.cat([part(piece, **kwargs, **own)[0] for piece, own in pieces]), None))
         return results[0][0], results[1][0], results[0][1], results[1][1]
+
+    def _sequences_at_once(self, states: torch.Tensor) -> float:
+        """How many sequences go through the block together: in evaluation on a CPU as many as keep fc1's output, the
+        largest thing that a block computes, in memory that is used again.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or states.device.type != "cpu":
+            return float("inf")
+        if torch.is_grad_enabled() and states.requires_grad:
+            return float("inf")
+        size = states.shape[1] * self.mlp.fc1.out_features * states.element_size()
+        return max(1, LARGEST_REUSED // size)
 
     def block(
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
@@ -125,6 +144,18 @@ class MAAVTLayer(ViTLayer):
         key = self.attention.k_proj(states[:, 1 : 1 + num_patches]).unflatten(-1, heads[1:])
         logits = torch.einsum("nqhd,nkhd->nkh", query.float(), key.float()) * self.attention.scaling
         return logits.mean(-1).softmax(-1)
+
+
+def stacked(video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    """`[Nv + Na, len, D]`; the two halves of what the last block computed still lie side by side and are not copied."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled():
+        return torch.cat([video, audio])
+    beside = audio.storage_offset() == video.storage_offset() + video.numel()
+    if not (beside and video.is_contiguous() and audio.is_contiguous() and video.dtype == audio.dtype):
+        return torch.cat([video, audio])
+    if video.untyped_storage()._cdata != audio.untyped_storage()._cdata:
+        return torch.cat([video, audio])
+    return video.as_strided((len(video) + len(audio), *video.shape[1:]), video.stride(), video.storage_offset())
 
 
 __all__ = ["MAAVTLayer"]

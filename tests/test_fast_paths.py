@@ -257,6 +257,48 @@ def test_last_block_of_the_rows_that_are_read(dtype, implementation):
 
 
 @DTYPES
+@pytest.mark.parametrize("sound", [(32, 32), (16, 40)], ids=["one length", "two lengths"])
+@pytest.mark.parametrize("last", [True, False], ids=["all rows", "rows that are read"])
+def test_blocks_in_pieces_equal_the_whole_batch(dtype, sound, last, monkeypatch):
+    model = wide_model(dtype).maavt
+    inputs = {name: value.to(dtype) for name, value in tiny_inputs(frames=2).items()}
+    inputs["input_features"] = inputs["input_features"][..., :1, :1].expand(-1, -1, *sound).contiguous()
+    attend, seen = layer_maavt.MAAVTLayer.attend, []
+    monkeypatch.setattr(
+        layer_maavt.MAAVTLayer,
+        "attend",
+        lambda self, states, *a, **k: seen.append(len(states)) or attend(self, states, *a, **k),
+    )
+    with torch.no_grad():
+        whole = model(**inputs, output_last_hidden_state=last)
+        together = list(seen)
+        monkeypatch.setattr(layer_maavt, "LARGEST_REUSED", 3 * 2 * WIDTH * 40 * dtype.itemsize)
+        seen.clear()
+        pieces = model(**inputs, output_last_hidden_state=last)
+    assert sum(seen) == sum(together) and len(seen) > len(together) and max(seen) < max(together)
+    for name, value in whole.items():
+        if value is not None:
+            close(pieces[name], value, dtype)
+    seen.clear()
+    states = torch.randn(8, 40, WIDTH, dtype=dtype, requires_grad=True)
+    model.encoder.layers[0](states, states)
+    assert seen == [16]  # with a graph everything is kept anyway
+
+
+def test_streams_that_lie_side_by_side_are_not_copied():
+    both = torch.randn(5, 3, 4)
+    video, audio = both.split([2, 3])
+    with torch.no_grad():
+        joined = layer_maavt.stacked(video, audio)
+        assert joined.data_ptr() == both.data_ptr() and torch.equal(joined, both)
+        others = [(audio, video), (video, audio.clone()), (video[:1], audio), (video[..., :2], audio[..., :2])]
+        for one, other in others:
+            assert torch.equal(layer_maavt.stacked(one, other), torch.cat([one, other]))
+            assert layer_maavt.stacked(one, other).data_ptr() != both.data_ptr()
+    assert layer_maavt.stacked(video, audio).data_ptr() != both.data_ptr()
+
+
+@DTYPES
 def test_what_a_block_computes_again_is_what_it_kept(dtype, monkeypatch):
     model = wide_model(dtype).train()
     inputs = {name: value.to(dtype) for name, value in tiny_inputs().items()}
