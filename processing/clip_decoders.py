@@ -14,27 +14,27 @@ Both readers have the same methods and the same clock, the file's own presentati
 
 import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from .clip_info import ClipError, ClipInfo, clip_error, file_size, unreadable
+from .clip_info import ClipError, ClipInfo, clip_error, unreadable
 
 
-SCAN_BYTES = 32 << 20  # torchcodec reads every packet of a file up to this size; beyond it PyAV seeks
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
 ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
+PACKETS_AHEAD = 128  # read before they are decoded, to know which frames will be shown
+LARGEST_REORDER = 16  # frames by which H.264 may decode a frame before its turn
 
 
 def open_file(source: str | bytes, name: str, decoder: str = "auto") -> "PyAVFile | TorchcodecFile":
-    """The reader for a file: torchcodec where it loads and the file is small enough to be scanned, else PyAV."""
+    """The reader for a file: PyAV, which leaves out frames that nobody sees; torchcodec where PyAV is not installed."""
     if decoder not in ("auto", "torchcodec", "pyav"):
         raise ValueError(f'decoder={decoder!r}; use "auto", "torchcodec" or "pyav"')
-    suits = torchcodec_decoders() is not None and (not has_pyav() or file_size(source) <= SCAN_BYTES)
-    if decoder == "torchcodec" or (decoder == "auto" and suits):
+    if decoder == "torchcodec" or (decoder == "auto" and not has_pyav() and torchcodec_decoders() is not None):
         return TorchcodecFile(source, name)
     return PyAVFile(source, name)
 
@@ -170,14 +170,14 @@ class PyAVFile:
             self.name, "path", f"is cut off: it ends at {found:.2f} s of {declared:.2f} s; copy or download it again"
         )
 
-    def _frames(self, time: float) -> Iterator:
+    def _frames(self, time: float, shown: "ShownFrames | None" = None) -> Iterator:
         """Decoded frames in order of time, from the last key frame at or before `time`."""
         self._seek("video", time)
-        frames = self._decode("video")
+        frames = self._decode("video", shown)
         first = next(frames, None)
         if first is None or first.time > time:  # no index, or a bad one: read from the beginning
             self._open()
-            frames = self._decode("video")
+            frames = self._decode("video", shown)
             first = next(frames, None)
         if first is not None:
             yield first
@@ -190,14 +190,18 @@ class PyAVFile:
         except self._av.FFmpegError:  # avi refuses times below 0; some files have no index
             self._open()
 
-    def _decode(self, kind: str) -> Iterator:
+    def _decode(self, kind: str, shown: "ShownFrames | None" = None) -> Iterator:
         stream = getattr(self, kind)
+        packets = self._container.demux(stream)
+        if kind == "video":
+            stream.codec_context.skip_frame = "DEFAULT"
         try:
-            for frame in self._container.decode(stream):
-                if frame.pts is None:
-                    frame.pts = frame.dts
-                if frame.time is not None:
-                    yield frame
+            for packet in packets if shown is None else shown.mark(packets):
+                for frame in packet.decode():
+                    if frame.pts is None:
+                        frame.pts = frame.dts
+                    if frame.time is not None:
+                        yield frame
         except self._av.EOFError:
             return
         except self._av.FFmpegError as error:
@@ -206,24 +210,40 @@ class PyAVFile:
             ) from error
 
     def frames_at(self, times: np.ndarray) -> tuple[torch.Tensor, np.ndarray, float | None]:
-        order = np.argsort(times, kind="stable")
-        shown: list = [None] * len(times)
-        current, frames, end = None, iter(()), None
-        following = None
-        for index in order:
-            time = times[index]
-            if current is None or (following is not None and time - following.time > SEEK_AHEAD_SECONDS):
-                frames = self._frames(time)
-                current = next(frames, None)
-                following = next(frames, None)
-            while following is not None and following.time <= time + 1e-6:
-                current, following = following, next(frames, None)
-            shown[index] = current
-        if current is None:
-            raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+        if self.video.codec_context.name == "h264":
+            marks = ShownFrames(times)
+            found = self._frames_at(times, marks)
+            if marks.agree(times, found[1]):
+                return found
+            self._open()
+        return self._frames_at(times)
+
+    def _frames_at(
+        self, times: np.ndarray, marks: "ShownFrames | None" = None
+    ) -> tuple[torch.Tensor, np.ndarray, float | None]:
+        seconds = np.empty(len(times))
+        current = following = None
+
+        def on_screen() -> Iterator:
+            nonlocal current, following
+            frames: Iterator = iter(())
+            for index in np.argsort(times, kind="stable"):
+                time = times[index]
+                if current is None or (following is not None and time - following.time > SEEK_AHEAD_SECONDS):
+                    frames = self._frames(time, marks)
+                    current, following = next(frames, None), next(frames, None)
+                while following is not None and following.time <= time + 1e-6:
+                    current, following = following, next(frames, None)
+                if current is None:
+                    raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+                seconds[index] = current.time
+                yield index, current
+
+        pictures, end = self._to_tensor(on_screen(), len(times)), None
         if following is None:
             end = current.time + self._frame_seconds(current)
-        return self._to_tensor(shown), np.array([frame.time for frame in shown]), end
+            end = end if marks is None else max(end, marks.end)
+        return pictures, seconds, end
 
     def frames_between(self, start: float, end: float) -> tuple[torch.Tensor, np.ndarray, float | None]:
         shown: list = []
@@ -238,24 +258,35 @@ class PyAVFile:
         if not shown:
             raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
         stream_end = None if stopped else shown[-1].time + self._frame_seconds(shown[-1])
-        return self._to_tensor(shown), np.array([frame.time for frame in shown]), stream_end
+        pictures = self._to_tensor(enumerate(shown), len(shown))
+        return pictures, np.array([frame.time for frame in shown]), stream_end
 
     def _frame_seconds(self, frame) -> float:
         return float((getattr(frame, "duration", 0) or 0) * frame.time_base)
 
-    def _to_tensor(self, frames: list) -> torch.Tensor:
-        pictures = {id(frame): frame for frame in frames}
-        pictures = {key: self._to_rgb(frame) for key, frame in pictures.items()}
-        stacked = np.stack([pictures[id(frame)] for frame in frames])
-        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+    def _to_tensor(self, frames: Iterable, count: int) -> torch.Tensor:
+        """Frames with their places, each of which is left for the next as soon as it is converted: `[count, 3, H, W]`."""
+        pictures = before = None
+        for place, frame in frames:
+            if frame is not before:
+                before, picture = frame, self._to_rgb(frame)
+            pictures = np.empty((count, *picture.shape), np.uint8) if pictures is None else pictures
+            if picture.shape != pictures.shape[1:]:
+                sizes = " and ".join(f"{width}x{height}" for height, width, _ in (pictures.shape[1:], picture.shape))
+                raise clip_error(self.name, "video", f"has pictures of {sizes}; write it again in one size")
+            pictures[place] = picture
+        return torch.from_numpy(pictures).permute(0, 3, 1, 2)
 
     def _to_rgb(self, frame) -> np.ndarray:
+        """A picture `[H, W, 3]` in the memory of its frame."""
         try:
             rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
         except TypeError:  # PyAV before 17
             rgb = self._reformatter.reformat(frame, format="rgb24")
+        plane = rgb.planes[0]
+        picture = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, : rgb.width * 3]
         turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        return np.rot90(rgb.to_ndarray(), turns) if turns else rgb.to_ndarray()
+        return np.rot90(picture.reshape(rgb.height, rgb.width, 3), turns)
 
     def samples(self, start: float, end: float) -> tuple[torch.Tensor, float]:
         stream = self.audio
@@ -279,6 +310,67 @@ class PyAVFile:
         if not parts:
             return torch.zeros(stream.codec_context.channels or 1, 0), start
         return torch.from_numpy(np.concatenate(parts, axis=1)), first
+
+
+class ShownFrames:
+    """Which frames of an H.264 stream are on the screen at given times: the decoder leaves out others, by which half of
+    many a file's, where no frame refers to them.
+
+    A packet is marked if its frame is shown at one of the times, as far as the packets around it say: where they say too
+    little, too many are marked. Its neighbors are decoded too, they may be the other field of an interlaced frame.
+    """
+
+    def __init__(self, times: np.ndarray):
+        self.times = np.append(np.sort(times) + 1e-6, np.inf)
+        self.marked: list[float] = []  # seconds
+        self.end = 0.0  # where the last packet that was read ends
+        self._begun = self._after_marked = False
+
+    def mark(self, packets: Iterator) -> Iterator:
+        """The packets of a stream as they come, with their decoder told what to do with each."""
+        ahead: list = []
+        base = last = None  # seconds of a tick; the tick after which no packet is shown
+        for packet in packets:
+            if base is None:
+                base = float(packet.time_base)
+                last = self.times[-2] / base
+            ahead.append(packet)
+            if packet.dts is None or packet.dts > last:
+                yield from self._tell(ahead, len(ahead), base)
+                ahead = []
+            elif len(ahead) >= PACKETS_AHEAD:
+                yield from self._tell(ahead, len(ahead) - LARGEST_REORDER - 1, base)
+                ahead = ahead[-LARGEST_REORDER - 1 :]
+        yield from self._tell(ahead, len(ahead), base)
+
+    def _tell(self, packets: list, count: int, base: float) -> Iterator:
+        """The first `count` packets."""
+        for packet, needed in zip(packets[:count], self._needed(packets, base)[:count], strict=True):
+            packet.stream.codec_context.skip_frame = "DEFAULT" if needed or self._after_marked else "NONREF"
+            self._after_marked = needed
+            yield packet
+
+    def _needed(self, packets: list, base: float) -> list[bool]:
+        if not packets or any(packet.pts is None for packet in packets):
+            return [True] * len(packets)
+        seconds = np.array([packet.pts for packet in packets]) * base
+        self.end = max(self.end, seconds.max() + (packets[-1].duration or 0) * base)
+        if self._begun and seconds.min() > self.times[-2]:
+            return [False] * len(packets)
+        known = np.unique(seconds)
+        until = np.append(known, np.inf)[np.searchsorted(known, seconds, side="right")]
+        needed = self.times[np.searchsorted(self.times, seconds)] < until
+        if not self._begun:  # before its first frame, a stream shows that
+            needed |= seconds == known[0]
+            self._begun = True
+        self.marked += seconds[needed].tolist()
+        needed[:-1] |= needed[1:]
+        return needed.tolist()
+
+    def agree(self, times: np.ndarray, found: np.ndarray) -> bool:
+        """Whether the decoder gave the frames that were marked: some streams do not say in which order they are shown."""
+        marked = np.unique([-np.inf, *self.marked])
+        return bool(np.all(found >= marked[np.searchsorted(marked, times + 1e-6, side="right") - 1] - 1e-6))
 
 
 class TorchcodecFile:

@@ -51,13 +51,6 @@ class ClipInfo:
 LFS_POINTER = b"version https://git-lfs"
 
 
-def file_size(source: str | bytes) -> float:
-    """Bytes; infinite for what is no local file."""
-    if isinstance(source, bytes):
-        return len(source)
-    return os.path.getsize(source) if os.path.isfile(source) else float("inf")
-
-
 def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
     """Say whether a file that does not open is empty, cut off, or no media file at all."""
     head = b""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from .clip_decoders import TorchcodecFile, has_pyav, open_file
+from .clip_decoders import TorchcodecFile, open_file
 from .clip_info import ClipError, ClipInfo, clip_error
 
 
@@ -122,7 +122,7 @@ def load_clip(
         sampling_rate: resample the sound to it; None keeps the file's.
         streams: which of "video" and "audio" to decode.
         on_missing: "raise", or "none": a stream that the file does not have becomes None.
-        decoder: "auto" (torchcodec where it loads and suits, else PyAV), "torchcodec" or "pyav".
+        decoder: "auto" (PyAV, torchcodec where that is not installed), "torchcodec" or "pyav".
         allow_remote: let FFmpeg open URLs and protocol strings.
 
     Returns:
@@ -148,20 +148,6 @@ def load_clip(
     try:
         return window(file, _info(file, handle), streams=streams, on_missing=on_missing)
     except (RuntimeError, IndexError, OSError) as error:
-        if decoder == "auto" and isinstance(file, TorchcodecFile) and has_pyav():
-            return load_clip(
-                handle if isinstance(handle, str) else {"path": name, "bytes": handle},
-                start,
-                end,
-                num_frames=num_frames,
-                fps=fps,
-                times=times,
-                sampling_rate=sampling_rate,
-                streams=streams,
-                on_missing=on_missing,
-                decoder="pyav",
-                allow_remote=allow_remote,
-            )
         raise clip_error(
             name, "path", f"cannot be decoded ({error}); the file is cut off or damaged, write it again"
         ) from error
@@ -272,8 +258,6 @@ def _load_frames(
     tolerance = max(END_TOLERANCE, 1.5 / info.fps if info.fps else 0.0)
     declared = info.video_end
     if stream_end is not None and declared is not None and min(last + info.start, declared) > stream_end + tolerance:
-        if isinstance(file, TorchcodecFile) and has_pyav():
-            raise RuntimeError("the pictures end early")  # PyAV knows how long the last frame stays
         raise _cut_off(info, "video", stream_end)
     return frames, torch.from_numpy(pts - info.start)
 
