@@ -5,7 +5,7 @@ DEMO := outputs/demo
 export BENCH_OUT ?= benchmarks/results
 export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
-export OMP_WAIT_POLICY := PASSIVE
+demo test test-slow bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test test-slow bench bench-gpu bench-accuracy quality style fix-copies clean
 
