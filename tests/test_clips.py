@@ -220,6 +220,20 @@ def test_a_decoder_that_leaves_out_too_much_is_asked_again(tmp_path, monkeypatch
     assert decoded != sorted(decoded)  # from the beginning once more
 
 
+def test_h264_in_avi_is_decoded_once(tmp_path, monkeypatch):
+    """The packets there do not say when they are shown."""
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "3"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for frame in numbered_frames(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    decoded = count_decoded(monkeypatch)
+    assert len(load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames) == 3
+    assert len(decoded) <= 100
+
+
 def test_pictures_of_two_sizes_are_named(tmp_path, monkeypatch):
     path = write_variant(tmp_path, "plain")
     convert, sizes = clip_decoders.PyAVFile._to_rgb, iter([64, 32])
