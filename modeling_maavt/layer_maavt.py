@@ -84,15 +84,12 @@ class MAAVTLayer(ViTLayer):
         return results[0][0], results[1][0], results[0][1], results[1][1]
 
     def _sequences_at_once(self, states: torch.Tensor) -> float:
-        """How many sequences go through the block together: in evaluation on a CPU as many as keep fc1's output, the
-        largest thing that a block computes, in memory that is used again.
-        """
+        """How many go through the block together: in evaluation on a CPU as many as keep it in memory that is used again."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or states.device.type != "cpu":
             return float("inf")
         if torch.is_grad_enabled() and states.requires_grad:
             return float("inf")
-        size = states.shape[1] * self.mlp.fc1.out_features * states.element_size()
-        return max(1, LARGEST_REUSED // size)
+        return max(1, LARGEST_REUSED // self._widest_bytes(states[:1]))
 
     def block(
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
@@ -112,7 +109,11 @@ class MAAVTLayer(ViTLayer):
             return False
         if not (torch.is_grad_enabled() and states.requires_grad) or (self.training and self.gradient_checkpointing):
             return False
-        return states[..., 0].numel() * self.mlp.fc1.out_features * states.element_size() > LARGEST_KEPT
+        return self._widest_bytes(states) > LARGEST_KEPT
+
+    def _widest_bytes(self, states: torch.Tensor) -> int:
+        """Of fc1's output, the largest thing that a block computes."""
+        return states[..., 0].numel() * self.mlp.fc1.out_features * states.element_size()
 
     def attend(
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs

@@ -173,8 +173,8 @@ def clip_window(
     handle, name = _resolve(source, allow_remote)
     if isinstance(handle, TorchcodecFile):
         return _window(handle.info(), start, end)
-    if isinstance(handle, str) and os.path.isfile(handle):
-        return _window(_info_of_file(handle, name), start, end)
+    if isinstance(handle, str) and os.path.isfile(handle) and (known := _known_info(handle, name)):
+        return _window(known[0], start, end)
     file = open_file(handle, name, decoder)
     try:
         return _window(_info(file, handle), start, end)
@@ -309,23 +309,23 @@ def _resampler(native: int, rate: int) -> torchaudio.transforms.Resample:
 
 def _info(file: Any, handle: str | bytes) -> ClipInfo:
     """Headers are read once per file and process: an epoch of short windows opens the same files again and again."""
-    if isinstance(handle, str) and os.path.isfile(handle) and isinstance(file, TorchcodecFile):
-        return _info_of_file(handle, file.name)
-    return file.info()
+    if not (isinstance(handle, str) and os.path.isfile(handle)):
+        return file.info()
+    known = _known_info(handle, file.name)
+    if not known:
+        known.append(file.info())
+    return known[0]
 
 
-def _info_of_file(path: str, name: str) -> ClipInfo:
+def _known_info(path: str, name: str) -> list[ClipInfo]:
+    """What was read of a file as it is now, or an empty list to put it in."""
     stat = os.stat(path)
     return _cached_info(path, name, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=65536)
-def _cached_info(path: str, name: str, size: int, modified: int) -> ClipInfo:
-    file = open_file(path, name)
-    try:
-        return file.info()
-    finally:
-        file.close()
+def _cached_info(path: str, name: str, size: int, modified: int) -> list[ClipInfo]:
+    return []
 
 
 def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecFile, str]:
