@@ -16,6 +16,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
 
+from .clip_threads import LARGEST_POOL, in_threads
 from .clips import load_clip
 
 
@@ -135,14 +136,17 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         They come with the channels last in memory, which resizing likes and normalizing does not: resize first, clip
         by clip, and put the channels first in the smaller uint8 result.
         """
-        if crop_box is not None:
-            videos = [cut_box(video, crop_box) for video in videos]
-        if do_resize:
-            videos = [self.resize(video, size=size, resample=resample) for video in videos]
-        if do_center_crop:
-            videos = [self.center_crop(video, crop_size) for video in videos]
-        if frame_grid is not None:
-            videos = [lay_out(video, frame_grid) for video in videos]
+
+        def laid_out(video: torch.Tensor) -> torch.Tensor:
+            if crop_box is not None:
+                video = cut_box(video, crop_box)
+            if do_resize:
+                video = self.resize(video, size=size, resample=resample)
+            if do_center_crop:
+                video = self.center_crop(video, crop_size)
+            return video if frame_grid is None else lay_out(video, frame_grid)
+
+        videos = in_threads(laid_out, videos, threads_for(videos[0].device))
         options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
         if len({(video.shape, video.dtype, video.device) for video in videos}) == 1:
             pixels = self._stack(videos, *options)
@@ -153,8 +157,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     def _stack(self, videos: list[torch.Tensor], *options: Any) -> torch.Tensor:
         """Clips of one shape, rescaled and normalized, as `[B, T, 3, H, W]`.
 
-        Every frame is finished in its place in the batch while it is in the processor's cache: the same operations, in
-        the same order, as on the whole batch.
+        Every clip is finished in its place in the batch: the same operations, in the same order, as on the whole batch.
         """
         do_rescale, rescale_factor, do_normalize, image_mean, image_std = options
         mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
@@ -168,15 +171,23 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         if do_rescale or not do_normalize:  # not both: nothing to fuse
             stacked = torch.empty((len(videos), *videos[0].shape), dtype=videos[0].dtype, device=videos[0].device)
             return self.rescale_and_normalize(torch.stack(videos, out=stacked), *options)
-        mean, std = (
-            torch.as_tensor(values, dtype=torch.float32, device=videos[0].device).reshape(-1, 1, 1)
-            for values in (mean, std)
-        )
-        stacked = empty_batch((len(videos), *videos[0].shape), videos[0].device)
-        for video, places in zip(videos, stacked, strict=True):
-            for frame, place in zip(video, places, strict=True):
-                place.copy_(frame).sub_(mean).div_(std)
-        return stacked
+        mean, std = (torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, std))
+        device = videos[0].device
+        if device.type != "cpu" or videos[0].dtype != torch.uint8:
+            return torch.stack(videos).float().sub_(mean.to(device)).div_(std.to(device))
+        places = empty_batch((len(videos), *videos[0].shape))
+
+        def finish(index: int) -> None:  # NumPy: PyTorch would share each operation out among threads of its own
+            np.copyto(places[index], videos[index].numpy())
+            places[index] -= mean.numpy()
+            places[index] /= std.numpy()
+
+        in_threads(finish, range(len(videos)))
+        return torch.from_numpy(places)
+
+
+def threads_for(device: torch.device) -> int:
+    return LARGEST_POOL if device.type == "cpu" else 1  # a thread of its own would leave the caller's CUDA stream
 
 
 LARGEST_KEPT = 1 << 24  # entries, 64 MiB
@@ -184,19 +195,17 @@ _kept: list[np.ndarray] = []  # the memory of the last batch
 _taking = threading.Lock()
 
 
-def empty_batch(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
+def empty_batch(shape: tuple[int, ...]) -> np.ndarray:
     """Uninitialized float32, in the memory of the last batch of this size where nobody holds that any more.
 
     The first touch of new memory costs more than all arithmetic on it; NumPy asks for huge pages, which make it cheaper.
     """
-    if device.type != "cpu":
-        return torch.empty(shape, dtype=torch.float32, device=device)
     size = math.prod(shape)
     with _taking:
         # held by the list alone: two references, with the one that getrefcount is given
         if not (_kept and _kept[0].size == size and sys.getrefcount(_kept[0]) == 2):
             _kept[:] = [np.empty(size, dtype=np.float32)]
-        batch = torch.from_numpy(_kept[0][:]).view(shape)
+        batch = _kept[0][:].reshape(shape)
         if size > LARGEST_KEPT:
             _kept.clear()
     return batch

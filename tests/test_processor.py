@@ -8,6 +8,8 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,14 @@ from clip_factory import numbered_frames, read_numbers, tone, write_flash_and_be
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor, ViTImageProcessor
 
-from processing import ClipError, MAAVTFeatureExtractor, MAAVTProcessor, MAAVTVideoProcessor, load_clip
+from processing import (
+    ClipError,
+    MAAVTFeatureExtractor,
+    MAAVTProcessor,
+    MAAVTVideoProcessor,
+    load_clip,
+    processing_maavt,
+)
 from processing.clip_decoders import torchcodec_decoders
 
 
@@ -82,6 +91,54 @@ def test_clips_equal_videos_and_audio(clip, other):
     assert_equal(processor(clips=[processor.load_clip(clip), processor.load_clip(other)]), want)
     one = processor(videos=clip, audio=clip, return_tensors="pt")
     assert_equal(one, {name: value[:1] for name, value in want.items()})
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_files_side_by_side(clip, other, two_threads, monkeypatch, mode):
+    processor, used = MAAVTProcessor(), set()
+    load = processing_maavt.load_clip
+
+    def noted(*args, **kwargs):
+        used.add(threading.get_ident())
+        time.sleep(0.05)  # long enough for the other thread to take the next file
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(processing_maavt, "load_clip", noted)
+    clips = [clip, (other, 0.0, 1.0), clip, (clip, 0.5, 1.5)]
+    with mode():
+        together = processor(clips=clips)
+        assert len(used) == 2 and threading.get_ident() not in used
+        torch.set_num_threads(1)
+        used.clear()
+        after_each_other = processor(clips=clips)
+    assert used == {threading.get_ident()}
+    assert all(torch.equal(together[name], after_each_other[name]) for name in after_each_other)
+    torch.set_num_threads(2)
+    files = [clip, other]
+    assert_equal(processor(videos=files, audio=files, num_frames=4), processor(clips=files, num_frames=4))
+
+
+def test_the_first_bad_file_of_several_is_named(clip, folder, two_threads):
+    with pytest.raises(ClipError, match=r"first\.mp4"):
+        MAAVTProcessor()(clips=[clip, str(folder / "first.mp4"), str(folder / "second.mp4"), clip])
+
+
+def test_open_files_are_for_one_thread(clip, two_threads, monkeypatch):
+    used = set()
+    load = processing_maavt.load_clip
+    monkeypatch.setattr(
+        processing_maavt, "load_clip", lambda *a, **k: used.add(threading.get_ident()) or load(*a, **k)
+    )
+    MAAVTProcessor()(clips=[Path(clip).read_bytes(), clip, clip])
+    assert used == {threading.get_ident()}
 
 
 def test_arrays_equal_files(clip):
@@ -225,6 +282,15 @@ def test_pixels_against_the_image_processor(clip):
         want = ViTImageProcessor(image_mean=mean)(list(frames), return_tensors="pt").pixel_values
         got = MAAVTVideoProcessor(image_mean=mean)(frames, return_tensors="pt").pixel_values_videos[0]
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_floating_point_frames_give_the_pixels_of_uint8_frames(clip, dtype):
+    processor = MAAVTVideoProcessor(do_resize=False)
+    clips = [load_clip(clip, num_frames=count, streams=("video",)).frames[:2] for count in (3, 4)]
+    want = processor(clips, return_tensors="pt").pixel_values_videos
+    got = processor([frames.to(dtype) for frames in clips], return_tensors="pt").pixel_values_videos
+    assert got.dtype == torch.float32 and torch.equal(got, want)
 
 
 def test_video_processor_reads_files(clip, other):
