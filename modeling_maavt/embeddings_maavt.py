@@ -13,7 +13,7 @@ def as_pair(size) -> tuple[int, int]:
 
 
 class MAAVTPatchEmbeddings(ViTPatchEmbeddings):
-    """ViT's patch convolution, also for pictures of one channel and of any size.
+    """ViT's patch convolution, also for pictures of one channel and of any size, as one product of patches and kernel.
 
     A module of its own with all that reads the kernel inside: FSDP shards it apart and gathers it for its forward only.
     """
@@ -24,8 +24,11 @@ class MAAVTPatchEmbeddings(ViTPatchEmbeddings):
         if images.shape[1] == 1 and weight.shape[1] > 1:
             # equal to repeating the one channel of a spectrogram, at a third of the cost
             weight = weight.sum(1, keepdim=True)
-        patches = nn.functional.conv2d(images.to(weight.dtype), weight, self.projection.bias, self.projection.stride)
-        return patches.flatten(2).transpose(1, 2)
+        height, width = weight.shape[-2:]
+        rows, columns = images.shape[-2] // height, images.shape[-1] // width
+        images = images[..., : rows * height, : columns * width].to(weight.dtype)
+        patches = images.unflatten(-1, (columns, width)).unflatten(-3, (rows, height)).permute(0, 2, 4, 1, 3, 5)
+        return nn.functional.linear(patches.flatten(3).flatten(1, 2), weight.flatten(1), self.projection.bias)
 
 
 class MAAVTEmbeddings(nn.Module):

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A block of the shared ViT (docs/maavt.md, 3). Shapes: N sequences, D width, R rows that are read afterwards."""
 
+import functools
+import math
 from collections.abc import Callable
 
 import torch
@@ -14,7 +16,17 @@ from .linear_maavt import linears
 
 
 LARGEST_KEPT = 16 << 20  # bytes that a block's feed-forward layer keeps for the backward pass on a CPU
-LARGEST_REUSED = 32 << 20  # bytes; glibc returns larger blocks to the system at once, and new memory is slow to touch
+LARGEST_REUSED = 6 << 20  # entries, 24 MiB at most: with what lies beside them no more than malloc keeps
+
+
+@functools.lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 64 MiB of freed memory: twice the largest block, of at most 32 MiB, that was ever given back.
+
+    Otherwise it depends on chance how much new memory a block of the model touches, and that takes up to a fifth of its
+    time in bfloat16. Nothing is touched here.
+    """
+    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")
 
 
 class MAAVTLayer(ViTLayer):
@@ -78,6 +90,7 @@ class MAAVTLayer(ViTLayer):
             elif eager or len(stream) <= (at_once := self._sequences_at_once(stream)):
                 results.append(part(stream, **kwargs if rows is None else {**kwargs, "rows": rows}))
             else:
+                at_once = math.ceil(len(stream) / math.ceil(len(stream) / at_once))  # pieces of one size
                 chosen = [{}] * len(stream) if rows is None else [{"rows": some} for some in rows.split(at_once)]
                 pieces = zip(stream.split(at_once), chosen, strict=False)
                 results.append((torch.cat([part(piece, **kwargs, **own)[0] for piece, own in pieces]), None))
@@ -89,7 +102,8 @@ class MAAVTLayer(ViTLayer):
             return float("inf")
         if torch.is_grad_enabled() and states.requires_grad:
             return float("inf")
-        return max(1, LARGEST_REUSED // self._widest_bytes(states[:1]))
+        keep_freed_memory()
+        return max(1, LARGEST_REUSED // self._widest(states[:1]))
 
     def block(
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs
@@ -109,11 +123,11 @@ class MAAVTLayer(ViTLayer):
             return False
         if not (torch.is_grad_enabled() and states.requires_grad) or (self.training and self.gradient_checkpointing):
             return False
-        return self._widest_bytes(states) > LARGEST_KEPT
+        return self._widest(states) * states.element_size() > LARGEST_KEPT
 
-    def _widest_bytes(self, states: torch.Tensor) -> int:
-        """Of fc1's output, the largest thing that a block computes."""
-        return states[..., 0].numel() * self.mlp.fc1.out_features * states.element_size()
+    def _widest(self, states: torch.Tensor) -> int:
+        """Entries of fc1's output, the largest thing that a block computes."""
+        return states[..., 0].numel() * self.mlp.fc1.out_features
 
     def attend(
         self, states: torch.Tensor, rows: torch.Tensor | None = None, **kwargs

@@ -3,6 +3,12 @@
 """Every fast path of the model beside the plain one: in float32 to 1e-5, in bfloat16 to its rounding."""
 
 import copy
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +16,14 @@ from peft import get_peft_model
 from tiny_models import TINY_VIT, tiny_inputs, tiny_model
 from torch import nn
 from torch.nn import functional
+from transformers import ViTConfig
 from transformers.activations import ACT2FN
 
 from modeling_maavt import (
     MAAVTConfig,
     MAAVTForAudioVisualClassification,
     attention_maavt,
+    embeddings_maavt,
     layer_maavt,
     linear_maavt,
     maavt_peft_config,
@@ -272,7 +280,7 @@ def test_blocks_in_pieces_equal_the_whole_batch(dtype, sound, last, monkeypatch)
     with torch.no_grad():
         whole = model(**inputs, output_last_hidden_state=last)
         together = list(seen)
-        monkeypatch.setattr(layer_maavt, "LARGEST_REUSED", 3 * 2 * WIDTH * 40 * dtype.itemsize)
+        monkeypatch.setattr(layer_maavt, "LARGEST_REUSED", 3 * 2 * WIDTH * 40)
         seen.clear()
         pieces = model(**inputs, output_last_hidden_state=last)
     assert sum(seen) == sum(together) and len(seen) > len(together) and max(seen) < max(together)
@@ -359,3 +367,55 @@ def test_the_model_compiles_to_one_graph_and_stays_compiled(training):
     if not training:
         close(found.logits, expected.logits, torch.float32)
     torch._dynamo.reset()
+
+
+@DTYPES
+@pytest.mark.parametrize("shape", [(3, 32, 48), (1, 32, 48), (3, 37, 55), (1, 16, 20)])
+def test_patches_in_one_product_equal_the_convolution(dtype, shape):
+    torch.manual_seed(0)
+    patches = embeddings_maavt.MAAVTPatchEmbeddings(ViTConfig(hidden_size=WIDTH, patch_size=(16, 8))).to(dtype)
+    images = torch.randn(2, *shape, dtype=dtype, requires_grad=True)
+    found = patches(images)
+    found.square().sum().backward()
+    gradients = [images.grad, *(parameter.grad for parameter in patches.parameters())]
+    images.grad = None
+    patches.zero_grad()
+    expected = patches.projection(images.expand(-1, 3, -1, -1)).flatten(2).transpose(1, 2)
+    expected.square().sum().backward()
+    close(found, expected, dtype)
+    for gradient, other in zip(gradients, (images.grad, *(p.grad for p in patches.parameters())), strict=True):
+        close(gradient, other, dtype)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
+def test_evaluation_touches_no_new_memory(tmp_path):
+    """In a process of its own, whose malloc nobody has tuned."""
+    script = tmp_path / "evaluate.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import resource, torch
+            from transformers.models.vit.modeling_vit import ViTConfig
+            from modeling_maavt.layer_maavt import MAAVTLayer
+
+            layer = MAAVTLayer(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=3072)).eval()
+            states = torch.randn(8, 196, 384)
+
+            def faults():
+                with torch.inference_mode():
+                    video = audio = states
+                    for _ in range(6):
+                        video, audio, *_ = layer(video, audio)
+                return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+            for _ in range(3):
+                before = faults()
+            print((faults() - before) / 12)
+            """
+        )
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    environment["PYTHONPATH"] = str(Path(layer_maavt.__file__).parents[1])
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 400  # pages a block and stream, whose widest states fill 4,704
