@@ -146,7 +146,9 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
                 video = self.center_crop(video, crop_size)
             return video if frame_grid is None else lay_out(video, frame_grid)
 
-        videos = in_threads(laid_out, videos, threads_for(videos[0].device))
+        # on a GPU, another thread would leave the caller's stream
+        threads = LARGEST_POOL if all(video.device.type == "cpu" for video in videos) else 1
+        videos = in_threads(laid_out, videos, threads)
         options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
         if len({(video.shape, video.dtype, video.device) for video in videos}) == 1:
             pixels = self._stack(videos, *options)
@@ -160,34 +162,28 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         Every clip is finished in its place in the batch: the same operations, in the same order, as on the whole batch.
         """
         do_rescale, rescale_factor, do_normalize, image_mean, image_std = options
+        first = videos[0]
         mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
             do_normalize=do_normalize,
             image_mean=image_mean,
             image_std=image_std,
             do_rescale=do_rescale,
             rescale_factor=rescale_factor,
-            device=videos[0].device,
+            device=first.device,
         )
-        if do_rescale or not do_normalize:  # not both: nothing to fuse
-            stacked = torch.empty((len(videos), *videos[0].shape), dtype=videos[0].dtype, device=videos[0].device)
+        if do_rescale or not do_normalize or first.device.type != "cpu" or first.dtype != torch.uint8:
+            stacked = torch.empty((len(videos), *first.shape), dtype=first.dtype, device=first.device)
             return self.rescale_and_normalize(torch.stack(videos, out=stacked), *options)
-        mean, std = (torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, std))
-        device = videos[0].device
-        if device.type != "cpu" or videos[0].dtype != torch.uint8:
-            return torch.stack(videos).float().sub_(mean.to(device)).div_(std.to(device))
-        places = empty_batch((len(videos), *videos[0].shape))
+        mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (mean, std))
+        places = empty_batch((len(videos), *first.shape))
 
         def finish(index: int) -> None:  # NumPy: PyTorch would share each operation out among threads of its own
             np.copyto(places[index], videos[index].numpy())
-            places[index] -= mean.numpy()
-            places[index] /= std.numpy()
+            places[index] -= mean
+            places[index] /= std
 
         in_threads(finish, range(len(videos)))
         return torch.from_numpy(places)
-
-
-def threads_for(device: torch.device) -> int:
-    return LARGEST_POOL if device.type == "cpu" else 1  # a thread of its own would leave the caller's CUDA stream
 
 
 LARGEST_KEPT = 1 << 24  # entries, 64 MiB
