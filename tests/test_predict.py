@@ -45,16 +45,19 @@ def test_predictions_are_those_of_the_model(run):
     model = AutoModelForVideoClassification.from_pretrained(run / "run" / "model").eval()
     processor = AutoProcessor.from_pretrained(run / "run" / "model")
     assert [record["file"] for record in records] == [str(file) for file in files]
-    for record in records:
+    for start in range(0, len(files), 2):  # the same batches: the same products, so that only digits are rounded off
+        batch = records[start : start + 2]
         with torch.inference_mode():
-            outputs = model(**processor(clips=[record["file"]], return_tensors="pt"))
-        probabilities, classes = outputs.logits[0].softmax(-1).sort(descending=True)
-        assert len(record["predictions"]) == 2
-        for i, predicted in enumerate(record["predictions"]):
-            assert predicted["label"] == model.config.id2label[classes[i].item()]
-            assert predicted["probability"] == pytest.approx(probabilities[i].item(), abs=2e-5)
-        assert record["match_logit"] == pytest.approx(outputs.match_logits[0].item(), abs=2e-5)
-        assert record["match_probability"] == pytest.approx(outputs.match_logits[0].sigmoid().item(), abs=2e-5)
+            outputs = model(**processor(clips=[record["file"] for record in batch], return_tensors="pt"))
+        for row, record in enumerate(batch):
+            probabilities, classes = outputs.logits[row].softmax(-1).sort(descending=True)
+            assert len(record["predictions"]) == 2
+            for i, predicted in enumerate(record["predictions"]):
+                assert predicted["label"] == model.config.id2label[classes[i].item()]
+                assert predicted["probability"] == pytest.approx(probabilities[i].item(), rel=0, abs=1e-6)
+            match = outputs.match_logits[row]
+            assert record["match_logit"] == pytest.approx(match.item(), rel=0, abs=1e-6)
+            assert record["match_probability"] == pytest.approx(match.sigmoid().item(), rel=0, abs=1e-6)
 
 
 def test_adapter_and_merged_model_agree(run):
