@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A block of the shared ViT (docs/maavt.md, 3). Shapes: N sequences, D width, R rows that are read afterwards."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -17,16 +16,6 @@ from .linear_maavt import linears
 
 LARGEST_KEPT = 16 << 20  # bytes that a block's feed-forward layer keeps for the backward pass on a CPU
 LARGEST_REUSED = 6 << 20  # entries, 24 MiB at most: with what lies beside them no more than malloc keeps
-
-
-@functools.lru_cache(maxsize=1)
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB of freed memory: twice the largest block, of at most 32 MiB, that was ever given back.
-
-    Otherwise it depends on chance how much new memory a block of the model touches, and that takes up to a fifth of its
-    time in bfloat16. Nothing is touched here.
-    """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")
 
 
 class MAAVTLayer(ViTLayer):
@@ -102,7 +91,6 @@ class MAAVTLayer(ViTLayer):
             return float("inf")
         if torch.is_grad_enabled() and states.requires_grad:
             return float("inf")
-        keep_freed_memory()
         return max(1, LARGEST_REUSED // self._widest(states[:1]))
 
     def block(

@@ -387,18 +387,33 @@ def test_patches_in_one_product_equal_the_convolution(dtype, shape):
         close(gradient, other, dtype)
 
 
+BLOCKS = {  # of width 384 and 3072
+    "maavt": """
+        from transformers.models.vit.modeling_vit import ViTConfig
+        from modeling_maavt.layer_maavt import MAAVTLayer
+
+        layer = MAAVTLayer(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=3072)).eval()
+        """,
+    "deepavfusion": """
+        from modeling_deepavfusion import DeepAVFusionConfig
+        from modeling_deepavfusion.layers_deepavfusion import DeepAVFusionViTBlock
+
+        block = DeepAVFusionViTBlock(DeepAVFusionConfig(), 384, 6, 3072, 1e-6, 0.0).eval()
+        layer = lambda video, audio: (block(video)[0], block(audio)[0])
+        """,
+}
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's")
-def test_evaluation_touches_no_new_memory(tmp_path):
+@pytest.mark.parametrize("package", BLOCKS)
+def test_evaluation_touches_no_new_memory(package, tmp_path):
     """In a process of its own, whose malloc nobody has tuned."""
     script = tmp_path / "evaluate.py"
     script.write_text(
-        textwrap.dedent(
+        "import resource, torch\n"
+        + textwrap.dedent(BLOCKS[package])
+        + textwrap.dedent(
             """
-            import resource, torch
-            from transformers.models.vit.modeling_vit import ViTConfig
-            from modeling_maavt.layer_maavt import MAAVTLayer
-
-            layer = MAAVTLayer(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=3072)).eval()
             states = torch.randn(8, 196, 384)
 
             def faults():
