@@ -60,6 +60,23 @@ def test_predictions_are_those_of_the_model(run):
             assert record["match_probability"] == pytest.approx(match.sigmoid().item(), rel=0, abs=1e-6)
 
 
+def test_a_clip_is_judged_without_its_neighbors(run):
+    """In float64: in float32, products over more clips are rounded in another order."""
+    files = sorted((run / "data" / "clips").glob("*.mp4"))[:5]
+    model = AutoModelForVideoClassification.from_pretrained(run / "run" / "model").double().eval()
+    processor = AutoProcessor.from_pretrained(run / "run" / "model")
+
+    def judge(clips: list[Path]) -> dict:
+        with torch.inference_mode():
+            return model(**processor(clips=clips, return_tensors="pt").to(torch.float64))
+
+    together = judge(files)
+    for row, file in enumerate(files):
+        alone = judge([file])
+        for name in ("logits", "match_logits"):
+            torch.testing.assert_close(alone[name][0], together[name][row], rtol=0, atol=1e-9)
+
+
 def test_adapter_and_merged_model_agree(run):
     file = run / "data" / "clips" / "red1.mp4"
     merged, adapter = (classify(run / "run" / kind, [file], embeddings=False)[0] for kind in ("model", "adapter"))
