@@ -25,6 +25,7 @@ from .clip_info import ClipError, ClipInfo, clip_error, unreadable
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
 ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
 PACKETS_AHEAD = 128  # read before they are decoded, to know which frames will be shown
 LARGEST_REORDER = 16  # frames by which H.264 may decode a frame before its turn
@@ -211,7 +212,8 @@ class PyAVFile:
 
     def frames_at(self, times: np.ndarray) -> tuple[torch.Tensor, np.ndarray, float | None]:
         if self.video.codec_context.name == "h264" and self._container.format.name != "avi":  # avi: no such times
-            marks = ShownFrames(times)
+            order = getattr(self.video.codec_context, "field_order", None)  # older PyAV does not tell
+            marks = ShownFrames(times, progressive=order == PROGRESSIVE)
             found = self._frames_at(times, marks)
             if marks.agree(times, found[1]):
                 return found
@@ -237,6 +239,8 @@ class PyAVFile:
                 if current is None:
                     raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
                 seconds[index] = current.time
+                if marks is not None:
+                    marks.see(current)
                 yield index, current
 
         pictures, end = self._to_tensor(on_screen(), len(times)), None
@@ -314,17 +318,19 @@ class PyAVFile:
 
 class ShownFrames:
     """Which frames of an H.264 stream are on the screen at given times: the decoder leaves out others, by which half of
-    many a file's, where no frame refers to them.
+    many a file's, where no frame refers to them, and all that follow the last.
 
     A packet is marked if its frame is shown at one of the times, as far as the packets around it say: where they say too
-    little, too many are marked. Its neighbors are decoded too, they may be the other field of an interlaced frame.
+    little, too many are marked. Unless the stream is `progressive`, its neighbors are decoded too, they may be the other
+    field of an interlaced frame.
     """
 
-    def __init__(self, times: np.ndarray):
+    def __init__(self, times: np.ndarray, progressive: bool = False):
         self.times = np.append(np.sort(times) + 1e-6, np.inf)
+        self.progressive = progressive
         self.marked: list[float] = []  # seconds
         self.end = 0.0  # where the last packet that was read ends
-        self._begun = self._after_marked = False
+        self._begun = self._after_marked = self._interlaced = False
 
     def mark(self, packets: Iterator) -> Iterator:
         """The packets of a stream as they come, with their decoder told what to do with each."""
@@ -335,19 +341,25 @@ class ShownFrames:
                 base = float(packet.time_base)
                 last = self.times[-2] / base
             ahead.append(packet)
+            if packet.dts is not None and packet.dts > last and all(p.pts is not None for p in ahead):
+                needed = self._needed(ahead, base)
+                count = max((place + 1 for place, wanted in enumerate(needed) if wanted), default=0)
+                yield from self._tell(ahead, needed[: count if self.progressive else count + 1])
+                yield emptying(packet)
+                return
             if packet.dts is None or packet.dts > last:
-                yield from self._tell(ahead, len(ahead), base)
+                yield from self._tell(ahead, self._needed(ahead, base))
                 ahead = []
             elif len(ahead) >= PACKETS_AHEAD:
-                yield from self._tell(ahead, len(ahead) - LARGEST_REORDER - 1, base)
+                yield from self._tell(ahead, self._needed(ahead, base)[: -LARGEST_REORDER - 1])
                 ahead = ahead[-LARGEST_REORDER - 1 :]
-        yield from self._tell(ahead, len(ahead), base)
+        yield from self._tell(ahead, self._needed(ahead, base))
 
-    def _tell(self, packets: list, count: int, base: float) -> Iterator:
-        """The first `count` packets."""
-        for packet, needed in zip(packets[:count], self._needed(packets, base)[:count], strict=True):
-            packet.stream.codec_context.skip_frame = "DEFAULT" if needed or self._after_marked else "NONREF"
-            self._after_marked = needed
+    def _tell(self, packets: list, needed: list[bool]) -> Iterator:
+        """As many of the packets as it is known for whether they are needed."""
+        for packet, wanted in zip(packets, needed, strict=False):
+            packet.stream.codec_context.skip_frame = "DEFAULT" if wanted or self._after_marked else "NONREF"
+            self._after_marked = wanted and not self.progressive
             yield packet
 
     def _needed(self, packets: list, base: float) -> list[bool]:
@@ -364,13 +376,27 @@ class ShownFrames:
             needed |= seconds == known[0]
             self._begun = True
         self.marked += seconds[needed].tolist()
-        needed[:-1] |= needed[1:]
+        if not self.progressive:
+            needed[:-1] |= needed[1:]
         return needed.tolist()
 
+    def see(self, frame: Any) -> None:
+        self._interlaced |= frame.interlaced_frame
+
     def agree(self, times: np.ndarray, found: np.ndarray) -> bool:
-        """Whether the decoder gave the frames that were marked: some streams do not say in which order they are shown."""
+        """Whether the decoder gave the frames that were marked: some streams do not say in which order they are shown, or
+        say that they are progressive where they only begin so."""
+        if self._interlaced and self.progressive:
+            return False
         marked = np.unique([-np.inf, *self.marked])
         return bool(np.all(found >= marked[np.searchsorted(marked, times + 1e-6, side="right") - 1] - 1e-6))
+
+
+def emptying(packet: Any) -> Any:
+    """The packet after which a decoder gives all frames that it holds, as at the end of the stream."""
+    empty = type(packet)()
+    empty.stream, empty.time_base = packet.stream, packet.time_base
+    return empty
 
 
 class TorchcodecFile:

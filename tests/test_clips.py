@@ -171,12 +171,14 @@ def count_decoded(monkeypatch) -> list:
     return decoded
 
 
-@pytest.mark.parametrize("ahead", [128, 20])
+@pytest.mark.parametrize(("ahead", "progressive"), [(128, True), (20, True), (20, False)])
 @pytest.mark.parametrize(
     "name",
     ["plain", "mkv", "webm", "avi", "late_start", "late_picture", "variable_rate", "variable_rate_mkv", "rotated"],
 )
-def test_frames_are_those_of_decoding_them_all(tmp_path, monkeypatch, name, ahead):
+def test_frames_are_those_of_decoding_them_all(tmp_path, monkeypatch, name, ahead, progressive):
+    if not progressive:
+        monkeypatch.setattr(clip_decoders, "PROGRESSIVE", None)
     options = dict(VARIANTS[name])
     if "frame_times" not in options:
         options["seconds"] = 6.0
@@ -222,12 +224,56 @@ def test_few_frames_of_a_clip_take_less_decoding(tmp_path, monkeypatch):
     assert len(decoded) < 0.7 * 200
 
 
+@pytest.mark.parametrize("progressive", [True, False])
+def test_nothing_is_decoded_after_the_last_frame_that_is_shown(tmp_path, monkeypatch, progressive):
+    path = write_numbered(tmp_path / "a.mp4", 8.0)
+    given, tell = [], clip_decoders.ShownFrames._tell
+
+    def recorded(self, *args):
+        for packet in tell(self, *args):
+            given.append(float(packet.pts * packet.time_base))
+            yield packet
+
+    monkeypatch.setattr(clip_decoders.ShownFrames, "_tell", recorded)
+    if not progressive:
+        monkeypatch.setattr(clip_decoders, "PROGRESSIVE", None)
+    assert read_numbers(load_clip(path, times=[0.5, 3.0], streams=("video",)).frames) == [12, 75]
+    last = given.index(3.0)
+    assert len(given) == last + (1 if progressive else 2)  # else the one beside it may be its other field
+
+
+def write_interlaced(path):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"x264-params": "tff=1:bframes=3"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for frame in numbered_frames(100):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def test_fields_are_decoded_together(tmp_path, monkeypatch):
+    path = write_interlaced(tmp_path / "a.mp4")
+    file = clip_decoders.PyAVFile(path, "clip")
+    order = file.video.codec_context.field_order if hasattr(file.video.codec_context, "field_order") else None
+    file.close()
+    if order is None:
+        pytest.skip("this PyAV does not tell the order of fields")
+    decoded = count_decoded(monkeypatch)
+    assert order != clip_decoders.PROGRESSIVE
+    expected = load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames
+    assert decoded == sorted(decoded)  # once
+    monkeypatch.setattr(clip_decoders, "PROGRESSIVE", order)  # a stream that begins as whole frames
+    decoded.clear()
+    assert torch.equal(load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames, expected)
+    assert decoded != sorted(decoded)  # once more, with every frame
+
+
 def test_a_decoder_that_leaves_out_too_much_is_asked_again(tmp_path, monkeypatch):
     path = write_numbered(tmp_path / "a.mp4", 4.0)
 
-    def all_left_out(self, packets, count, base):
-        self._needed(packets, base)
-        for packet in packets[:count]:
+    def all_left_out(self, packets, needed):
+        for packet in packets[: len(needed)]:
             packet.stream.codec_context.skip_frame = "NONKEY"
             yield packet
 
