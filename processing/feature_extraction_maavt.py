@@ -245,6 +245,10 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
 
     def segments(self, waveform: torch.Tensor) -> torch.Tensor:
         """What the spectrograms show of a waveform: float `[n]` to `[S, samples of a segment]`, tiled and padded."""
+        return padded([self._heard(waveform)], self._segment_samples)[0]
+
+    def _heard(self, waveform: torch.Tensor) -> list[torch.Tensor]:
+        """The sound of each segment before it is padded: S times `[at most the samples of a segment]`."""
         if self.remove_mean:
             waveform = waveform - waveform.mean()
         repeats = self.tile_repeats
@@ -257,14 +261,16 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         length = self._segment_samples
         if self.short_audio == "reversed" and len(waveform) < length:
             waveform = append_reversed(waveform, length)[:length]
-        starts = self._starts(len(waveform))
-        missing = max(starts) + length - len(waveform)
-        if missing > 0:
-            waveform = torch.nn.functional.pad(waveform, (0, missing))
-        return torch.stack([waveform[start : start + length] for start in starts])
+        return [waveform[start : start + length] for start in self._starts(len(waveform))]
+
+    def _transformed_samples(self, heard: int) -> int:
+        """How much of a segment is transformed if only so many samples hold sound: what silence gives is known."""
+        if self.transform == "kaldi_fbank" or self.log_offset <= 0:
+            return self._segment_samples
+        return min(heard + self.n_fft, self._segment_samples)
 
     def _spectrograms(self, segments: torch.Tensor) -> torch.Tensor:
-        """`[B, S, n]` -> `[B, S, F, W]`."""
+        """`[B, S, n]` -> `[B, S, F, W]`; frames beyond n are those of silence."""
         logarithm = math.log10 if self.log_base == "10" else math.log
         padding = logarithm(self.log_offset) if self.log_offset > 0 else 0.0
         if self.transform == "log_stft":
@@ -336,8 +342,19 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
                 "the waveform (torchaudio.functional.resample), or pass the file's path"
             )
         waveforms = [waveform.to(device or waveform.device) for waveform in as_waveforms(audio)]
-        segments = torch.stack([self.segments(waveform) for waveform in waveforms])
+        heard = [self._heard(waveform) for waveform in waveforms]
+        longest = max(len(sound) for own in heard for sound in own)
+        segments = padded(heard, self._transformed_samples(longest))
         parts = segments.split(CLIPS_AT_A_TIME) if segments.device.type == "cpu" else [segments]
         features = [self._spectrograms(part) for part in parts]
         features = features[0] if len(features) == 1 else torch.cat(features)
         return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+
+
+def padded(sounds: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:
+    """S waveforms of each of B clips, `[B, S, num_samples]`, zeros at the end."""
+    batch = sounds[0][0].new_zeros(len(sounds), len(sounds[0]), num_samples)
+    for places, own in zip(batch, sounds, strict=True):
+        for place, sound in zip(places, own, strict=True):
+            place[: len(sound)] = sound
+    return batch

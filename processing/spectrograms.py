@@ -143,7 +143,8 @@ def normalize_per_clip(spectrogram: torch.Tensor, dims: tuple[int, ...] = (-2, -
     """Zero mean and unit standard deviation over `dims`; a constant spectrogram becomes zeros."""
     centered = spectrogram - spectrogram.mean(dims, keepdim=True)
     count = math.prod(spectrogram.shape[dim] for dim in dims)
-    deviation = torch.linalg.vector_norm(centered, dim=dims, keepdim=True) / math.sqrt(count)
+    norms = torch.linalg.vector_norm(centered, dim=dims[-1], keepdim=True)  # one sum over all loses two digits
+    deviation = torch.linalg.vector_norm(norms, dim=dims, keepdim=True) / math.sqrt(count)
     return centered / deviation.clamp_min(1e-2)  # no recording varies so little; silence would be blown-up rounding
 
 

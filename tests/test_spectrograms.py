@@ -207,6 +207,29 @@ def test_short_sound_is_padded_with_silence():
     assert got[0, 0, :, 110:].max() == pytest.approx(np.log(1e-6), abs=1e-3)
 
 
+@pytest.mark.parametrize("pad_mode", ["constant", "reflect"])
+@pytest.mark.parametrize("preset", ["default", "vggsound", "crema_d"])
+def test_silence_after_the_sound_is_not_transformed(monkeypatch, preset, pad_mode):
+    whole = {"segment_start": None, "tile_seconds": None, "tile_repeats": 1, "normalization": None}
+    extractor = MAAVTFeatureExtractor.from_preset(preset, **whole, pad_mode=pad_mode)
+    rate = extractor.sampling_rate
+    sounds = [torch.from_numpy(sound(seconds, rate)) for seconds in (0.4, 1.1)]
+    want = extractor._spectrograms(torch.stack([extractor.segments(waveform) for waveform in sounds]))
+    lengths, transform = [], MAAVTFeatureExtractor._spectrograms
+
+    def recorded(self, segments):
+        lengths.append(segments.shape[-1])
+        return transform(self, segments)
+
+    monkeypatch.setattr(MAAVTFeatureExtractor, "_spectrograms", recorded)
+    torch.testing.assert_close(extractor(sounds, rate).input_features, want, atol=1e-6, rtol=0)
+    assert lengths == [len(sounds[1]) + extractor.n_fft] and lengths[0] < extractor.segments(sounds[0]).shape[-1]
+    lengths.clear()
+    extractor.log_offset = 0.0  # the logarithm of silence is infinite then, and stays so
+    assert extractor(sounds, rate).input_features[0, 0, 0, -1] == -np.inf
+    assert lengths == [extractor.segments(sounds[0]).shape[-1]]
+
+
 def test_longer_sound_gives_its_middle():
     extractor = MAAVTFeatureExtractor(num_frames=96)
     waveform = sound(3.0)
@@ -256,6 +279,11 @@ def test_normalization():
     silence = MAAVTFeatureExtractor()(np.zeros(16000, np.float32), 16000).input_features
     assert (silence.abs() < 1e-2).all()
     assert (normalize_per_clip(torch.full((2, 4, 4), 3.0)) == 0).all()
+    mostly_silent = torch.full((224, 224), -16.118)
+    mostly_silent[:, :10] = torch.randn(224, 10, generator=torch.Generator().manual_seed(0))
+    for spectrogram in (mostly_silent, mostly_silent.T.contiguous()):
+        exact = normalize_per_clip(spectrogram.double())
+        torch.testing.assert_close(normalize_per_clip(spectrogram).double(), exact, atol=2e-5, rtol=0)
     assert fit_frames(torch.ones(2, 3), 5, -1.0).tolist() == [[1, 1, 1, -1, -1]] * 2
 
 
