@@ -134,7 +134,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         """As in the base class, in the order that is fastest for decoded frames.
 
         They come with the channels last in memory, which resizing likes and normalizing does not: resize first, clip
-        by clip, and put the channels first in the smaller uint8 result.
+        by clip, and put the channels first when the smaller result is normalized.
         """
 
         def laid_out(video: torch.Tensor) -> torch.Tensor:
@@ -146,44 +146,55 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
                 video = self.center_crop(video, crop_size)
             return video if frame_grid is None else lay_out(video, frame_grid)
 
-        # on a GPU, another thread would leave the caller's stream
-        threads = LARGEST_POOL if all(video.device.type == "cpu" for video in videos) else 1
-        videos = in_threads(laid_out, videos, threads)
         options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+        on_cpu = all(video.device.type == "cpu" for video in videos)
+        if on_cpu and do_normalize and all(video.dtype == torch.uint8 for video in videos):
+            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
+                do_normalize=do_normalize,
+                image_mean=image_mean,
+                image_std=image_std,
+                do_rescale=do_rescale,
+                rescale_factor=rescale_factor,
+                device=videos[0].device,
+            )
+            pixels = normalized_in_place(videos, laid_out, mean, std)
+            return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
+        # on a GPU, another thread would leave the caller's stream
+        videos = in_threads(laid_out, videos, LARGEST_POOL if on_cpu else 1)
         if len({(video.shape, video.dtype, video.device) for video in videos}) == 1:
-            pixels = self._stack(videos, *options)
+            first = videos[0]  # with the channels first in memory, whatever those of the clips are
+            stacked = torch.empty((len(videos), *first.shape), dtype=first.dtype, device=first.device)
+            pixels = self.rescale_and_normalize(torch.stack(videos, out=stacked), *options)
         else:
             pixels = [self.rescale_and_normalize(video.contiguous(), *options) for video in videos]
         return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
 
-    def _stack(self, videos: list[torch.Tensor], *options: Any) -> torch.Tensor:
-        """Clips of one shape, rescaled and normalized, as `[B, T, 3, H, W]`.
 
-        Every clip is finished in its place in the batch: the same operations, in the same order, as on the whole batch.
-        """
-        do_rescale, rescale_factor, do_normalize, image_mean, image_std = options
-        first = videos[0]
-        mean, std, do_rescale = self._fuse_mean_std_and_rescale_factor(
-            do_normalize=do_normalize,
-            image_mean=image_mean,
-            image_std=image_std,
-            do_rescale=do_rescale,
-            rescale_factor=rescale_factor,
-            device=first.device,
-        )
-        if do_rescale or not do_normalize or first.device.type != "cpu" or first.dtype != torch.uint8:
-            stacked = torch.empty((len(videos), *first.shape), dtype=first.dtype, device=first.device)
-            return self.rescale_and_normalize(torch.stack(videos, out=stacked), *options)
-        mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (mean, std))
-        places = empty_batch((len(videos), *first.shape))
+def normalized_in_place(
+    videos: list[torch.Tensor], laid_out: Callable, mean: Any, std: Any
+) -> torch.Tensor | list[torch.Tensor]:
+    """`(laid_out(video) - mean) / std` of uint8 clips, `[B, T, 3, H, W]`, or a list where they come out in several shapes.
 
-        def finish(index: int) -> None:  # NumPy: PyTorch would share each operation out among threads of its own
-            np.copyto(places[index], videos[index].numpy())
-            places[index] -= mean
-            places[index] /= std
+    Every clip is finished in its place in the batch while it lies in the processor's cache. NumPy does the arithmetic:
+    PyTorch would share each operation out among threads of its own.
+    """
+    mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    batch, making = None, threading.Lock()
 
-        in_threads(finish, range(len(videos)))
-        return torch.from_numpy(places)
+    def finish(index: int) -> torch.Tensor:
+        nonlocal batch
+        pixels = laid_out(videos[index]).numpy()
+        with making:
+            if batch is None:
+                batch = empty_batch((len(videos), *pixels.shape))
+        place = batch[index] if batch.shape[1:] == pixels.shape else np.empty(pixels.shape, np.float32)
+        np.copyto(place, pixels)
+        place -= mean
+        place /= std
+        return torch.from_numpy(place)
+
+    finished = in_threads(finish, range(len(videos)))
+    return torch.from_numpy(batch) if len({video.shape for video in finished}) == 1 else finished
 
 
 LARGEST_KEPT = 1 << 24  # entries, 64 MiB

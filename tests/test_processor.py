@@ -485,6 +485,26 @@ def test_remote_code(tmp_path, clip):
     assert torch.equal(got["again"][0], want["input_features"][0])
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [{"height": 32, "width": 48}, {"shortest_edge": 32}])
+def test_clips_of_several_sizes(size, threads):
+    rng = np.random.default_rng(0)
+    shapes = [(2, 40, 60, 3), (2, 50, 50, 3), (2, 40, 60, 3), (2, 60, 40, 3)]
+    clips = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    processor = MAAVTVideoProcessor(size=size, default_to_square=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = processor(clips).pixel_values_videos
+    finally:
+        torch.set_num_threads(before)
+    assert isinstance(found, torch.Tensor) == ("height" in size)
+    for clip, pixels in zip(clips, found, strict=True):
+        (want,) = processor(clip.astype(np.float32)).pixel_values_videos  # resized without rounding
+        assert pixels.shape == want.shape and (pixels - want).abs().max() <= 1 / 127.5 + 1e-6
+        assert torch.equal(processor(clip).pixel_values_videos[0], pixels)
+
+
 def test_crop_box_shows_a_part_of_the_picture():
     frames = torch.zeros(2, 3, 40, 80, dtype=torch.uint8)
     frames[:, :, 20:, 20:40] = 255
