@@ -136,8 +136,8 @@ def packed_linears(states: torch.Tensor, modules: Sequence[nn.Module]) -> Packed
 def keep_freed_memory() -> None:
     """Let glibc keep up to 64 MiB of freed memory: twice the largest block, of at most 32 MiB, that was ever given back.
 
-    Otherwise it depends on chance how much new memory a block of the model touches, and that takes up to a fifth of its
-    time in bfloat16. Nothing is touched here.
+    Otherwise it depends on chance how much new memory the next batch or block of a model touches, and that takes up to a
+    fifth of a block's time in bfloat16. Nothing is touched here.
     """
     torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")
 

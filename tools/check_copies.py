@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps marked copies equal to their source: remote code is flat, so two model packages cannot import each other.
+"""Keeps marked copies equal to their source: remote code is flat, so the packages of it cannot import each other.
 
     python tools/check_copies.py          # names the copies that differ, exit code 1 (make quality)
     python tools/check_copies.py --fix    # writes the source over them (make fix-copies)
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("modeling_maavt", "modeling_deepavfusion")
+PACKAGES = ("modeling_maavt", "modeling_deepavfusion", "processing")
 MARK = re.compile(r"^# Copied from ((?:\w+\.)+)(\w+)$")
 
 
