@@ -200,24 +200,27 @@ def normalized_in_place(
 
 
 LARGEST_KEPT = 1 << 24  # entries, 64 MiB
-_kept: list[np.ndarray] = []  # the memory of the last batch
+BATCHES_KEPT = 2  # a loop still holds its last batch while the next is made
+_kept: list[np.ndarray] = []  # the memory of the last batches
 _taking = threading.Lock()
 
 
 def empty_batch(shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialized float32, in the memory of the last batch of this size where nobody holds that any more.
+    """Uninitialized float32, in the memory of one of the last batches of this size that nobody holds any more.
 
     The first touch of new memory costs more than all arithmetic on it; NumPy asks for huge pages, which make it cheaper.
     """
     size = math.prod(shape)
+    if size > LARGEST_KEPT:
+        return np.empty(shape, dtype=np.float32)
     with _taking:
-        # held by the list alone: two references, with the one that getrefcount is given
-        if not (_kept and _kept[0].size == size and sys.getrefcount(_kept[0]) == 2):
-            _kept[:] = [np.empty(size, dtype=np.float32)]
-        batch = _kept[0][:].reshape(shape)
-        if size > LARGEST_KEPT:
-            _kept.clear()
-    return batch
+        for place in range(len(_kept)):
+            # held by the list alone: two references, with the one that getrefcount is given
+            if _kept[place].size == size and sys.getrefcount(_kept[place]) == 2:
+                return _kept[place][:].reshape(shape)
+        _kept.append(np.empty(size, dtype=np.float32))
+        del _kept[:-BATCHES_KEPT]
+        return _kept[-1][:].reshape(shape)
 
 
 # Copied from modeling_maavt.linear_maavt.keep_freed_memory

@@ -26,6 +26,7 @@ from processing import (
     MAAVTVideoProcessor,
     load_clip,
     processing_maavt,
+    video_processing_maavt,
 )
 from processing.clip_decoders import torchcodec_decoders
 
@@ -544,3 +545,19 @@ def test_a_batch_keeps_its_memory_while_anybody_holds_it(clip):
     place = third.data_ptr()
     del third
     assert processor(videos=clip)["pixel_values_videos"].data_ptr() == place
+
+
+def test_a_loop_goes_on_in_the_memory_of_its_last_two_batches(clip, monkeypatch):
+    monkeypatch.setattr(video_processing_maavt, "_kept", [])
+    processor, places, batch = MAAVTProcessor(), set(), None
+    for _ in range(6):
+        batch = processor(videos=clip)["pixel_values_videos"]
+        places.add(batch.data_ptr())
+    assert len(places) == 2
+
+
+def test_a_large_batch_is_not_kept(monkeypatch):
+    monkeypatch.setattr(video_processing_maavt, "LARGEST_KEPT", 100)
+    monkeypatch.setattr(video_processing_maavt, "_kept", [])
+    assert video_processing_maavt.empty_batch((10, 11)).shape == (10, 11) and not video_processing_maavt._kept
+    assert video_processing_maavt.empty_batch((10, 10)).shape == (10, 10) and len(video_processing_maavt._kept) == 1
