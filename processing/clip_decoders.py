@@ -334,6 +334,7 @@ class ShownFrames:
 
     def mark(self, packets: Iterator) -> Iterator:
         """The packets of a stream as they come, with their decoder told what to do with each."""
+        self._begun = self._after_marked = False  # read from elsewhere, or once more
         ahead: list = []
         base = last = None  # seconds of a tick; the tick after which no packet is shown
         for packet in packets:

@@ -224,6 +224,16 @@ def test_few_frames_of_a_clip_take_less_decoding(tmp_path, monkeypatch):
     assert len(decoded) < 0.7 * 200
 
 
+@pytest.mark.parametrize("name", ["plain", "mkv", "late_start", "late_picture"])
+def test_before_its_first_frame_a_file_shows_that(tmp_path, name):
+    file = clip_decoders.PyAVFile(write_variant(tmp_path, name), "clip")
+    frames, seconds, _ = file.frames_at(np.array([-0.1, -0.05]))
+    expected, expected_seconds, _ = file._frames_at(np.array([-0.1, -0.05]))
+    file.close()
+    assert torch.equal(frames, expected) and np.array_equal(seconds, expected_seconds)
+    assert read_numbers(frames) == [0, 0]
+
+
 @pytest.mark.parametrize("progressive", [True, False])
 def test_nothing_is_decoded_after_the_last_frame_that_is_shown(tmp_path, monkeypatch, progressive):
     path = write_numbered(tmp_path / "a.mp4", 8.0)
