@@ -85,6 +85,10 @@ class PyAVFile:
         pictures = [s for s in self._container.streams.video if not s.disposition.value & ATTACHED_PIC]
         self.video = pictures[0] if pictures else None
         self.audio = next(iter(self._container.streams.audio), None)
+        for stream in (self.video, self.audio):
+            if stream is not None and stream.codec_context is None:
+                problem = f"is cut off, or its {stream.type} has a codec that FFmpeg does not know; copy it again, or transcode it"
+                raise clip_error(self.name, "path", problem)
         if self.video is not None:
             self.video.codec_context.thread_count = 1  # threads cost more than they bring on a short window
 

@@ -576,6 +576,10 @@ def bad_files(folder):
         "empty.mp4": (b"", "is empty"),
         "stub.flv": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
         "no_index.mp4": (whole[: len(whole) // 2], "cut off or damaged"),
+        "half_index.mp4": (
+            whole[: whole.index(b"vide", whole.index(b"moov")) + 20],
+            "cut off, or its video has a codec",
+        ),
         "cut.mp4": (fast[: int(len(fast) * 0.6)], "cut off"),
         "cut.mkv": (mkv[: int(len(mkv) * 0.5)], "cut off"),
         "playlist.mp4": (b"#EXTM3U\n#EXTINF:1,\n/etc/hostname\n", "is a playlist"),
@@ -585,7 +589,8 @@ def bad_files(folder):
 
 @pytest.mark.parametrize("decoder", ["auto", *DECODERS])
 @pytest.mark.parametrize(
-    "name", ["text.mp4", "empty.mp4", "no_index.mp4", "cut.mp4", "cut.mkv", "playlist.mp4", "concat.mp4"]
+    "name",
+    ["text.mp4", "empty.mp4", "no_index.mp4", "half_index.mp4", "cut.mp4", "cut.mkv", "playlist.mp4", "concat.mp4"],
 )
 def test_broken_files(tmp_path, name, decoder):
     data, message = bad_files(tmp_path)[name]
