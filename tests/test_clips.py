@@ -178,7 +178,7 @@ def count_decoded(monkeypatch) -> list:
 )
 def test_frames_are_those_of_decoding_them_all(tmp_path, monkeypatch, name, ahead, progressive):
     if not progressive:
-        monkeypatch.setattr(clip_decoders, "PROGRESSIVE", None)
+        monkeypatch.setattr(clip_decoders, "PROGRESSIVE", -1)
     options = dict(VARIANTS[name])
     if "frame_times" not in options:
         options["seconds"] = 6.0
@@ -246,15 +246,17 @@ def test_nothing_is_decoded_after_the_last_frame_that_is_shown(tmp_path, monkeyp
 
     monkeypatch.setattr(clip_decoders.ShownFrames, "_tell", recorded)
     if not progressive:
-        monkeypatch.setattr(clip_decoders, "PROGRESSIVE", None)
+        monkeypatch.setattr(clip_decoders, "PROGRESSIVE", -1)
     assert read_numbers(load_clip(path, times=[0.5, 3.0], streams=("video",)).frames) == [12, 75]
     last = given.index(3.0)
-    assert len(given) == last + (1 if progressive else 2)  # else the one beside it may be its other field
+    told = progressive and hasattr(av.CodecContext.create("h264", "r"), "field_order")
+    assert len(given) == last + (1 if told else 2)  # else the one beside it may be its other field
 
 
-def write_interlaced(path):
+def write_h264(path, options):
+    """100 numbered frames, coded by x264 with these options."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"x264-params": "tff=1:bframes=3"})
+        stream = container.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for frame in numbered_frames(100):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -263,7 +265,7 @@ def write_interlaced(path):
 
 
 def test_fields_are_decoded_together(tmp_path, monkeypatch):
-    path = write_interlaced(tmp_path / "a.mp4")
+    path = write_h264(tmp_path / "a.mp4", {"x264-params": "tff=1:bframes=3"})
     file = clip_decoders.PyAVFile(path, "clip")
     order = file.video.codec_context.field_order if hasattr(file.video.codec_context, "field_order") else None
     file.close()
@@ -295,13 +297,7 @@ def test_a_decoder_that_leaves_out_too_much_is_asked_again(tmp_path, monkeypatch
 
 def test_h264_in_avi_is_decoded_once(tmp_path, monkeypatch):
     """The packets there do not say when they are shown."""
-    path = tmp_path / "a.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"bf": "3"})
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
-        for frame in numbered_frames(100):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    path = write_h264(tmp_path / "a.avi", {"bf": "3"})
     decoded = count_decoded(monkeypatch)
     assert len(load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames) == 3
     assert len(decoded) <= 100
