@@ -127,7 +127,8 @@ def _video_stream(container, encoder: str, frames: np.ndarray, times: np.ndarray
     stream.pix_fmt = "yuv420p"
     stream.gop_size = gop
     if encoder == "libx264":
-        stream.options = {"crf": str(crf), "preset": "veryfast"}
+        # in small pictures x264's macroblock tree depends on what lies in memory: no two runs would write the same
+        stream.options = {"crf": str(crf), "preset": "veryfast", "mbtree": "0"}
     elif encoder == "libvpx-vp9":
         stream.options = {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}
     else:
