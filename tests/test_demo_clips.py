@@ -86,7 +86,7 @@ def test_it_is_written_once_and_mended(tmp_path):
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):
-    """Without the encoder's option for it, one clip in 15 differs from run to run."""
+    """Without the encoder's option for it, 3 clips of 100 differ from run to run."""
     settings = DemoSettings(num_train=200, num_validation=5, num_test=5)
     manifests = [(write_demo(tmp_path / name, settings) / "manifest.json").read_text() for name in "abc"]
     assert manifests[0] == manifests[1] == manifests[2]
