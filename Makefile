@@ -16,8 +16,8 @@ demo test test-slow bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 	touch $@
 
 demo: .venv/.installed  ## write clips, train a tiny ViT, freeze it, fine-tune MA-AVT on it, print the table
-	$(BIN)/python -m processing.demo_clips --out $(DEMO)/clips
-	$(BIN)/python -m training.demo_backbone --data $(DEMO)/clips --out $(DEMO)/backbone
+	$(BIN)/python -m processing.generate.demo_clips --out $(DEMO)/clips
+	$(BIN)/python -m training.tools.demo_backbone --data $(DEMO)/clips --out $(DEMO)/backbone
 	$(BIN)/python train.py configs/demo.yaml
 
 test: quality  ## the whole fast suite
@@ -37,9 +37,9 @@ bench-gpu: .venv/.installed  ## the same table on one GPU; benchmarks/gpu.py say
 	$(BIN)/python -m benchmarks.gpu
 
 bench-accuracy: .venv/.installed  ## hours: accuracy against the block at which tokens enter; DRONE=, GRID=, BACKBONE=
-	$(BIN)/python -m training.compare configs/compare/late_prompts_drone.yaml --data $(DRONE) \
+	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_drone.yaml --data $(DRONE) \
 		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_drone
-	$(BIN)/python -m training.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
+	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
 		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_grid_command
 
 quality: .venv/.installed  ## lint, format and marked copies, changes nothing

@@ -21,9 +21,9 @@ import torch
 from transformers import AutoProcessor, ProcessorMixin
 
 from modeling_maavt import MAAVTForAudioVisualClassification
-from processing.clip_rows import CLIP_SUFFIXES
 from processing.clips import Clip, ClipError, probe_clip
-from training.evaluation import write_text
+from processing.data.clip_rows import CLIP_SUFFIXES
+from training.maavt.evaluation import write_text
 
 
 def windows(path: str, length: float | None, stride: float | None) -> Iterator[tuple[float | None, float | None]]:

@@ -19,11 +19,11 @@ import torch
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
-from processing.clip_tables import build_clip_table
-from processing.demo_clips import DemoSettings, write_demo
+from processing.data.clip_tables import build_clip_table
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
+from processing.generate.demo_clips import DemoSettings, write_demo
 from processing.video_processing_maavt import MAAVTVideoProcessor
-from training.export_onnx import export_onnx
+from training.tools.export_onnx import export_onnx
 
 from .workload import build_batch, build_model, for_inference, inputs_of, interleaved, ratio
 

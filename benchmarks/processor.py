@@ -23,8 +23,8 @@ from PIL import Image
 from processing import MAAVTProcessor
 from processing.clip_decoders import PyAVFile, torchcodec_decoders
 from processing.clips import Clip, load_clip
-from processing.demo_clips import DemoSettings, write_demo
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
+from processing.generate.demo_clips import DemoSettings, write_demo
 from processing.video_processing_maavt import MAAVTVideoProcessor
 
 from .fresh import REPOSITORY

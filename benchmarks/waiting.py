@@ -17,11 +17,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from processing import MAAVTProcessor
-from processing.block_state_cache import BlockStateCollator, build_block_state_cache
-from processing.clip_dataset import ClipDataset
-from processing.clip_tables import build_clip_table
-from processing.collators import AudioVisualCollator
-from processing.feature_cache import build_feature_cache
+from processing.data.block_state_cache import BlockStateCollator, build_block_state_cache
+from processing.data.clip_dataset import ClipDataset
+from processing.data.clip_tables import build_clip_table
+from processing.data.collators import AudioVisualCollator
+from processing.data.feature_cache import build_feature_cache
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.video_processing_maavt import MAAVTVideoProcessor
 

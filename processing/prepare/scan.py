@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..clip_checks import SILENCE
-from ..clips import END_TOLERANCE, load_clip, probe_clip
+from processing.clips import END_TOLERANCE, load_clip, probe_clip
+from processing.data.clip_checks import SILENCE
 
 
 FRAMES = 4  # decoded of each clip; with the whole sound that finds files that were cut off

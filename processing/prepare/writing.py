@@ -15,9 +15,10 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Va
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from ..clip_splits import SPLITS, check_leaks
-from ..prepared_folders import read_report
-from ..whole_folders import whole_folder
+from processing.data.atomic_writing import whole_folder
+from processing.data.clip_splits import SPLITS, check_leaks
+from processing.data.prepared_folders import read_report
+
 from .annotations import Annotations, ClipRow, PrepareError
 from .report import report_text
 from .selection import USED, Verdict
