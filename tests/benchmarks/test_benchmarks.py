@@ -198,14 +198,11 @@ def test_speed_measures_another_checkout_in_the_same_turns():
     check_speed(speed.measure(repeats=1, clips=2, blocks=2, before=str(REPOSITORY)))
 
 
-def test_realistic_clips_are_read_by_both():
-    if torchcodec_decoders() is None:
-        pytest.skip("torchcodec is not installed or finds no FFmpeg")
+def test_realistic_clips_are_read_by_every_decoder():
     results = realistic.measure(repeats=1, heights=(90,), seconds=2.0)
-    assert set(results) == {
-        f"processor.{name}.90p.{gop}" for name in ("realistic", "milliseconds") for gop in realistic.GOPS
-    }
-    assert all(value > 0 for value in results.values())
+    for gop in realistic.GOPS:
+        assert results[f"processor.realistic.90p.{gop}.pyav"] > 0 and results[f"processor.milliseconds.90p.{gop}"] > 0
+        assert torchcodec_decoders() is None or results[f"processor.realistic.90p.{gop}"] > 0
 
 
 def test_realistic_clips_have_their_key_frames(tmp_path):
