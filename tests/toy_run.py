@@ -59,8 +59,7 @@ def write_config(path: Path, clips: Path, backbone: Path) -> Path:
         f"""
 model_name_or_path: {backbone}
 data: {clips}
-split: split
-group: group
+table: {{split: split, group: group}}
 num_frames: 2
 mismatch_probability: 0.4
 processor:

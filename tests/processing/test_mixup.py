@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 import train as recipe
 from processing.data.mixup import PairMixUp
+from training.maavt import trainer as run_trainer
 
 
 def make_batch(clips: int = 8, frames: int = 2, segments: int = 1) -> dict[str, torch.Tensor]:
@@ -208,7 +209,7 @@ def test_mixup_run_resumes_with_the_same_draws(toy, tmp_path, monkeypatch):
     whole, drawn = list(drawn), []
     assert [step for step, _ in whole] == [(step, k) for step in range(4) for k in (0, 1)]
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "CheckpointFilesCallback", lambda processor: Stop())
+        patch.setattr(run_trainer, "CheckpointFilesCallback", lambda processor: Stop())
         with pytest.raises(KeyboardInterrupt):
             recipe.main([*common, "--output_dir", str(tmp_path / "cut")])
     recipe.main([*common, "--output_dir", str(tmp_path / "cut"), "--resume_from_checkpoint", "true"])

@@ -12,6 +12,7 @@ from transformers import AutoModelForVideoClassification
 import train as recipe
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.data.clip_dataset import ClipDataset
+from training.maavt import outputs
 from training.maavt.model import parameter_counts
 from training.trainer.audio_visual_trainer import AudioVisualTrainer
 
@@ -78,18 +79,18 @@ def test_baseline_trains_saves_and_reloads(toy, tmp_path, monkeypatch, name):
         pairs.extend(self.train_dataset.pair(i) for i in range(len(self.train_dataset)))
         return original_train(self, *args, **kwargs)
 
-    def after(directory, model, *args, **kwargs):
+    def after(staged, output, model, *args, **kwargs):
         model.eval()
         with torch.no_grad():
             found["logits"] = model(**inputs).logits
         parameters = dict(model.named_parameters())
         found["moved"] = {module_of(n) for n, value in found["start"].items() if not torch.equal(value, parameters[n])}
         found["counts"] = parameter_counts(model)
-        return original_save(directory, model, *args, **kwargs)
+        return original_save(staged, output, model, *args, **kwargs)
 
-    original_train, original_save = AudioVisualTrainer.train, recipe.save_outputs
+    original_train, original_save = AudioVisualTrainer.train, outputs.save_model
     monkeypatch.setattr(AudioVisualTrainer, "train", before)
-    monkeypatch.setattr(recipe, "save_outputs", after)
+    monkeypatch.setattr(outputs, "save_model", after)
     results = recipe.main([toy, "--output_dir", str(tmp_path), "--max_steps", "3", "--baseline", "false", *change])
 
     assert found["trained"] == set(trained)

@@ -16,8 +16,8 @@ from training.maavt.evaluation import (
     Predictions,
     pair_records,
     score,
-    write_results,
 )
+from training.maavt.outputs import write_results
 from training.tools import compare
 from training.tools.repeated_runs import shown
 from training.tools.seeds import aggregate, main
@@ -167,10 +167,11 @@ def test_variants_become_command_lines(tmp_path):
     (tmp_path / "c.yaml").write_text(COMPARISON)
     jobs = compare.comparison_runs(str(tmp_path / "c.yaml"), ["--check", "none"], [3])
     assert [job.name for job in jobs] == ["c-ma-avt-seed3", "c-no-contrast-seed3", "c-sound-seed3"]
-    model, data, _, run = parse_arguments([jobs[1].config, *jobs[1].arguments])
-    assert model.model_config == {"contrastive": None} and data.mismatch_probability == 0.5 and run.seed == 3
-    _, data, _, run = parse_arguments([jobs[2].config, *jobs[2].arguments])
-    assert data.modalities == ["audio"] and run.bf16 is False and data.check == "none"
+    recipe = parse_arguments([jobs[1].config, *jobs[1].arguments])
+    assert recipe.model.model_config == {"contrastive": None} and recipe.run.seed == 3
+    assert recipe.data.mismatch_probability == 0.5
+    recipe = parse_arguments([jobs[2].config, *jobs[2].arguments])
+    assert recipe.data.modalities == ["audio"] and recipe.run.bf16 is False and recipe.data.check == "none"
     assert len(compare.comparison_runs(str(tmp_path / "c.yaml"), [], [0, 1], only=["sound"])) == 2
 
 

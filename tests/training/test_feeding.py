@@ -38,7 +38,7 @@ def toy(tmp_path_factory) -> str:
 def shards(toy, tmp_path_factory) -> Path:
     """The toy clips, embedded, in Parquet: 4 shards to train on, one each to validate and test on."""
     folder = tmp_path_factory.mktemp("shards")
-    tables = build_tables(parse_arguments([toy])[1], 0)[0]
+    tables = build_tables(parse_arguments([toy]))[0]
     for split, table in tables.items():
         label = table.features["label"]
         features = {"video": Video(decode=False), "label": label, "group": Value("string"), "clip_id": Value("string")}
@@ -97,8 +97,7 @@ def test_a_run_on_the_cache_is_the_run_without_it(toy, tmp_path, monkeypatch):
     ],
 )
 def test_the_cached_form_is_the_latest_before_random_changes(toy, changes, frames, sound):
-    _, data, evaluation, _ = parse_arguments([toy, *changes])
-    assert cached_forms(data, evaluation) == {"frames": frames, "sound": sound}
+    assert cached_forms(parse_arguments([toy, *changes])) == {"frames": frames, "sound": sound}
 
 
 def test_a_dry_run_builds_no_cache(toy, tmp_path):
@@ -228,9 +227,9 @@ def test_a_clip_on_two_sides_of_a_stream_stops_the_run(toy, shards, tmp_path):
     [
         (["--cache_gb", "1"], "cache_gb: is not for a stream"),
         (["--feature_cache", "x"], "feature_cache: is not for a stream"),
-        (["--where", "{glitch: 0}"], "where: is not for a stream"),
-        (["--window", "2"], "window: is not for a stream"),
-        (["--shuffle_buffer", "0"], "shuffle_buffer"),
+        (["--table", "{where: {glitch: 0}}"], "table.where: is not for a stream"),
+        (["--table", "{window: 2}"], "table.window: is not for a stream"),
+        (["--stream_options", "{shuffle_buffer: 0}"], "shuffle_buffer"),
     ],
 )
 def test_what_only_a_table_gives_is_refused(toy, shards, changes, message):
@@ -279,7 +278,7 @@ def test_sound_files_beside_the_picture_train_too(shards, tmp_path, toy):
         table = table.cast_column("video", Video(decode=False))
         table = table.add_column("audio", table["video"][:], feature=Audio(decode=False))
         table.select_columns(["video", "audio", "label"]).to_parquet(folder / shard.name)
-    arguments = ["--streaming", "--group", "none", "--max_steps", "2", "--modalities", "audio", *QUICK]
+    arguments = ["--streaming", "--table", "{group: none}", "--max_steps", "2", "--modalities", "audio", *QUICK]
     results = recipe.main([toy, "--data", str(folder), "--output_dir", str(tmp_path / "run"), *arguments])
     assert {row["input"] for row in results["rows"]} == {"audio"}
 

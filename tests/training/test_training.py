@@ -20,6 +20,7 @@ from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
 from processing.data.clip_cache import ClipCache
 from training.common.yaml_text import read_yaml
+from training.maavt import trainer as run_trainer
 from training.maavt.arguments import parse_arguments, recorded_arguments
 from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
@@ -100,13 +101,14 @@ def test_a_side_whose_clips_cannot_be_torn_apart_is_named_before_training(toy, t
 
 
 def test_yaml_first_and_the_command_line_wins(toy):
-    model, data, evaluation, run = parse_arguments([toy])
-    assert run.learning_rate == 5e-3 and model.model_config["token_init_std"] == 0.02 and data.num_frames == 2
-    model, data, evaluation, run = parse_arguments(
+    recipe = parse_arguments([toy])
+    assert recipe.run.learning_rate == 5e-3 and recipe.data.num_frames == 2
+    assert recipe.model.model_config["token_init_std"] == 0.02 and recipe.data.table.group == "group"
+    recipe = parse_arguments(
         [toy, "--learning_rate", "1e-3", "--model_config", "{temperature: 1e-1}", "--modalities", "audio"]
     )
-    assert run.learning_rate == 1e-3 and data.modalities == ["audio"]
-    assert model.model_config["temperature"] == 0.1 and model.model_config["num_audio_tokens"] == 2
+    assert recipe.run.learning_rate == 1e-3 and recipe.data.modalities == ["audio"]
+    assert recipe.model.model_config["temperature"] == 0.1 and recipe.model.model_config["num_audio_tokens"] == 2
 
 
 @pytest.mark.parametrize(
@@ -160,10 +162,10 @@ def test_every_shipped_config_parses_and_says_how_to_launch_it(config):
 
 
 def test_weight_decay_leaves_learned_tokens_norms_and_biases_alone(toy, tmp_path):
-    model_args, data_args, _, args = parse_arguments([toy, "--weight_decay", "0.1", "--output_dir", str(tmp_path)])
-    model = build_model(model_args, ["a", "b"], data_args.modalities, seed=0)
-    args.eval_strategy = "no"
-    optimizer = AudioVisualTrainer(model=model, args=args).create_optimizer()
+    recipe = parse_arguments([toy, "--weight_decay", "0.1", "--output_dir", str(tmp_path)])
+    model = build_model(recipe, ["a", "b"])
+    recipe.run.eval_strategy = "no"
+    optimizer = AudioVisualTrainer(model=model, args=recipe.run).create_optimizer()
     of_parameter = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     decayed = {name: of_parameter[id(p)] for name, p in model.named_parameters() if p.requires_grad}
     tokens = [name for name in decayed if "prompt" in name]
@@ -180,8 +182,8 @@ def test_retrieval_is_measured_on_the_test_clips(finished, toy):
     found = results["retrieval"]
     assert found["num_clips"] == 6 and 1 <= found["video_to_audio_median_rank"] <= 6
     assert json.loads((output / "results.json").read_text())["retrieval"] == found
-    model_args, data_args, *_ = parse_arguments([toy])
-    dataset = make_dataset(build_tables(data_args, 0)[0], build_processor(model_args, data_args), data_args, 0, "test")
+    parsed = parse_arguments([toy])
+    dataset = make_dataset(parsed, build_tables(parsed)[0], build_processor(parsed), "test")
     model = MAAVTForAudioVisualClassification.from_pretrained(output / "model")
     assert retrieval_scores(model, dataset, batch_size=4) == pytest.approx(found)
     with pytest.raises(ValueError, match="fewer than two test clips"):
@@ -281,7 +283,7 @@ def test_killed_and_resumed_equals_uninterrupted(toy, tmp_path, monkeypatch, wor
     whole = recipe.main([*common, "--output_dir", str(tmp_path / "whole")])
 
     with monkeypatch.context() as patch:
-        patch.setattr(recipe, "CheckpointFilesCallback", lambda processor: _Stop(7))
+        patch.setattr(run_trainer, "CheckpointFilesCallback", lambda processor: _Stop(7))
         with pytest.raises(KeyboardInterrupt):
             recipe.main([*common, "--output_dir", str(tmp_path / "cut")])
     assert (tmp_path / "cut" / "checkpoint-6").is_dir() and not (tmp_path / "cut" / "model").exists()
@@ -358,9 +360,9 @@ def test_what_each_tuning_trains(toy, tmp_path, monkeypatch, change, trained):
 
 
 def test_cache_changes_no_item_and_decodes_each_stream_once(toy, monkeypatch):
-    _, data, _, _ = parse_arguments([toy, "--train_noise_db", "0", "--augmentation", "{}"])
-    tables, _ = build_tables(data, 0)
-    processor = build_processor(parse_arguments([toy])[0], data)
+    parsed = parse_arguments([toy, "--train_noise_db", "0", "--augmentation", "{}"])
+    tables, _ = build_tables(parsed)
+    processor = build_processor(parsed)
     calls = []
     original = MAAVTProcessor.load_clip
     monkeypatch.setattr(
@@ -368,8 +370,8 @@ def test_cache_changes_no_item_and_decodes_each_stream_once(toy, monkeypatch):
         "load_clip",
         lambda self, source, request: calls.append(request.streams) or original(self, source, request),
     )
-    plain = make_dataset(tables, processor, data, 0, "train", training=True)
-    cached = make_dataset(tables, ClipCache(processor, 1.0), data, 0, "train", training=True)
+    plain = make_dataset(parsed, tables, processor, "train", training=True)
+    cached = make_dataset(parsed, tables, ClipCache(processor, 1.0), "train", training=True)
     for epoch in range(3):
         plain.set_epoch(epoch)
         cached.set_epoch(epoch)
@@ -384,7 +386,7 @@ def test_cache_changes_no_item_and_decodes_each_stream_once(toy, monkeypatch):
     assert not calls
     full = ClipCache(processor, 1e-9)
     for _ in range(2):
-        make_dataset(tables, full, data, 0, "train", training=True)[0]
+        make_dataset(parsed, tables, full, "train", training=True)[0]
     assert len(calls) >= 2 and not full.kept
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline to beat: a logistic regression on the features of the same frozen backbone."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from processing.data.clip_dataset import ClipDataset
 from processing.data.collators import AudioVisualCollator
 from training.common.regression import fit_regression, regression_probabilities
 
-from .arguments import condition_level
-from .evaluation import INPUTS, Predictions, described_pairs, score
+from .arguments import Recipe, condition_level
+from .data import RunData
+from .evaluation import INPUTS, Predictions, described_pairs, score, shown_condition, table_cells
 
 
 def untouched_backbone(name: str, revision: str | None = None) -> MAAVTModel:
@@ -37,72 +38,66 @@ def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, nu
 
     Clips whose segments have labels give a row for each segment.
     """
-    found: dict[str, list] = {"video": [], "audio": [], "labels": []}
+    features: dict[str, list] = {"video": [], "audio": [], "labels": []}
+    segments = None
+    if dataset.targets.kind == "segments":
+        segments = dataset.targets.num_segments
 
-    segments = dataset.targets.num_segments if dataset.targets.kind == "segments" else None
-
-    def rows(states: torch.Tensor) -> torch.Tensor:
-        return (states.mean(1) if segments is None else states.flatten(0, 1)).float().cpu()
+    def rows(states: torch.Tensor) -> torch.Tensor:  # (B, S, D) to (B, D), or (B * S, D) where segments have labels
+        if segments is None:
+            states = states.mean(1)
+        return states.reshape(-1, states.shape[-1]).float().cpu()
 
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
     for batch in loader:
         labels = batch["labels"]
-        found["labels"].append(labels.flatten() if dataset.targets.kind == "segments" else labels)
+        if segments is not None:
+            labels = labels.flatten()
+        features["labels"].append(labels)
         if "pixel_values_videos" in batch:
             pixels = batch["pixel_values_videos"].to(model.device)
-            found["video"].append(rows(model(pixel_values_videos=pixels, num_segments=segments).video_class_state))
+            features["video"].append(rows(model(pixel_values_videos=pixels, num_segments=segments).video_class_state))
         if "input_features" in batch:
             sound = batch["input_features"].to(model.device)
-            found["audio"].append(rows(model(input_features=sound).audio_class_state))
-    return {name: torch.cat(parts).numpy() for name, parts in found.items() if parts}
+            features["audio"].append(rows(model(input_features=sound).audio_class_state))
+    return {name: torch.cat(parts).numpy() for name, parts in features.items() if parts}
 
 
-def baseline_rows(
-    model: MAAVTModel,
-    make_dataset: Callable[..., ClipDataset],
-    num_classes: int,
-    *,
-    conditions: list[str],
-    train_noise: tuple[float, ...] | float | None,
-    modalities: list[str],
-    batch_size: int,
-    num_workers: int,
-    bootstrap_samples: int,
-    seed: int,
-) -> list[dict]:
+def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]:
     """Rows of the table for the logistic regression, trained and tested on the very clips of the model.
 
-    `make_dataset(split, noise_db=..., modalities=...)` gives matched pairs without augmentation. The regression sees the
-    training sound with the noise of training; its penalty is chosen on the validation clips.
+    The regression sees the training audio with the noise of training; its penalty is chosen on the validation clips.
     """
+    run = recipe.run
+    backbone = untouched_backbone(recipe.model.model_name_or_path, recipe.model.revision).to(run.device)
 
-    def features(split: str, noise, streams=tuple(modalities)) -> dict:
-        return frozen_features(model, make_dataset(split, noise_db=noise, modalities=streams), batch_size, num_workers)
+    def features(split: str, noise, streams: Sequence[str]) -> dict:
+        dataset = data.clips(split, noise_db=noise, modalities=tuple(streams))
+        return frozen_features(backbone, dataset, run.per_device_eval_batch_size, run.dataloader_num_workers)
 
-    train, validation = (features("train", train_noise), features("validation", train_noise))
+    # One regression for each input.
+    modalities = recipe.data.modalities
+    train, validation = (features(split, recipe.train_noise, modalities) for split in ("train", "validation"))
     fitted = {}
     for name, streams in INPUTS.items():
         if set(streams) <= set(modalities):
             fitted[name] = fit_regression(
                 _join(train, streams), train["labels"], _join(validation, streams), validation["labels"]
             )
-    tested = make_dataset("test")
-    pairs = described_pairs(tested)
-    rows, clean = [], None
-    for condition in conditions:
-        test = features(
-            "test", condition_level(condition), ("audio",) if clean and "audio" in modalities else modalities
-        )
-        clean = clean or test
-        test = {**clean, **test}  # the pictures are the same under every noise
-        for name, regression in fitted.items():
-            if name == "video" and condition != conditions[0]:
-                continue
-            probabilities = regression_probabilities(regression, _join(test, INPUTS[name]), num_classes)
-            found = Predictions(probabilities, None, pairs)
-            shown = "any" if name == "video" else condition
-            row = {"model": "logistic regression", "input": name, "noise": shown}
-            rows.append(row | score(found, None, bootstrap_samples, seed))
+
+    # Its rows; the features of the frames are the same under every noise and computed once.
+    pairs = described_pairs(data.clips("test"))
+    rows, test, last_condition = [], {}, None
+    for condition, name, streams in table_cells(recipe):
+        if condition != last_condition:
+            noisy = [stream for stream in modalities if stream == "audio" or stream not in test]
+            if noisy:
+                test |= features("test", condition_level(condition), noisy)
+            last_condition = condition
+        probabilities = regression_probabilities(fitted[name], _join(test, streams), num_classes)
+        row = {"model": "logistic regression", "input": name, "noise": shown_condition(name, condition)}
+        predictions = Predictions(probabilities, None, pairs)
+        rows.append(row | score(predictions, None, recipe.evaluation.bootstrap_samples, run.seed))
     return rows
 
 

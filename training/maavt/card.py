@@ -67,6 +67,21 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
     return results
 
 
+def recipe_text(results: dict) -> str:
+    """How it was trained, in sentences; the YAML below holds only what differs from the defaults."""
+    training = results["training"]
+    text = (
+        f"{results['card']['recipe']} Trained for {results['epochs']:g} epochs ({training['steps']} steps of "
+        f"{training['batch_size']} clips): {training['optimizer']}, learning rate {training['learning_rate']:g}, scheduler "
+        f"{training['scheduler']} with {training['warmup_steps']} warmup steps, weight decay "
+        f"{training['weight_decay']:g}, seed {training['seed']}."
+    )
+    best = results.get("best")
+    if best:
+        text += f" Epoch {best['epoch']:g} was the best on validation ({best['metric']} {best['value']:.3f})."
+    return text + " What differs from the package's defaults:"
+
+
 def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False) -> Path:
     """Writes `directory/README.md` from the template and a run's `results`; returns its path.
 
@@ -104,7 +119,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         skipped_text=card["skipped"],
         results_table=markdown_table(results["rows"]),
         results_notes="" if results["threshold"] is None else NOTES.format(threshold=round(results["threshold"], 3)),
-        recipe_text=card["recipe"],
+        recipe_text=recipe_text(results),
         recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).strip(),
         backbone=card["backbone"],
         backbone_license=card["backbone_license"],

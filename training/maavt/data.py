@@ -1,37 +1,88 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From data arguments to clip tables, a processor and data sets."""
+"""From a recipe to clip tables, a processor and data sets."""
 
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from datasets import DatasetDict
+from torch import nn
 from transformers import AutoProcessor, ProcessorMixin
 
 from processing import MAAVTProcessor
-from processing.data.augmentation import ClipAugmentation
+from processing.data.block_state_cache import BlockStateCollator
 from processing.data.clip_dataset import ClipDataset
-from processing.data.clip_tables import build_clip_table, check_leaks
+from processing.data.clip_tables import build_clip_table, check_leaks, report_text
+from processing.data.collators import AudioVisualCollator
 
-from .arguments import DataArguments, ModelArguments
+from .arguments import Recipe, settle
+from .feeding import block_state_source, clip_source
+from .streams import TrainingStream, make_stream, open_tables
 
 
-def build_tables(arguments: DataArguments, seed: int) -> tuple[DatasetDict, dict]:
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Clips:
+    """The clips of a run: a table for each split; of a stream only `validation` and `test`, and the stream itself."""
+
+    tables: DatasetDict
+    report: dict
+    stream: TrainingStream | None = None
+
+    @property
+    def label_names(self) -> list[str]:
+        return self.report["classes"]
+
+    @property
+    def multi_label(self) -> bool:
+        return self.report["labels"] == "multi_label"
+
+
+def read_clips(recipe: Recipe) -> Clips:
+    """The tables, in which no group stands in two splits; settles what of the recipe follows from them.
+
+    Every process builds the same tables: the first one, then the others, who find its work in the cache.
+    """
+    with recipe.run.main_process_first(desc="clip table"):
+        if recipe.streams:
+            clips = Clips(*open_tables(recipe))
+        else:
+            clips = Clips(*build_tables(recipe))
+    logger.info(report_text(clips.report))
+    settle(recipe, clips.multi_label, clips.report["splits"]["train"]["clips"])
+    return clips
+
+
+def build_tables(recipe: Recipe) -> tuple[DatasetDict, dict]:
     """Tables `train`, `validation` and `test`, and the report of what was skipped. Raises where a split leaks."""
+    data, table = recipe.data, recipe.data.table
+    require = tuple(data.modalities)
+    if data.on_missing == "none":
+        require = ()
     tables, report = build_clip_table(
-        arguments.data,
-        label=arguments.label,
-        file_name=arguments.file_name,
-        **{name: _column(getattr(arguments, name)) for name in ("start", "end", "split", "group")},
-        segments=_segments(arguments.segments),
-        label_separator=arguments.label_separator,
-        where=arguments.where,
-        window=arguments.window,
-        require=() if arguments.on_missing == "none" else tuple(arguments.modalities),
-        validation_fraction=arguments.validation_fraction,
-        test_fraction=arguments.test_fraction,
-        test_split=arguments.test_split,
-        seed=seed if arguments.split_seed is None else arguments.split_seed,
-        check=arguments.check,
+        data.data,
+        label=table.label,
+        file_name=table.file_name,
+        start=table.start,
+        end=table.end,
+        split=table.split,
+        group=table.group,
+        segments=_segments(table.segments),
+        label_separator=table.label_separator,
+        where=table.where,
+        window=table.window,
+        require=require,
+        validation_fraction=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        test_split=table.test_split,
+        seed=recipe.split_seed,
+        check=data.check,
     )
     check_leaks(tables)
     return tables, report
@@ -43,66 +94,123 @@ def _segments(columns: dict | None) -> list[dict[str, str]] | None:
         return None
     parts = []
     for label, window in columns.items():
-        if window is not None and (not isinstance(window, (list, tuple)) or len(window) != 2):
-            raise ValueError(f"segments: {label}: give [start column, end column] or null, not {window!r}")
-        parts.append({"label": label} | (dict(zip(("start", "end"), window, strict=True)) if window else {}))
+        part = {"label": label}
+        if window is not None:
+            if not isinstance(window, (list, tuple)) or len(window) != 2:
+                raise ValueError(f"segments: {label}: give [start column, end column] or null, not {window!r}")
+            part["start"], part["end"] = window
+        parts.append(part)
     return parts
 
 
-def _column(name: str | None) -> str | bool | None:
-    """The word `none` keeps a column of the usual name from being used."""
-    return False if name == "none" else name
-
-
-def build_processor(model: ModelArguments, data: DataArguments) -> ProcessorMixin:
+def build_processor(recipe: Recipe) -> ProcessorMixin:
     """The checkpoint's own processor where it has one, else one made for the backbone; changed as the YAML says."""
+    name, data = recipe.model.model_name_or_path, recipe.data
     changes = {part: dict(values) for part, values in (data.processor or {}).items()}
     if unknown := set(changes) - {"feature_extractor", "video_processor"}:
         raise ValueError(f"processor: unknown parts {sorted(unknown)}; known: feature_extractor, video_processor")
     changes.setdefault("video_processor", {})["frames_per_clip"] = data.num_frames
-    if (Path(model.model_name_or_path) / "processor_config.json").is_file():
-        processor = AutoProcessor.from_pretrained(model.model_name_or_path)
-        for part, values in changes.items():
-            known = getattr(processor, part)
-            for name, value in values.items():
-                setattr(known, name, value)
-        return processor
-    return MAAVTProcessor.from_backbone(model.model_name_or_path, **changes)
+    if not (Path(name) / "processor_config.json").is_file():
+        return MAAVTProcessor.from_backbone(name, **changes)
+    processor = AutoProcessor.from_pretrained(name)
+    for part, values in changes.items():
+        for key, value in values.items():
+            setattr(getattr(processor, part), key, value)
+    return processor
+
+
+@dataclass
+class RunData:
+    """The data sets of a run. Training draws partners, augmentation and noise per epoch; validation and test are fixed."""
+
+    recipe: Recipe
+    tables: DatasetDict
+    processor: ProcessorMixin
+    source: Any  # loads clips: the processor, or a cache in its place
+    states: Any  # loads what enters the first prompted block, for `block_states`; else the same as `source`
+    collator: Callable
+    mining: bool  # whether validation and test show mismatched pairs
+    train_set: torch.utils.data.Dataset
+    validation_set: ClipDataset
+
+    def split(self, name: str, **options) -> ClipDataset:
+        """A split for the model; options as for `make_dataset`."""
+        return make_dataset(self.recipe, self.tables, self.states, name, **options)
+
+    def clips(self, name: str, **options) -> ClipDataset:
+        """A split as frames and spectrograms, also where the model is fed with block states."""
+        return make_dataset(self.recipe, self.tables, self.source, name, **options)
+
+
+def build_data(recipe: Recipe, clips: Clips, model: nn.Module) -> RunData:
+    """Processor, caches and data sets. The model says whether mismatched pairs teach anything."""
+    data = recipe.data
+    processor = build_processor(recipe)
+    source, tables = clip_source(recipe, processor, clips.tables)
+
+    # With block states the model reads states in place of frames and spectrograms.
+    states, collator = source, AudioVisualCollator()
+    if data.block_states and not recipe.run.dry_run:
+        states, collator = block_state_source(recipe, source, model), BlockStateCollator()
+
+    if clips.stream is not None:
+        train_set = make_stream(recipe, clips.stream, tables, processor)
+    else:
+        train_set = make_dataset(recipe, tables, states, "train", training=True)
+
+    draws_pairs = data.mismatch_probability > 0 or model.config.in_batch_mismatches > 0
+    mining = recipe.both_modalities and model.config.background_mining and draws_pairs
+    validation = {"noise_db": recipe.train_noise, "mismatched_copies": mining}
+    validation_set = make_dataset(recipe, tables, states, "validation", **validation)
+    if clips.stream is None:  # what is wrong with the test clips shall be known before training
+        make_dataset(recipe, tables, states, "test", mismatched_copies=mining)
+    return RunData(recipe, tables, processor, source, states, collator, mining, train_set, validation_set)
 
 
 def make_dataset(
+    recipe: Recipe,
     tables: DatasetDict,
-    processor: ProcessorMixin,
-    arguments: DataArguments,
-    seed: int,
+    source: Any,
     split: str,
     *,
     training: bool = False,
     modalities: tuple[str, ...] | None = None,
-    noise_db: float | list[float] | None = None,
+    noise_db: float | tuple[float, float] | None = None,
     mismatched_copies: bool = False,
 ) -> ClipDataset:
-    """One split as a data set. Training adds mismatched pairs, augmentation and noise; the others are fixed."""
-    single = len(arguments.modalities) == 1
-    noise_db = arguments.train_noise_db if training else noise_db
-    if isinstance(noise_db, list):
-        noise_db = tuple(noise_db) if len(noise_db) == 2 else noise_db[0]
-    augmented = training and arguments.augmentation is not None
+    """One split as a data set.
+
+    Args:
+        source: loads clips: a processor, or a cache in its place.
+        training: with mismatched pairs, augmentation and the noise of training.
+        noise_db: a level or a range, outside training.
+        mismatched_copies: show every clip a second time with the audio of another class.
+
+    Raises:
+        ValueError: names the split and what is wrong with it.
+    """
+    data = recipe.data
+    drawn = {}
+    if training:
+        noise_db = recipe.train_noise
+        drawn = {
+            "mismatch_probability": data.mismatch_probability,
+            "label_torn_pairs": data.label_mismatched_pairs,
+            "augmentation": recipe.augmentation,
+        }
     try:
         return ClipDataset(
             tables[split],
-            processor,
-            seed=seed,
+            source,
+            seed=recipe.run.seed,
             training=training,
-            mismatch_probability=arguments.mismatch_probability if training and not single else 0.0,
             mismatched_copies=mismatched_copies,
-            modalities=tuple(modalities or arguments.modalities),
-            num_frames=arguments.num_frames,
-            augmentation=ClipAugmentation(**arguments.augmentation) if augmented else None,
+            modalities=tuple(modalities or data.modalities),
+            num_frames=data.num_frames,
             noise_db=noise_db,
-            clean_probability=arguments.clean_probability,
-            on_missing=arguments.on_missing,
-            label_torn_pairs=arguments.label_torn_pairs,
+            clean_probability=data.clean_probability,
+            on_missing=data.on_missing,
+            **drawn,
         )
     except ValueError as error:
         raise ValueError(f"{split}: {error}") from None

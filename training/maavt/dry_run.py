@@ -11,20 +11,21 @@ from itertools import islice
 import torch
 from torch import nn
 
-from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_streams import POSITION, ClipStream
 from processing.data.collators import AudioVisualCollator
 
-from .arguments import RunArguments
+from .arguments import Recipe
+from .data import Clips, RunData
 from .model import parameter_counts
 
 
-def dry_run(model: nn.Module, dataset: ClipDataset | ClipStream, report: dict, args: RunArguments) -> dict:
+def dry_run(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> dict:
     """Makes one training batch, runs it forward and backward twice, and prints and returns what that says.
 
     The time estimate covers training steps of one process: decoding is divided by the number of loader workers and runs
     beside the model; validation adds its share. The first step is not timed.
     """
+    args, dataset, report = recipe.run, data.train_set, clips.report
     streamed = isinstance(dataset, ClipStream)
     batch_size = args.per_device_train_batch_size if streamed else min(args.per_device_train_batch_size, len(dataset))
     begin = time.perf_counter()

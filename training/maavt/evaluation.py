@@ -2,18 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluation table: what a finished model does with sound only, picture only, and both, on clips it never saw."""
 
-import csv
-import json
-import os
-from collections.abc import Callable
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from processing.data.atomic_writing import write_text
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics.classification import (
     IGNORED_LABEL,
@@ -25,11 +21,13 @@ from processing.metrics.classification import (
     bootstrap_interval,
 )
 from processing.metrics.multilabel import MultiLabelScore
-from training.common.results import markdown_table
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, split_predictions
 
-from .arguments import condition_level
+from .arguments import Recipe, condition_level
+from .data import RunData
 
+
+logger = logging.getLogger(__name__)
 
 INPUTS = {"audio": ("audio",), "video": ("video",), "both": ("video", "audio")}
 
@@ -151,38 +149,54 @@ def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float 
     return best_threshold(found.match_logits, found.is_matched, found.correct)
 
 
-def evaluation_table(
-    trainer: AudioVisualTrainer,
-    make_dataset: Callable[..., ClipDataset],
-    label_names: list[str],
-    *,
-    conditions: list[str],
-    modalities: list[str],
-    threshold: float | None,
-    bootstrap_samples: int,
-    seed: int,
-) -> tuple[list[dict], list[dict], dict[str, Predictions]]:
-    """All rows of the table, one record per pair, input and condition for the predictions file, and by input what the
-    model says under the first condition.
+@dataclass
+class Evaluation:
+    """What a finished model does on the test clips."""
 
-    Args:
-        make_dataset: builds the test set, given `modalities`, `noise_db` and `mismatched_copies`.
-        conditions: `"clean"` or levels of white noise in dB; pictures carry no noise and are measured once.
+    rows: list[dict]  # of the table
+    records: list[dict]  # one per pair, input and condition, for the predictions file
+    predictions: dict[str, Predictions]  # by input, under the first condition
+    threshold: float | None  # of the match logit; None without a match head
+
+
+def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, label_names: list[str]) -> Evaluation:
+    """The table of the trained model: audio only, video only, both, under every condition of noise.
+
+    The match threshold is the best one on validation.
     """
+    threshold = None
+    if data.mining:
+        threshold = match_threshold(trainer, data.validation_set)
     rows, records, first = [], [], {}
+    for condition, name, streams in table_cells(recipe):
+        shown = shown_condition(name, condition)
+        paired = name == "both" and threshold is not None
+        options = {"modalities": streams, "noise_db": condition_level(condition), "mismatched_copies": paired}
+        predictions = predict(trainer, data.split("test", **options))
+        first.setdefault(name, predictions)
+        row = {"model": "maavt", "input": name, "noise": shown}
+        measured = score(
+            predictions, threshold if paired else None, recipe.evaluation.bootstrap_samples, recipe.run.seed
+        )
+        rows.append(row | measured)
+        records += pair_records(predictions, label_names, name, shown)
+    return Evaluation(rows, records, first, threshold)
+
+
+def table_cells(recipe: Recipe) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(condition, input, modalities) of every row; video carries no noise and is measured once."""
+    conditions = recipe.evaluation.evaluation_noise_db
     for condition in conditions:
         for name, streams in INPUTS.items():
-            if not set(streams) <= set(modalities) or (name == "video" and condition != conditions[0]):
-                continue
-            paired = name == "both" and threshold is not None
-            dataset = make_dataset(modalities=streams, noise_db=condition_level(condition), mismatched_copies=paired)
-            found = predict(trainer, dataset)
-            first.setdefault(name, found)
-            shown = "any" if name == "video" else condition
-            row = {"model": "maavt", "input": name, "noise": shown}
-            rows.append(row | score(found, threshold if paired else None, bootstrap_samples, seed))
-            records += pair_records(found, label_names, name, shown)
-    return rows, records, first
+            repeated = name == "video" and condition != conditions[0]
+            if set(streams) <= set(recipe.data.modalities) and not repeated:
+                yield condition, name, streams
+
+
+def shown_condition(name: str, condition: str) -> str:
+    if name == "video":
+        return "any"
+    return condition
 
 
 def pair_records(found: Predictions, label_names: list[str], name: str, noise: str) -> list[dict]:
@@ -203,15 +217,3 @@ def pair_records(found: Predictions, label_names: list[str], name: str, noise: s
         said["match_logit"] = None if found.match_logits is None else round(float(found.match_logits[i]), 5)
         records.append({"input": name, "noise": noise, **pair, **said})
     return records
-
-
-def write_results(directory: Path, results: dict, records: list[dict], tables: str = "") -> None:
-    """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
-    write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
-    temporary = directory / "predictions.csv.part"
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])
-        writer.writeheader()
-        writer.writerows(records)
-    os.replace(temporary, directory / "predictions.csv")

@@ -7,25 +7,20 @@ from datasets import DatasetDict
 from torch import nn
 from transformers import ProcessorMixin
 
-from processing.data.augmentation import ClipAugmentation
 from processing.data.block_state_cache import BlockStateCache, build_block_state_cache
 from processing.data.clip_cache import ClipCache
 from processing.data.feature_cache import FeatureCache, build_feature_cache, changes_pictures
 
-from .arguments import DataArguments, EvaluationArguments, RunArguments
+from .arguments import Recipe
 
 
 def clip_source(
-    processor: ProcessorMixin,
-    tables: DatasetDict,
-    data: DataArguments,
-    evaluation: EvaluationArguments,
-    run: RunArguments,
+    recipe: Recipe, processor: ProcessorMixin, tables: DatasetDict
 ) -> tuple[ProcessorMixin | ClipCache | FeatureCache, DatasetDict]:
     """What loads clips for the data sets, and the tables to give them. A dry run writes nothing, so no cache either."""
+    data, run = recipe.data, recipe.run
     folder = data.feature_cache or data.block_states
     if folder and not run.dry_run:
-        forms = cached_forms(data, evaluation)
         cache = build_feature_cache(
             folder,
             processor,
@@ -34,28 +29,28 @@ def clip_source(
             streams=tuple(data.modalities),
             num_workers=run.dataloader_num_workers,
             multiprocessing_context=getattr(run, "dataloader_multiprocessing_context", None),
-            **forms,
+            **cached_forms(recipe),
         )
         return cache, cache.tables
-    return (ClipCache(processor, data.cache_gb) if data.cache_gb else processor), tables
+    if data.cache_gb:
+        return ClipCache(processor, data.cache_gb), tables
+    return processor, tables
 
 
-def cached_forms(data: DataArguments, evaluation: EvaluationArguments) -> dict[str, str]:
-    """The latest form of frames and sound that comes before everything that the run changes at random."""
-    augmentation = None if data.augmentation is None else ClipAugmentation(**data.augmentation)
-    noise = data.train_noise_db is not None or any(str(level) != "clean" for level in evaluation.evaluation_noise_db)
+def cached_forms(recipe: Recipe) -> dict[str, str]:
+    """The latest form of frames and audio that comes before everything that the run changes at random."""
+    augmentation, forms = recipe.augmentation, {"frames": "resized", "sound": "spectrogram"}
+    if augmentation is not None and changes_pictures(augmentation):
+        forms["frames"] = "decoded"
+    noisy = [level for level in recipe.evaluation.evaluation_noise_db if str(level) != "clean"]
     gain = augmentation is not None and augmentation.gain_db != 0
-    return {
-        "frames": "decoded" if augmentation is not None and changes_pictures(augmentation) else "resized",
-        "sound": "waveform" if noise or gain else "spectrogram",
-    }
+    if noisy or gain or recipe.train_noise is not None:
+        forms["sound"] = "waveform"
+    return forms
 
 
-def block_state_source(
-    cache: FeatureCache, model: nn.Module, data: DataArguments, run: RunArguments
-) -> BlockStateCache:
-    """
-    What gives the model the states that enter its first prompted block, in the type in which it computes them.
+def block_state_source(recipe: Recipe, cache: FeatureCache, model: nn.Module) -> BlockStateCache:
+    """What gives the model the states that enter its first prompted block, in the type in which it computes them.
 
     Args:
         cache: of `clip_source`.
@@ -75,13 +70,14 @@ def block_state_source(
         raise ValueError(
             "block_states: the backbone's dropout changes its blocks from step to step; leave one of both out"
         )
+    run = recipe.run
     model.to(run.device)
 
     def states_of(**inputs: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         return trunk.block_states(**{name: value.to(run.device) for name, value in inputs.items()})
 
     return build_block_state_cache(
-        data.block_states,
+        recipe.data.block_states,
         cache,
         states_of,
         trunk.block_states_fingerprint(),

@@ -8,11 +8,10 @@ from dataclasses import fields
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoConfig
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
 
-from .arguments import ModelArguments
+from .arguments import ModelArguments, Recipe, backbone_config, unreachable
 
 
 logger = logging.getLogger(__name__)
@@ -38,39 +37,35 @@ TRAINED = {
     "lora": ("classifier",),
     "lavish": ("lavish_adapters", "classifier"),
 }  # None: all there are
-LORA_RANK = 8  # of the baseline, where none is given
 
 
-def config_changes(arguments: ModelArguments, modalities: list[str], labels: str = "clip") -> dict:
+def config_changes(recipe: Recipe, multi_label: bool) -> dict:
     """Fields of `MAAVTConfig` that this run sets. Raises ValueError for a field that does not exist."""
     known = {f.name for f in fields(MAAVTConfig)}
-    changes = dict(arguments.model_config or {})
+    tuning = recipe.model.tuning
+    changes = dict(recipe.model.model_config or {})
     if unknown := sorted(set(changes) - known):
         raise ValueError(f"model_config: unknown fields {unknown}; see the docstring of MAAVTConfig")
-    changes.update(BASELINE_CONFIGS.get(arguments.tuning, {}))
-    if len(modalities) == 1:
+    changes.update(BASELINE_CONFIGS.get(tuning, {}))
+    if not recipe.both_modalities:
         changes.update(SINGLE_MODALITY)
-    changes["freeze_backbone"] = arguments.tuning != "full"
-    if labels == "multi_label":
+    changes["freeze_backbone"] = tuning != "full"
+    if multi_label:
         changes["problem_type"] = "multi_label_classification"
     return changes
 
 
-def lora_rank(arguments: ModelArguments) -> int:
-    """The rank of LoRA in the backbone; 0 for none."""
-    return arguments.lora_rank or (LORA_RANK if arguments.tuning == "lora" else 0)
-
-
-def build_model(
-    arguments: ModelArguments, label_names: list[str], modalities: list[str], seed: int, labels: str = "clip"
-) -> nn.Module:
+def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = False) -> nn.Module:
     """The model of a run, with what is trained (and nothing else) requiring gradients.
 
-    `labels` is the `kind` of the run's `ClipTargets`: clips with several labels are trained by binary cross-entropy.
+    Clips with several labels (`multi_label`) are trained by binary cross-entropy.
     Returns a `PeftModel` for `tuning: adapter`, `lora` and `lavish`, else a plain `MAAVTForAudioVisualClassification`.
     """
-    torch.manual_seed(seed)
-    changes = config_changes(arguments, modalities, labels)
+    arguments = recipe.model
+    if recipe.run.evaluate_only:
+        check_classes(arguments, label_names)
+    torch.manual_seed(recipe.run.seed)
+    changes = config_changes(recipe, multi_label)
     try:
         model = MAAVTForAudioVisualClassification.from_pretrained(
             arguments.model_name_or_path,
@@ -83,15 +78,12 @@ def build_model(
             **changes,
         )
     except OSError as error:
-        raise OSError(
-            f"model_name_or_path: {arguments.model_name_or_path} is no folder with a ViT checkpoint, and cannot be had "
-            "from the Hub or its cache; give a folder with config.json and weights, or a name of the Hub"
-        ) from error
+        raise unreachable(arguments) from error
     if arguments.tuning == "linear_probe":
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)
     if arguments.tuning in TRAINED:
-        config = maavt_peft_config(model, lora_rank(arguments), modules=TRAINED[arguments.tuning])
+        config = maavt_peft_config(model, arguments.lora_rank, modules=TRAINED[arguments.tuning])
         model = get_peft_model(model, config)
         check_trainable(model)
     trained, total = parameter_counts(model)
@@ -101,7 +93,7 @@ def build_model(
 
 def check_classes(arguments: ModelArguments, label_names: list[str]) -> None:
     """Raises ValueError where a checkpoint that is to be measured was not trained on the classes of the data."""
-    config = AutoConfig.from_pretrained(arguments.model_name_or_path, revision=arguments.revision or "main")
+    config = backbone_config(arguments)
     known = [config.id2label[i] for i in range(config.num_labels)]
     if config.model_type != MAAVTConfig.model_type or known != label_names:
         raise ValueError(

@@ -1,10 +1,17 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a run leaves behind: a merged model, an adapter, their cards, and what goes to the Hub."""
+"""What a run leaves behind: tables, a merged model, an adapter, their cards, and what goes to the Hub.
 
+Everything is written to a hidden folder first and renamed when all of it is there, `results.json` last: a run that is
+killed before leaves no `results.json`.
+"""
+
+import csv
+import json
 import logging
+import os
 import shutil
-from collections.abc import Callable
+import time
 from pathlib import Path
 
 from huggingface_hub import create_repo, upload_folder
@@ -13,122 +20,233 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
-from training.common.results import package_versions
-from training.trainer.checkpoints import DAMAGED, REMOVED, STAGED
+from processing.data.atomic_writing import write_text
+from training.common.class_reports import write_class_reports
+from training.common.plots import plots_of_run
+from training.common.results import markdown_table, package_versions
 
-from .arguments import ArgumentTuple, RunArguments, recorded_arguments
+from .arguments import Recipe, recorded_arguments, training_record
+from .baseline import baseline_rows
 from .card import backbone_license, write_card
-from .model import lora_rank, merged_model, parameter_counts
+from .data import Clips, RunData
+from .evaluation import Evaluation, evaluate_model, predict
+from .model import build_model, merged_model, parameter_counts
+from .official_scores import official_scores, official_tables
+from .retrieval import retrieval_scores
 
 
 logger = logging.getLogger(__name__)
 
-
-def clear_checkpoints(args: RunArguments) -> None:
-    """Deletes the checkpoints of an earlier run if asked to. Raises FileExistsError where they would be mixed up."""
-    found = sorted(Path(args.output_dir).glob("checkpoint-*"))
-    if found and not args.overwrite_output_dir:
-        raise FileExistsError(
-            f"output_dir: {args.output_dir} holds {len(found)} checkpoints of an earlier run; go on from them with "
-            "--resume_from_checkpoint true, start over with --overwrite_output_dir, or choose another --output_dir"
-        )
-    unfinished = [STAGED, REMOVED, *([DAMAGED] if args.overwrite_output_dir else [])]
-    leftovers = [path for prefix in unfinished for path in Path(args.output_dir).glob(f"{prefix}checkpoint-*")]
-    for folder in found + leftovers:
-        shutil.rmtree(folder)
+UNFINISHED = ".unfinished-results"
+TRAINED_PARTS = {
+    "adapter": "its tokens and heads",
+    "full": "all of it",
+    "linear_probe": "its classifier alone",
+    "lora": "its classifier alone",
+    "lavish": "LAVISH adapters and a classifier",
+}
 
 
-def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
-    """The part of `results.json` that is known before the evaluation."""
-    model_args, data_args, eval_args, args = arguments
-    trained, total = parameter_counts(model)
-    backbone = model_args.model_name_or_path
-    backbone = Path(backbone).name if Path(backbone).exists() else backbone
-    path = Path(data_args.data)
-    data_name = eval_args.data_name or (path.parent.name if path.suffix == ".csv" else path.name)
-    what = {
-        "adapter": "its tokens and heads",
-        "full": "all of it",
-        "linear_probe": "its classifier alone",
-        "lora": "its classifier alone",
-        "lavish": "LAVISH adapters and a classifier",
-    }
-    rank = lora_rank(model_args)
-    lora = f", with LoRA of rank {rank}" if rank else ""
-    num_classes = len(report["classes"])
-    left_out = report["skipped_by_reason"] | report.get("left_out_before", {})
-    reasons = ", ".join(f"{number} ({reason})" for reason, number in left_out.items())
+def evaluate(trainer: Trainer, recipe: Recipe, clips: Clips, data: RunData) -> tuple[Evaluation, dict]:
+    """The test table with its baseline, and the further figures that papers report for this set."""
+    measured = evaluate_model(trainer, recipe, data, clips.label_names)
+
+    def on_validation():
+        return predict(trainer, data.split("validation", noise_db=recipe.train_noise))
+
+    official = official_scores(measured.predictions, data.tables["test"], clips.label_names, on_validation)
+    # The regression is fitted on a table, which a stream has not.
+    if recipe.evaluation.baseline and recipe.run.should_save and clips.stream is None:
+        measured.rows.extend(baseline_rows(recipe, data, len(clips.label_names)))
+    return measured, official
+
+
+def save(
+    trainer: Trainer, recipe: Recipe, clips: Clips, data: RunData, trained: dict, measured: Evaluation, official: dict
+) -> dict:
+    """Writes results, model, adapter and cards, and uploads them where asked. Returns what `results.json` holds.
+
+    To be called by every process: the first one writes.
+    """
+    run = recipe.run
+    model = whole_model(trainer, recipe, clips)
+    results = describe(recipe, clips, trainer.model, trained)
+    results |= official | {"rows": measured.rows, "threshold": measured.threshold}
+    if recipe.evaluation.retrieval and run.should_save:
+        loader = run.per_device_eval_batch_size, run.dataloader_num_workers
+        results["retrieval"] = retrieval_scores(model.to(run.device), data.clips("test"), *loader)
+        logger.info("Retrieval among the test clips: %s", results["retrieval"])
+    results["minutes"] = round((time.time() - recipe.started) / 60, 2)
+
+    if run.should_save:
+        output = Path(run.output_dir)
+        staged = output / UNFINISHED
+        shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
+        write_results(staged, results, measured.records, official_tables(official))
+        write_class_reports(staged)
+        kinds = []
+        if not run.evaluate_only:
+            kinds = save_model(staged, output, model, data.processor, results, run.hub_model_id)
+        publish(staged, output)
+        plots_of_run(output)
+        if run.push_to_hub:
+            push_run(
+                output,
+                run.hub_model_id,
+                recipe.evaluation.hub_upload,
+                private=run.hub_private_repo,
+                token=run.hub_token,
+                revision=run.hub_revision,
+            )
+        print((output / "results.md").read_text(encoding="utf-8"))
+        for kind in kinds:
+            print(f"{kind}: {output / kind}")
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    return results
+
+
+def describe(recipe: Recipe, clips: Clips, model: nn.Module, trained: dict) -> dict:
+    """The part of `results.json` that says what ran."""
+    trained_parameters, parameters = parameter_counts(model)
+    data, report = recipe.data, clips.report
     return {
-        "arguments": recorded_arguments(arguments),
-        "label_names": report["classes"],
+        "arguments": recorded_arguments(recipe),
+        "training": training_record(recipe.run, trained["steps"]),
+        "label_names": clips.label_names,
         "splits": report["splits"],
-        "num_frames": data_args.num_frames,
-        "window": data_args.window,
-        "parameters": total,
-        "trainable": trained,
+        "num_frames": data.num_frames,
+        "window": data.table.window,
+        "parameters": parameters,
+        "trainable": trained_parameters,
         "versions": package_versions(),
-        "card": {
-            "title": eval_args.model_title or f"MA-AVT on {data_name}",
-            "summary": f"Classifies video clips with sound into {num_classes} classes, by picture and sound "
-            f"together. A {backbone} backbone with {what[model_args.tuning]} trained{lora}.",
-            "backbone": backbone,
-            "backbone_license": backbone_license(model_args.model_name_or_path, eval_args.backbone_license),
-            "data_name": data_name,
-            "data_description": eval_args.data_description or f"{data_name}: {num_classes} classes.",
-            "data_license": eval_args.data_license,
-            "skipped": f"Left out while reading: {reasons or 'nothing'}.",
-            "recipe": f"{trained:,} of {total:,} parameters were trained. What differs from the package's defaults:",
-        },
+        "card": card_texts(recipe, report, trained_parameters, parameters),
+        **trained,
     }
 
 
-def whole_model(trainer: Trainer, build: Callable[[], nn.Module]) -> nn.Module | None:
+def card_texts(recipe: Recipe, report: dict, trained_parameters: int, parameters: int) -> dict:
+    """What the model card says beside the figures."""
+    model, card = recipe.model, recipe.evaluation.card
+    backbone = model.model_name_or_path
+    if Path(backbone).exists():
+        backbone = Path(backbone).name
+    path = Path(recipe.data.data)
+    data_name = card.data_name or path.name
+    if path.suffix == ".csv" and not card.data_name:
+        data_name = path.parent.name
+    what = TRAINED_PARTS[model.tuning]
+    if model.lora_rank:
+        what += f", with LoRA of rank {model.lora_rank}"
+    num_classes = len(report["classes"])
+    skipped = report["skipped_by_reason"] | report.get("left_out_before", {})
+    reasons = ", ".join(f"{number} ({reason})" for reason, number in skipped.items())
+    return {
+        "title": card.title or f"MA-AVT on {data_name}",
+        "summary": f"Classifies video clips into {num_classes} classes by video and audio together. The backbone is "
+        f"{backbone}; of it was trained: {what}.",
+        "backbone": backbone,
+        "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
+        "data_name": data_name,
+        "data_description": card.data_description or f"{data_name}: {num_classes} classes.",
+        "data_license": card.data_license,
+        "skipped": f"Skipped while reading: {reasons or 'nothing'}.",
+        "recipe": f"{trained_parameters:,} of {parameters:,} parameters were trained.",
+    }
+
+
+def whole_model(trainer: Trainer, recipe: Recipe, clips: Clips) -> nn.Module | None:
     """The trained model with all its weights, to be called by every process; None where nothing is to be saved.
 
-    FSDP leaves each process its shard: there the weights are gathered into a new model, made by `build`.
+    FSDP leaves each process its shard: there the weights are gathered into a new model.
     """
     if not trainer.is_fsdp_enabled:
         return trainer.model
     weights = trainer.accelerator.get_state_dict(trainer.model)
     if not trainer.args.should_save:
         return None
-    model = build()
+    model = build_model(recipe, clips.label_names, clips.multi_label)
     model.load_state_dict(weights)
     return model
 
 
-def save_outputs(
-    directory: Path, model: nn.Module, processor: ProcessorMixin, results: dict, name: str | None
-) -> dict:
-    """Writes `model/` (plain AutoModel checkpoint) and, for PEFT runs, `adapter/`; both with processor and card.
+def write_results(directory: Path, results: dict, records: list[dict], tables: str = "") -> None:
+    """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
+    columns = ["clip_id"]
+    if records:
+        columns = list(records[0])
+    with open(directory / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(records)
 
-    Merging changes `model`: call this last. Returns the paths.
+
+def save_model(
+    staged: Path, output: Path, model: nn.Module, processor: ProcessorMixin, results: dict, repository: str | None
+) -> list[str]:
+    """Writes `model/` (plain AutoModel checkpoint) and, for PEFT runs, `adapter/` into `staged`, with processor and card.
+
+    Merging changes `model`: call this last. Returns the names of the folders.
     """
-    paths = {"model": directory / "model"}
+    kinds = ["model"]
     if isinstance(model, PeftModel):
-        paths["adapter"] = directory / "adapter"
-        export_adapter(model, paths["adapter"])
-    merged_model(model).save_pretrained(paths["model"])
-    for kind, path in paths.items():
-        processor.save_pretrained(path)
-        write_card(path, results, name=name or str(path), adapter=kind == "adapter")
-    return {kind: str(path) for kind, path in paths.items()}
+        kinds.append("adapter")
+        export_adapter(model, staged / "adapter")
+    merged_model(model).save_pretrained(staged / "model")
+    for kind in kinds:
+        processor.save_pretrained(staged / kind)
+        write_card(staged / kind, results, name=repository or str(output / kind), adapter=kind == "adapter")
+    return kinds
 
 
-def upload(folder: str | Path, args: RunArguments) -> str:
-    """One commit with weights, code, processor and card. Returns the address of the repository."""
-    repository = create_repo(
-        args.hub_model_id or Path(args.output_dir).name,
-        private=args.hub_private_repo,
-        token=args.hub_token,
-        exist_ok=True,
-    )
+def publish(staged: Path, output: Path) -> None:
+    """Renames everything in `staged` into `output`, `results.json` last; what has such a name there is replaced."""
+    finished = output / "results.json"
+    finished.unlink(missing_ok=True)  # an earlier one must not stand beside new weights
+    replaced = staged / ".replaced"
+    replaced.mkdir()
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == finished.name):
+        if path == replaced:
+            continue
+        target = output / path.name
+        if target.is_dir():
+            os.replace(target, replaced / path.name)
+        os.replace(path, target)
+    shutil.rmtree(staged)
+
+
+def push_run(
+    directory: str | Path,
+    repository: str | None = None,
+    kind: str = "model",
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """Uploads a finished run in one commit: weights, code, processor and card. Returns the address of the repository.
+
+    Args:
+        directory: the output folder of a run.
+        repository: `user/name`; None: the folder's name, for the user who is logged in.
+        kind: "model" or "adapter".
+
+    Raises:
+        FileNotFoundError: the run has not come to its end, or has no such folder.
+    """
+    directory = Path(directory)
+    for needed in (directory / "results.json", directory / kind / "README.md"):
+        if not needed.is_file():
+            raise FileNotFoundError(f"{needed}: is not there; give the output folder of a run that has ended")
+    address = create_repo(repository or directory.name, private=private, token=token, exist_ok=True)
     upload_folder(
-        repo_id=repository.repo_id,
-        folder_path=folder,
-        token=args.hub_token,
-        revision=args.hub_revision,
+        repo_id=address.repo_id,
+        folder_path=directory / kind,
+        token=token,
+        revision=revision,
         commit_message="Fine-tuned MA-AVT",
     )
-    logger.info("uploaded to %s", repository)
-    return str(repository)
+    logger.info("Uploaded %s to %s", directory / kind, address)
+    return str(address)

@@ -1,0 +1,44 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How a command is called and recorded: errors as one line, and the command line without this machine's folders."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Call `main`. An error that a user can mend is one line on standard error; `--debug` shows its traceback.
+
+    Raises:
+        SystemExit: 1 after an error, 130 after Ctrl-C.
+    """
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher's report shows the error of the process that failed
+        from torch.distributed.elastic.multiprocessing.errors import record
+
+        main = record(main)
+    try:
+        main()
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        if debug:
+            raise
+        text = str(error).strip() or type(error).__name__
+        print(f"error: {text.splitlines()[0]}", file=sys.stderr)
+        sys.exit(1)
+
+
+def shown_command(module: str, argv: list[str] | None) -> str:
+    """The command for a record of results; of an absolute path only the last part."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    return f"python -m {module} {shlex.join(words)}"
