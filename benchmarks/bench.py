@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from processing.data.atomic_writing import write_text
+
 from .fresh import REPOSITORY, in_forked_process
 from .machine import description
 from .projection import project
@@ -72,10 +74,7 @@ def conditions(name: str) -> dict[str, float]:
 
 
 def write(path: Path, figures: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(ordered(figures), indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(ordered(figures), indent=1) + "\n")
 
 
 def ordered(figures: dict) -> dict:

@@ -12,13 +12,14 @@ optimizer; `*_bf16` compares our encoder in bfloat16 with itself in float32.
 import argparse
 import copy
 import json
-import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+
+from processing.data.atomic_writing import write_text
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,16 +216,9 @@ def main() -> None:
     machine = description(arguments.device)
     figures = {**machine, **settings, **results}
     if arguments.out is not None:
-        write_figures(arguments.out / f"deepavfusion-{file_name(machine)}", figures)
+        path = arguments.out / f"deepavfusion-{file_name(machine)}"
+        write_text(path, json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
-
-
-def write_figures(path: Path, figures: dict) -> None:
-    """Under a temporary name first, which is then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

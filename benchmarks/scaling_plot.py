@@ -9,9 +9,10 @@ Writes FILE.png beside it; needs matplotlib.
 
 import argparse
 import json
-import os
 import re
 from pathlib import Path
+
+from processing.data.atomic_writing import atomic_file
 
 
 TITLES = {"frames": "frames, 1 clip", "batch": "clips, 1 frame", "classes": "classes, 2 clips"}
@@ -51,10 +52,9 @@ def draw(path: Path) -> Path | None:
         f"bfloat16 training step, {blocks} blocks of ViT-B/16, {figures['hardware']}, {figures['cores']} cores"
     )
     picture = path.with_suffix(".png")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=90)
+    with atomic_file(picture) as temporary:
+        figure.savefig(temporary, dpi=90)
     pyplot.close(figure)
-    os.replace(temporary, picture)
     return picture
 
 

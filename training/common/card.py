@@ -9,7 +9,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-from training.maavt.evaluation import markdown_table, write_text
+from processing.data.atomic_writing import write_text
+from training.maavt.evaluation import markdown_table
 
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"

@@ -4,7 +4,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from processing.data.atomic_writing import atomic_file, write_text
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics.classification import (
     IGNORED_LABEL,
@@ -229,21 +229,12 @@ def markdown_table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
     return "\n".join(lines)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes beside the target and renames, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_results(directory: Path, results: dict, records: list[dict], tables: str = "") -> None:
     """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
     write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
-    temporary = directory / "predictions.csv.part"
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+    path = directory / "predictions.csv"
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])
         writer.writeheader()
         writer.writerows(records)
-    os.replace(temporary, directory / "predictions.csv")

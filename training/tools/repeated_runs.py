@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from processing.data.atomic_writing import write_text
 from training.common.card import package_versions
-from training.maavt.evaluation import markdown_table, write_text
+from training.maavt.evaluation import markdown_table
 
 
 RECIPE = Path(__file__).resolve().parents[2] / "train.py"
