@@ -10,10 +10,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from processing.data.atomic_writing import write_text
+from training.common.shipped_files import shipped_file
 from training.maavt.evaluation import markdown_table
 
-
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
 
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
 
@@ -93,7 +92,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
     window = results.get("window")
     text = ModelCard.from_template(
         data,
-        template_path=str(TEMPLATE),
+        template_path=str(shipped_file("model_card.md")),
         title=card["title"],
         summary=card["summary"],
         usage=usage.format(name=name),
