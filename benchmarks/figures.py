@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 import transformers
 
+from processing.data.atomic_writing import write_text
+
 
 FOLDER = Path(__file__).resolve().parent / "results"
 RATIOS = re.compile(
@@ -53,3 +55,7 @@ def ordered(figures: dict) -> dict:
 
 def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_figures(path: Path, figures: dict) -> None:
+    write_text(path, json.dumps(ordered(figures), indent=1) + "\n")
