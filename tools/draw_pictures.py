@@ -140,9 +140,9 @@ def draw_architecture(path: Path) -> None:
     x = 0.1
     for text, colors in kinds:
         for color in colors:
-            box(axes, x, 4.5, 0.2, 0.22, "", color)
+            box(axes, x, 0.2, 0.2, 0.22, "", color)
             x += 0.23
-        axes.text(x + 0.04, 4.61, text, va="center", fontsize=8.5)
+        axes.text(x + 0.04, 0.31, text, va="center", fontsize=8.5)
         x += 0.25 + 0.075 * len(text)
     figure.savefig(path, bbox_inches="tight", pad_inches=0.05, dpi=130)
     plt.close(figure)
