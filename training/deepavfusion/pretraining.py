@@ -18,7 +18,7 @@ from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, check_leaks, report_text
 from processing.data.collators import AudioVisualCollator
-from training.common.card import package_versions
+from training.common.results import package_versions
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import checkpoint_to_resume
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from modeling_deepavfusion import DeepAVFusionConfig
 from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor
-from training.common.card import package_versions
+from training.common.results import package_versions
 
 from .task_arguments import TaskArguments
 
