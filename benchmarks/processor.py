@@ -22,7 +22,7 @@ from PIL import Image
 
 from processing import MAAVTProcessor
 from processing.clip_decoders import PyAVFile, torchcodec_decoders
-from processing.clips import Clip, load_clip
+from processing.clips import Clip, ClipRequest, load_clip
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.generate.demo_clips import DemoSettings, write_demo
 from processing.video_processing_maavt import MAAVTVideoProcessor
@@ -163,7 +163,7 @@ def left_out(files: list[str], repeats: int) -> dict[str, float]:
 
     def load() -> None:
         for file in files:
-            load_clip(file, num_frames=NUM_FRAMES, decoder="pyav")
+            load_clip(file, ClipRequest(num_frames=NUM_FRAMES, decoder="pyav"))
 
     def load_with_every_frame() -> None:
         with mock.patch.object(PyAVFile, "frames_at", PyAVFile._frames_at):
@@ -181,7 +181,7 @@ def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) 
     from processing.clips import _resampler
 
     extractor = processor.feature_extractor
-    clips = [load_clip(file, num_frames=NUM_FRAMES) for file in files]
+    clips = [load_clip(file, ClipRequest(num_frames=NUM_FRAMES)) for file in files]
     to_44100 = [_resampler(clip.sampling_rate, 44100)(clip.waveform) for clip in clips]
     clips = [
         Clip(frames=clip.frames, waveform=sound, sampling_rate=44100)
@@ -210,7 +210,7 @@ def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) 
 
     def research_from_files() -> None:
         for file in files:
-            research_pipeline(load_clip(file, num_frames=NUM_FRAMES), extractor)
+            research_pipeline(load_clip(file, ClipRequest(num_frames=NUM_FRAMES)), extractor)
 
     def ours_from_files() -> dict:
         for first in range(0, len(files), 8):
