@@ -93,6 +93,6 @@ def test_small_run(tmp_path):
         assert found["loss"] == pytest.approx(found["image_loss"] + found["audio_loss"], abs=2e-3)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test"] == results["test"]
     words = Image.open(tmp_path / "run" / "reconstructions.png").text["Description"]
-    assert "given (truth)" in words and "output with the true means" in words and "gray patches are hidden" in words
+    assert "given (truth)" in words and "output on its own means" in words and "gray patches are hidden" in words
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "run" / "model")
     assert model.config.image_size == 32

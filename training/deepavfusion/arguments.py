@@ -4,11 +4,11 @@
 
 import sys
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from training.common.shipped_files import find_config
 from training.maavt.arguments import read_yaml
 
 
@@ -140,7 +140,7 @@ def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tupl
     argv = list(sys.argv[1:] if argv is None else argv)
     defaults = {}
     if argv and argv[0].endswith((".yaml", ".yml")):
-        path = Path(argv.pop(0))
+        path = find_config(argv.pop(0))
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such configuration file; the ready ones are in configs/deepavfusion/")
         defaults = read_yaml(path.read_text(encoding="utf-8")) or {}

@@ -15,6 +15,7 @@ from training.common.map_pictures import PictureGrid, can_draw, displayed_frame
 
 
 POWER = "log10 of mel power"
+OUTPUT = "output\non its own means"
 
 
 def reconstructed(
@@ -37,15 +38,15 @@ def reconstructed(
     fillings = {
         "masked\n(input)": torch.full_like(patches, torch.nan),
         "true patch means\n(no model)": means.expand_as(patches),
-        "output": logits,
+        OUTPUT: logits,
     }
     if standardized:
         # The model's own scale: mean and deviation over the patches that it sees.
         visible = torch.where(hidden, torch.nan, patches)
         mean = visible.nanmean((1, 2), keepdim=True)
         deviation = (visible - mean).square().nanmean((1, 2), keepdim=True).sqrt()
-        fillings["output"] = logits * deviation + mean
-        fillings["output with the true\nmeans and deviations"] = (
+        fillings[OUTPUT] = logits * deviation + mean
+        fillings["output on the true means\nand deviations"] = (
             logits * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + means
         )
     grid = (images.shape[-2] // patch, images.shape[-1] // patch)
