@@ -22,8 +22,8 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
+from processing.data.atomic_writing import write_text
 from processing.data.clip_rows import CLIP_SUFFIXES
-from training.maavt.evaluation import write_text
 
 
 def windows(path: str, length: float | None, stride: float | None) -> Iterator[tuple[float | None, float | None]]:

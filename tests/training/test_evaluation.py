@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from toy_run import write_backbone, write_clips, write_config
 
+from training.common.results import markdown_table
 from training.maavt.arguments import parse_arguments
 from training.maavt.evaluation import (
     Predictions,
-    markdown_table,
     pair_records,
     score,
     write_results,

@@ -13,8 +13,8 @@ from PIL import Image
 from toy_run import write_backbone, write_clips, write_config
 
 from training.common import plots
+from training.common.class_reports import write_class_reports
 from training.common.plots import class_figure, confusion_figure, curve_figure, curves, main, plots_of_run, save_plots
-from training.maavt.class_reports import write_class_reports
 from training.maavt.evaluation import Predictions, pair_records, write_results
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training.maavt.class_reports import class_reports
-from training.maavt.evaluation import cell
+from .class_reports import class_reports
+from .results import cell
 
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 from transformers import HfArgumentParser, TrainingArguments
 
 from training.common.shipped_files import find_config
-from training.maavt.arguments import read_yaml
+from training.common.yaml_text import read_yaml
 
 
 # The paper's augmentation of clips. The spectrogram is not masked twice: pre-training masks patches itself.

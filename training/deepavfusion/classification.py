@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
 from processing.data.augmentation import ClipAugmentation
+from processing.data.clip_cache import ClipCache
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, check_leaks, report_text
 from processing.data.collators import AudioVisualCollator
@@ -25,8 +26,7 @@ from processing.data.mixup import PairMixUp
 from processing.metrics.classification import ClassReport
 from training.common.commands import run_command
 from training.common.map_pictures import can_draw
-from training.maavt.baseline import fit_regression, regression_probabilities
-from training.maavt.clip_cache import ClipCache
+from training.common.regression import fit_regression, regression_probabilities
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, class_metrics, multi_label_metrics
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import checkpoint_to_resume

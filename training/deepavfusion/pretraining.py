@@ -15,13 +15,13 @@ import torch
 from torch import nn
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
+from processing.data.atomic_writing import write_text
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, check_leaks, report_text
 from processing.data.collators import AudioVisualCollator
-from training.common.card import package_versions
 from training.common.commands import run_command, shown_command
-from training.maavt.evaluation import write_text
+from training.common.results import package_versions
 from training.trainer.audio_visual_trainer import AudioVisualTrainer
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import checkpoint_to_resume

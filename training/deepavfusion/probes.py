@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from modeling_deepavfusion import DeepAVFusionModel
 from processing.data.collators import AudioVisualCollator
 from processing.metrics.multilabel import MultiLabelScore
-from training.maavt.baseline import fit_regression
+from training.common.regression import fit_regression
 
 
 STREAMS = ("image", "audio", "fusion")

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArgum
 
 from modeling_deepavfusion import DeepAVFusionConfig
 from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor
-from training.common.card import package_versions
+from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
-from training.maavt.evaluation import markdown_table, write_text
+from training.common.results import markdown_table, package_versions
 from training.trainer.callbacks import EpochCallback
 
 from .arguments import ModelArguments, SeedArguments

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 
 from training.common.commands import run_command
-from training.maavt.arguments import read_yaml
+from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, run_parser, with_spread
 

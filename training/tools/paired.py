@@ -12,10 +12,10 @@ import argparse
 import json
 from pathlib import Path
 
+from processing.data.atomic_writing import write_text
 from processing.metrics.paired_tests import mcnemar_test, paired_bootstrap
 from training.common.commands import run_command
 from training.common.predictions_file import read_predictions
-from training.maavt.evaluation import write_text
 
 
 Condition = tuple[str, str]  # (input, noise)

@@ -12,7 +12,7 @@ and start it again as you like. Writes `<out>.json` and `<out>.md`; the single r
 from pathlib import Path
 
 from training.common.commands import run_command
-from training.maavt.arguments import read_yaml
+from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, run_parser, with_spread
 
