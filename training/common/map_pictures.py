@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from processing.data.atomic_writing import atomic_file
+
 
 PANEL = 1.9  # inches of a panel's height
 
@@ -63,13 +65,10 @@ class PictureGrid:
         bar.ax.tick_params(labelsize=7)
 
     def save(self, path: str | Path) -> None:
-        """Write a png under a temporary name, then rename it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
+        """Write a png file."""
         description = " | ".join(heading.replace("\n", " ") for heading in self.headings) + f". {self.legend}"
-        self.figure.savefig(temporary, format="png", dpi=120, metadata={"Description": description})
-        temporary.replace(path)
+        with atomic_file(path) as temporary:
+            self.figure.savefig(temporary, format="png", dpi=120, metadata={"Description": description})
 
 
 def show_map(axes: Any, values: torch.Tensor, frame: np.ndarray) -> Any:
