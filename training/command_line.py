@@ -45,13 +45,13 @@ def train(context: typer.Context) -> None:
     arguments = list(context.args)
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments[0] = str(find_config(arguments[0]))
-    run(context, lambda: runpy.run_path(str(shipped_file("train.py")), run_name="__main__"), arguments)
+    run(context, script("train.py"), arguments)
 
 
 @app.command(**PASS_ON)
 def predict(context: typer.Context) -> None:
     """Classify clips with a checkpoint: maavt predict MODEL clip.mp4."""
-    run(context, lambda: runpy.run_path(str(shipped_file("predict.py")), run_name="__main__"), context.args)
+    run(context, script("predict.py"), context.args)
 
 
 @app.command(**PASS_ON)
@@ -71,6 +71,11 @@ def demo(context: typer.Context) -> None:
 def export(context: typer.Context) -> None:
     """Write a fine-tuned model as one ONNX file: maavt export MODEL --out model.onnx."""
     run(context, main_of("training.tools.export_onnx"), context.args)
+
+
+def script(name: str) -> Callable[[], object]:
+    """A function that calls the `main` of a file beside the packages."""
+    return lambda: runpy.run_path(str(shipped_file(name)))["main"]()
 
 
 def main_of(module: str) -> Callable[[], object]:

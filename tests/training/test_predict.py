@@ -14,7 +14,7 @@ from transformers import AutoModelForVideoClassification, AutoProcessor
 
 import predict
 import train as recipe
-from predict import classify, windows
+from training.maavt.prediction import classify, windows
 from processing.clips import ClipError
 from processing.generate.clip_writing import write_clip
 

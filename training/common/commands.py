@@ -10,10 +10,10 @@ from pathlib import Path
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Call `main`. An error that a user can mend is one line on standard error; `--debug` shows its traceback.
+    """Call `main` and end the process. An error that a user can mend is one line; `--debug` shows its traceback.
 
     Raises:
-        SystemExit: 1 after an error, 130 after Ctrl-C.
+        SystemExit: with what `main` returns where that is a number, 1 after an error, 130 after Ctrl-C.
     """
     debug = "--debug" in sys.argv
     if debug:
@@ -23,7 +23,10 @@ def run_command(main: Callable[[], object]) -> None:
 
         main = record(main)
     try:
-        main()
+        status = main()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         if debug:
             raise
@@ -35,6 +38,8 @@ def run_command(main: Callable[[], object]) -> None:
         text = str(error).strip() or type(error).__name__
         print(f"error: {text.splitlines()[0]}", file=sys.stderr)
         sys.exit(1)
+    if isinstance(status, int):
+        sys.exit(status)
 
 
 def shown_command(module: str, argv: list[str] | None) -> str:
