@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
-from .pretrained_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
+from .modeling_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
 
 
-if TYPE_CHECKING:  # PEFT takes longer to import than all that is here: it is, where it is used
+if TYPE_CHECKING:  # import PEFT lazily: it takes longer to import than the rest of this package
     from peft import LoraConfig, PeftModel
 
 TRAINING_ONLY_MODULES = ("contrastive_head", "token_attention")
@@ -154,7 +154,7 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
     state = {name: value for name, value in state.items() if not set(name.split(".")) & set(TRAINING_ONLY_MODULES)}
     trunk = model.trunk
     with torch.no_grad():
-        tokens = trunk.prompt(torch.float32)
+        tokens = trunk.prompt()
         if trunk.token_attention is not None:
             tokens = trunk.token_attention(tokens)
     for name, value in state.items():
