@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value, Video
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
 from .clip_checks import CHECKS, usable_rows
 from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
 from .clip_targets import IGNORED_LABEL, ClipTargets
+from .media_columns import MEDIA, as_media, media_cell, storage
 from .prepared_folders import is_prepared, read_report
 
 
@@ -193,8 +194,7 @@ def _balanced_by(rows: list[dict[str, Any]], names: list[str]) -> list[int]:
 def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str]) -> DatasetDict:
     several = isinstance(rows[0]["label"], tuple)
     features = {
-        "video": Video(decode=False),
-        "audio": Audio(decode=False),
+        **MEDIA,
         "label": List(ClassLabel(names=names)) if several else ClassLabel(names=names),
         "start": Value("float64"),
         "end": Value("float64"),
@@ -229,7 +229,9 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
                 [IGNORED_LABEL if name is None else names.index(name) for name in row["segment_labels"]]
                 for row in chosen
             ]
-        parts[side] = Dataset.from_dict(columns, features=Features(features))
+        for name in MEDIA:
+            columns[name] = [media_cell(value) for value in columns[name]]
+        parts[side] = as_media(Dataset.from_dict(columns, features=storage(features)))
     return DatasetDict(parts)
 
 

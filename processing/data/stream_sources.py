@@ -30,6 +30,7 @@ from processing.clips import safe_join
 
 from .clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN
 from .feature_shards import fingerprint
+from .media_columns import as_media, storage
 
 
 HUB = "hf://datasets/"
@@ -209,12 +210,13 @@ def as_table(source: ClipSource, split: str, keep: Any = None, part: str = "") -
         keep: function of a row; rows for which it is False are left out.
         part: names what `keep` keeps: a table that was written under that name is taken as it is.
     """
-    return Dataset.from_generator(
+    table = Dataset.from_generator(
         _rows,
-        features=source.reader.features(),
+        features=storage(source.reader.features()),
         gen_kwargs={"source": source, "split": split, "keep": keep},
         fingerprint=fingerprint([source.identity, split, part]),
     )
+    return as_media(table)
 
 
 def _rows(source: ClipSource, split: str, keep: Any) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,7 @@ import modeling_maavt  # noqa: F401  registers its classes
 import processing  # noqa: F401  registers its classes
 
 
-CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 MODELS = ("maavt", "maavt_prompts_from_block_1", "maavt_lavish", "deepavfusion")
 
 

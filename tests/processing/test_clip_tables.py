@@ -5,6 +5,7 @@
 import csv
 import json
 import shutil
+import sys
 
 import datasets
 import numpy as np
@@ -32,6 +33,12 @@ def class_folder(tmp_path_factory):
     for index in range(12):
         make_clip(folder / ("cat" if index % 2 else "dog") / f"{index:02d}.mp4", index)
     return folder
+
+
+def test_a_table_needs_no_torchcodec(class_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.encoders", None)  # importing it now raises ImportError
+    table, _ = build_clip_table(class_folder, check="none")
+    assert table["train"].features["audio"] == datasets.Audio(decode=False)
 
 
 def write_table(path, rows):

@@ -9,10 +9,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from training.common.shipped_files import shipped_file
 from training.maavt.evaluation import markdown_table, write_text
 
-
-TEMPLATE = Path(__file__).resolve().parents[2] / "model_card.md"
 
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
 
@@ -92,7 +91,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
     window = results.get("window")
     text = ModelCard.from_template(
         data,
-        template_path=str(TEMPLATE),
+        template_path=str(shipped_file("model_card.md")),
         title=card["title"],
         summary=card["summary"],
         usage=usage.format(name=name),

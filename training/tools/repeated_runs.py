@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.common.card import package_versions
+from training.common.shipped_files import shipped_file
 from training.maavt.evaluation import markdown_table, write_text
 
 
-RECIPE = Path(__file__).resolve().parents[2] / "train.py"
+RECIPE = shipped_file("train.py")
 MEASURED = ("top1", "top5", "map", "macro_f1", "match_auroc", "combined")
 
 
