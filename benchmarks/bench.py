@@ -32,12 +32,11 @@ PARTS = (
     "memory",
     "processor",
     "startup",
-    "steps",
     "waiting",
     "exports",
     "scaling",
 )
-RATIOS = re.compile(r"speedup|^steps|fraction|overhead|memory\.train\.(?!mib)|efficiency|share|over_size|load_seconds")
+RATIOS = re.compile(r"speedup|fraction|overhead|memory\.train\.(?!mib)|efficiency|share|over_size|load_seconds")
 
 
 def run_part(name: str, limit: float) -> dict:

@@ -813,7 +813,11 @@ class MAAVTModel(MAAVTPreTrainedModel):
         return self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
 
     def _embed(
-        self, frames: torch.Tensor | None, spectrograms: torch.Tensor | None, tokens: MAAVTTokens, num_segments: int | None
+        self,
+        frames: torch.Tensor | None,
+        spectrograms: torch.Tensor | None,
+        tokens: MAAVTTokens,
+        num_segments: int | None,
     ) -> MAAVTStreams:
         """Frames `[B, T, C, H, W]` and spectrograms `[B, S, F, W]` to what enters the first block."""
         if frames is None and spectrograms is None:
@@ -836,7 +840,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
             streams.audio_grid = self.embeddings.grid(spectrograms)
         return streams
 
-    def _resume(self, video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None) -> MAAVTStreams:
+    def _resume(
+        self, video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None
+    ) -> MAAVTStreams:
         """Block states `[B, T or S, 1 + P, D]` to what enters block `config.prompt_start_layer`."""
         for stream, states in (("video", video), ("audio", audio)):
             if states is not None and states.ndim != 4:
@@ -1018,9 +1024,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         )
 
 
-def count_clips(
-    video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None
-) -> tuple[int, int]:
+def count_clips(video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None) -> tuple[int, int]:
     """B and S of inputs `[B, T, ...]` and `[B, S, ...]`; without audio S is `num_segments`, or 1."""
     if audio is not None:
         num_segments = audio.shape[1]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import TINY_VIT, tiny_inputs
 
-from benchmarks import bench, projection, scaling_plot, steps
+from benchmarks import bench, projection, scaling_plot
 from benchmarks.plain_port import PlainPort, published_config
 from benchmarks.scaling import bend
 from benchmarks.speed import check_equal
@@ -79,17 +79,6 @@ def test_a_part_that_fails_is_reported_and_the_others_are_written(tmp_path, monk
     assert "torch" in file.name and "cores" in file.name
     figures = json.loads(file.read_text())
     assert next(iter(figures)) == "speedup.forward.float32" and figures["torch"] == torch.__version__
-
-
-def test_taking_a_path_away_takes_it_away(models):
-    ours, _ = models
-    inputs = tiny_inputs()
-    for name in steps.NAMES:
-        with steps.without(name), torch.no_grad():
-            torch.testing.assert_close(ours(**inputs).logits, ours(**inputs).logits)
-    with steps.without("rows_left_out"):
-        assert not ours.maavt._may_leave_rows_out({})
-    assert ours.maavt._may_leave_rows_out({})
 
 
 def test_gathered_bytes_are_those_of_the_collective(models, monkeypatch):
