@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 
+# What the options of MAAVTConfig may be.
 CONTRASTIVE_MODES = ("blockwise", "blockwise_shared", "last", None)
 CONTRASTIVE_POSITIVES = ("pair", "label")
 LAYERWISE_MODES = ("common", "unique", None)
@@ -42,6 +43,7 @@ class MAAVTLavishConfig:
                 raise ValueError(f"lavish_config: {name}={getattr(self, name)} must be above 0.")
 
 
+# Their flat names in older configs are `lavish_{name}`.
 LAVISH_FIELDS = tuple(field.name for field in fields(MAAVTLavishConfig))
 
 
@@ -109,11 +111,13 @@ class MAAVTConfig(PreTrainedConfig):
     """
 
     model_type = "maavt"
+    # Without a vision_config the backbone is ViT-B/16, with the eps of its checkpoints instead of ViTConfig's.
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(
             config_class=AutoConfig, model_type="vit", init_kwargs={"layer_norm_eps": 1e-6}, optional=False
         )
     }
+    # The Trainer's predictions are `logits` and `match_logits` alone.
     keys_to_ignore_at_inference = [
         "classification_loss",
         "matching_loss",
@@ -129,6 +133,7 @@ class MAAVTConfig(PreTrainedConfig):
     ]
 
     vision_config: dict | PreTrainedConfig | None = None
+    # learned tokens
     num_audio_tokens: int = 5
     num_visual_tokens: int = 5
     num_shared_tokens: int = 5
@@ -137,15 +142,19 @@ class MAAVTConfig(PreTrainedConfig):
     token_init_std: float | int = 0.02
     layerwise_tokens: str | None = None
     prompt_start_layer: int = 0
+    # foreground mining
     background_mining: bool = True
     match_head: str = "bilinear"
     match_dim: int = 64
     in_batch_mismatches: int = 0
+    # blockwise contrast
     contrastive: str | None = "blockwise"
     contrastive_dim: int = 512
     contrastive_positives: str = "pair"
     temperature: float | int = 0.07
+    # a baseline
     lavish_config: dict | None = None
+    # backbone, losses, training
     position_interpolation: str = "grid"
     classification_loss_weight: float | int = 1.0
     matching_loss_weight: float | int = 1.0
@@ -161,6 +170,8 @@ class MAAVTConfig(PreTrainedConfig):
         if kwargs.pop("lavish_adapters", False) and self.lavish_config is None:
             self.lavish_config = flat
         super().__post_init__(**kwargs)
+
+    # ---- What other code reads of the backbone and the adapters
 
     @property
     def lavish(self) -> MAAVTLavishConfig | None:
@@ -185,6 +196,8 @@ class MAAVTConfig(PreTrainedConfig):
     @property
     def num_attention_heads(self) -> int:
         return self.vision_config.num_attention_heads
+
+    # ---- Checks: the strict dataclass runs every `validate_*` at construction and in `save_pretrained`
 
     def validate_backbone(self):
         if self.vision_config.model_type != "vit":

@@ -179,9 +179,12 @@ class MAAVTPrompt(nn.Module):
         super().__init__()
         self.width = config.hidden_size
         self.token_self_attention = config.token_self_attention
-        # "common" tokens are one set, handed out to every block; "unique" tokens are a set a block.
-        self.repeats = config.num_prompted_layers if config.layerwise_tokens == "common" else 1
-        sets = (config.num_prompted_layers,) if config.layerwise_tokens == "unique" else ()
+        # Layerwise tokens: "common" ones are one set, handed out to every block; "unique" ones are a set a block.
+        self.repeats, sets = 1, ()
+        if config.layerwise_tokens == "common":
+            self.repeats = config.num_prompted_layers
+        elif config.layerwise_tokens == "unique":
+            sets = (config.num_prompted_layers,)
         self._add("cls_token", (1, 1, self.width), config.prompt_start_layer == 0)
         self._add("background_token", (1, self.width), config.background_mining)
         for kind in ("audio", "visual", "shared"):
@@ -197,9 +200,14 @@ class MAAVTPrompt(nn.Module):
 
     def forward(self) -> MAAVTTokens:
         """Hand out copies, never the parameters themselves: a sharded prompt frees those after its forward."""
+        class_token, background = self.cls_token, self.background_token
+        if class_token is not None:
+            class_token = class_token.clone()
+        if background is not None:
+            background = background.clone()
         return MAAVTTokens(
-            class_token=None if self.cls_token is None else self.cls_token.clone(),
-            background=None if self.background_token is None else self.background_token.clone(),
+            class_token=class_token,
+            background=background,
             audio=self._sets(self.audio_tokens),
             visual=self._sets(self.visual_tokens),
             shared=self._sets(self.shared_tokens),
@@ -256,8 +264,9 @@ class MAAVTTokenAttention(nn.Module):
     def forward(self, tokens: MAAVTTokens) -> MAAVTTokens:
         attended = {}
         for kind in ("audio", "visual", "shared"):
-            attention, states = getattr(self, kind), getattr(tokens, kind)
-            attended[kind] = states if attention is None else attention(states)
+            attention, attended[kind] = getattr(self, kind), getattr(tokens, kind)
+            if attention is not None:
+                attended[kind] = attention(attended[kind])
         return MAAVTTokens(class_token=tokens.class_token, background=tokens.background, **attended)
 
 
@@ -380,7 +389,9 @@ class MAAVTLayer(GradientCheckpointingLayer):
         # One pass over both where their lengths agree. Eager attention returns weights, which are recorded per stream.
         eager = self.attention.config._attn_implementation == "eager"
         if not eager and video is not None and audio is not None and video.shape[1:] == audio.shape[1:]:
-            rows = None if video_rows is None else torch.cat([video_rows, audio_rows])
+            rows = None
+            if video_rows is not None:
+                rows = torch.cat([video_rows, audio_rows])  # (Nv + Na, R, D)
             states, _ = part(torch.cat([video, audio]), rows)  # (Nv + Na, len or R, D)
             video, audio = states.split([len(video), len(audio)])
             return video, audio, None, None
@@ -414,8 +425,10 @@ class MAAVTLayer(GradientCheckpointingLayer):
         """x + MLP(LN(x))."""
         return states + self.dropout(self.mlp(self.layernorm_after(states))), None
 
-    def class_map(self, states: torch.Tensor, num_patches: int) -> torch.Tensor:
-        """The localization map `[N, P]` of the states that enter this block (section 6)."""
+    def class_map(self, states: torch.Tensor | None, num_patches: int) -> torch.Tensor | None:
+        """The localization map `[N, P]` of the states that enter this block (section 6); None stays None."""
+        if states is None:
+            return None
         return self.attention.class_map(self.layernorm_before(states), num_patches)
 
 
@@ -635,26 +648,26 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
             # The last block gives the localization maps, and may leave out rows that nobody reads.
             video_rows = audio_rows = None
             if index == last and output_localization:
-                video_map = None if video is None else layer.class_map(video, video_patches)
-                audio_map = None if audio is None else layer.class_map(audio, audio_patches)
+                video_map = layer.class_map(video, video_patches)  # (N, P)
+                audio_map = layer.class_map(audio, audio_patches)
             if index == last and not all_rows:
                 video_rows = select_rows(video, tokens, video_patches)  # (N, R, D)
                 audio_rows = select_rows(audio, tokens, audio_patches)
 
-            # Both streams pass the block.
-            meet = None if lavish is None else partial(lavish, index)
+            # Both streams pass the block; the mean of the shared tokens is what contrast reads.
+            meet = None
+            if lavish is not None:
+                meet = partial(lavish, index)
             video, audio, *_ = layer(video, audio, video_rows, audio_rows, meet)
-            if num_shared > 0 and index >= prompt_start:
-                if video is not None:
-                    video_shared.append(video[:, -num_shared:].mean(1))  # (N, D)
-                if audio is not None:
-                    audio_shared.append(audio[:, -num_shared:].mean(1))
+            if index >= prompt_start:
+                video_shared.append(shared_mean(video, num_shared))  # (N, D)
+                audio_shared.append(shared_mean(audio, num_shared))
 
         return MAAVTEncoderOutput(
             video_state=video,
             audio_state=audio,
-            video_shared_states=torch.stack(video_shared, 1) if video_shared else None,
-            audio_shared_states=torch.stack(audio_shared, 1) if audio_shared else None,
+            video_shared_states=stack_blocks(video_shared),
+            audio_shared_states=stack_blocks(audio_shared),
             video_localization=video_map,
             audio_localization=audio_map,
         )
@@ -682,7 +695,9 @@ def append_tokens(
     layerwise = tokens.shared.shape[0] > 1
     if states is None or (step > 0 and not layerwise):
         return states
-    entering = [unimodal[step], tokens.shared[step]] if layerwise else [unimodal[0], tokens.shared[0]]
+    # One set for all blocks, or a set a block.
+    index = min(step, unimodal.shape[0] - 1)
+    entering = [unimodal[index], tokens.shared[index]]  # (n, D) each
     if step > 0:
         states = states[:, : states.shape[1] - sum(len(part) for part in entering)]
     elif tokens.background is not None and not background_inside:
@@ -700,6 +715,20 @@ def select_rows(states: torch.Tensor | None, tokens: MAAVTTokens, num_patches: i
         rows.append(states[:, 1 + num_patches : 2 + num_patches])
     rows.append(states[:, states.shape[1] - tokens.shared.shape[1] :])
     return torch.cat(rows, dim=1)
+
+
+def shared_mean(states: torch.Tensor | None, num_shared: int) -> torch.Tensor | None:
+    """The mean `[N, D]` of the shared tokens, which end a sequence; None without stream or tokens."""
+    if states is None or num_shared == 0:
+        return None
+    return states[:, -num_shared:].mean(1)
+
+
+def stack_blocks(means: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """`[N, L, D]` of one `[N, D]` a block; None where there are none."""
+    if not means or means[0] is None:
+        return None
+    return torch.stack(means, dim=1)
 
 
 # ---- The trunk: from clips to pooled states
@@ -847,15 +876,14 @@ class MAAVTModel(MAAVTPreTrainedModel):
         for stream, states in (("video", video), ("audio", audio)):
             if states is not None and states.ndim != 4:
                 raise ValueError(f"{stream}_block_states must be [B, T, 1 + P, D], got shape {tuple(states.shape)}.")
-        num_clips, num_segments = count_clips(video, audio, num_segments)
-        dtype = self.layernorm.weight.dtype
-        return MAAVTStreams(
-            video=None if video is None else video.flatten(0, 1).to(dtype),  # (B*T, 1 + P, D)
-            audio=None if audio is None else audio.flatten(0, 1).to(dtype),
-            num_clips=num_clips,
-            num_segments=num_segments,
-            first_block=self.config.prompt_start_layer,
-        )
+        streams = MAAVTStreams(None, None, *count_clips(video, audio, num_segments))
+        streams.first_block = self.config.prompt_start_layer
+        dtype = self.layernorm.weight.dtype  # of the frozen part, and of no layer that quantization replaces
+        if video is not None:
+            streams.video = video.flatten(0, 1).to(dtype)  # (B*T, 1 + P, D)
+        if audio is not None:
+            streams.audio = audio.flatten(0, 1).to(dtype)  # (B*S, 1 + P, D)
+        return streams
 
     def _lavish(
         self, streams: MAAVTStreams, has_video: torch.Tensor | None, has_audio: torch.Tensor | None
@@ -897,8 +925,14 @@ class MAAVTModel(MAAVTPreTrainedModel):
     ) -> MAAVTModelOutput:
         """Final LayerNorm, class and background tokens averaged over the frames of a segment, maps on their grid."""
         pool = partial(pool_segments, num_clips=streams.num_clips, num_segments=streams.num_segments)
-        video = None if encoded.video_state is None else self.layernorm(encoded.video_state)  # (B*T, len or R, D)
-        audio = None if encoded.audio_state is None else self.layernorm(encoded.audio_state)
+        video, audio = encoded.video_state, encoded.audio_state  # (B*T or B*S, len or R, D)
+        if video is not None:
+            video = self.layernorm(video)
+        if audio is not None:
+            audio = self.layernorm(audio)
+        sequences = (None, None)
+        if with_sequences:
+            sequences = (video, audio)
 
         # The background token follows the patches, or the class token where only the rows that are read are left.
         video_background = audio_background = None
@@ -908,8 +942,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
             audio_background = row_at(audio, 1 + all_rows * count_patches(streams.audio, inside))
 
         return MAAVTModelOutput(
-            last_hidden_state=video if with_sequences else None,
-            audio_last_hidden_state=audio if with_sequences else None,
+            last_hidden_state=sequences[0],
+            audio_last_hidden_state=sequences[1],
             video_class_state=pool(row_at(video, 0)),
             audio_class_state=pool(row_at(audio, 0)),
             video_background_state=pool(video_background),
@@ -997,13 +1031,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
             across modalities. `last_hidden_state` `[B, T, len, D]`.
         """
         outputs = self(pixel_values_videos=pixel_values_videos, return_dict=True, **kwargs)
-        features = outputs.video_class_state  # (B, S, D)
-        if self.contrastive_head is not None:
-            head = self.contrastive_head
-            features = head.project(head.video, outputs.video_shared_states.mean(1))[:, -1:]  # (B, 1, d)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.last_hidden_state.unflatten(0, tuple(pixel_values_videos.shape[:2])),
-            pooler_output=nn.functional.normalize(features.mean(1).float(), dim=-1),
+            pooler_output=self._retrieval_features("video", outputs),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -1012,16 +1042,22 @@ class MAAVTModel(MAAVTPreTrainedModel):
     def get_audio_features(self, input_features: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """The same for the audio: `input_features` `[B, S, F, W]`, `last_hidden_state` `[B, S, len, D]`."""
         outputs = self(input_features=input_features, return_dict=True, **kwargs)
-        features = outputs.audio_class_state  # (B, S, D)
-        if self.contrastive_head is not None:
-            head = self.contrastive_head
-            features = head.project(head.audio, outputs.audio_shared_states.mean(1))[:, -1:]  # (B, 1, d)
         return BaseModelOutputWithPooling(
             last_hidden_state=outputs.audio_last_hidden_state.unflatten(0, tuple(input_features.shape[:2])),
-            pooler_output=nn.functional.normalize(features.mean(1).float(), dim=-1),
+            pooler_output=self._retrieval_features("audio", outputs),
             hidden_states=outputs.audio_hidden_states,
             attentions=outputs.audio_attentions,
         )
+
+    def _retrieval_features(self, stream: str, outputs: MAAVTModelOutput) -> torch.Tensor:
+        """Unit vectors `[B, d]`, or `[B, D]` without a contrastive head."""
+        if self.contrastive_head is None:
+            features = outputs[f"{stream}_class_state"].mean(1)
+        else:
+            projection = getattr(self.contrastive_head, stream)
+            shared = outputs[f"{stream}_shared_states"].mean(1)  # (B, L, D)
+            features = self.contrastive_head.project(projection, shared)[:, -1]
+        return nn.functional.normalize(features.float(), dim=-1)
 
 
 def count_clips(video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None) -> tuple[int, int]:
@@ -1091,7 +1127,9 @@ class MAAVTContrastiveHead(nn.Module):
     def __init__(self, config: MAAVTConfig):
         super().__init__()
         self.mode = config.contrastive
-        num_projections = config.num_prompted_layers if self.mode == "blockwise" else 1
+        num_projections = 1
+        if self.mode == "blockwise":
+            num_projections = config.num_prompted_layers
         self.video = MAAVTProjection(num_projections, config.hidden_size, config.contrastive_dim)
         self.audio = MAAVTProjection(num_projections, config.hidden_size, config.contrastive_dim)
 
@@ -1192,15 +1230,17 @@ class MAAVTRunningNorm(nn.Module):
 
     def forward(self, states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         """`[..., D]` to `[..., D]`; rows that are not `present` (bool `[...]`) do not enter the statistics."""
+        if present is None:
+            present = torch.ones_like(states[..., 0], dtype=torch.bool)
         if self.training:
-            self.update(states.detach().flatten(0, -2), None if present is None else present.flatten())
+            self.update(states.detach().flatten(0, -2), present.flatten())
         deviation = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
         return (states - self.mean) / deviation
 
     @torch.no_grad()
-    def update(self, rows: torch.Tensor, present: torch.Tensor | None) -> None:
+    def update(self, rows: torch.Tensor, present: torch.Tensor) -> None:
         """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true."""
-        weight = torch.ones_like(rows[:, 0]) if present is None else present.to(rows.dtype)
+        weight = present.to(rows.dtype)  # (N,)
         moments = torch.cat([weight @ rows, weight @ rows.square(), weight.sum()[None]]).float()
         if num_processes() > 1:
             torch.distributed.all_reduce(moments)
