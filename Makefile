@@ -38,10 +38,10 @@ test-latest:  ## the fast suite with the newest releases that pyproject.toml all
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
 	touch $@
 
-bench: .venv/.bench  ## every figure of docs/performance.md on this machine, into BENCH_OUT (benchmarks/results/)
-	$(BIN)/python -m benchmarks.bench
+bench: .venv/.bench  ## every number of docs/performance.md, into BENCH_OUT (benchmarks/results/); BEFORE=another checkout
+	$(BIN)/python -m benchmarks.bench $(if $(BEFORE),--before $(BEFORE))
 
-bench-gpu: .venv/.installed  ## the same table on one GPU; benchmarks/gpu.py says what it needs
+bench-gpu: .venv/.installed  ## speed and memory on one GPU; benchmarks/gpu.py says what it needs
 	$(BIN)/python -m benchmarks.gpu
 
 bench-accuracy: .venv/.installed  ## hours: accuracy against the block at which tokens enter; DRONE=, GRID=, BACKBONE=

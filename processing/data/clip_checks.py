@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from processing.clips import END_TOLERANCE, ClipError, load_clip, probe_clip
+from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, probe_clip
 
 
 SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
@@ -147,7 +147,7 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
     if problem or check != "decode":
         return problem
     for streams in [present] if one_file else [[kind] for kind in present]:
-        clip = load_clip(row[streams[0]], row["start"], row["end"], num_frames=1, streams=streams)
+        clip = load_clip(row[streams[0]], ClipRequest(row["start"], row["end"], num_frames=1, streams=streams))
         if "audio" in streams and (clip.waveform.numel() == 0 or clip.waveform.abs().max() < SILENCE):
             row["audio"] = None
             if "audio" in require or row["video"] is None:

@@ -3,13 +3,14 @@
 """Clips as a PyTorch data set, with truly mismatched pairs (foreground mining, section 3.3 of the MA-AVT paper)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 
-from processing.clips import Clip, clip_window
+from processing.clips import Clip, ClipRequest, clip_window
 
 from .augmentation import ClipAugmentation, add_white_noise
 from .clip_targets import ClipTargets
@@ -214,22 +215,14 @@ class ClipDataset(torch.utils.data.Dataset):
             raise ValueError(f"{row['clip_id']}: {kind} is missing; leave the clip out, or use on_missing='none'")
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
-            start, end = clip_window(row[kind], start, end)
+            start, end = clip_window(row[kind], ClipRequest(start, end))
             room = max(0.0, end - start - self.clip_seconds)
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
             end = min(end, start + self.clip_seconds)
         windows = row["segment_windows"] if self.windows else [(start, end)]
-        clips = [
-            self.processor.load_clip(
-                row[kind],
-                *window,
-                num_frames=self.num_frames // len(windows),
-                streams=streams,
-                on_missing=self.on_missing,
-            )
-            for window in windows
-        ]
+        request = ClipRequest(num_frames=self.num_frames // len(windows), streams=streams, on_missing=self.on_missing)
+        clips = [self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows]
         return clips[0] if len(clips) == 1 else _join(clips)
 
     def _add_noise(self, waveform: torch.Tensor, index: int) -> torch.Tensor:

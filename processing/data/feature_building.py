@@ -16,8 +16,7 @@ from datasets import Audio, Dataset, DatasetDict, Video
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from processing.clip_info import clip_error
-from processing.clips import Clip, ClipError, probe_clip
+from processing.clips import Clip, ClipError, ClipRequest, clip_error, probe_clip
 
 from .feature_shards import FeatureShards, fingerprint
 
@@ -179,9 +178,10 @@ class ShardJobs(torch.utils.data.Dataset):
 
     def _load(self, cell: Mapping[str, Any], source: Source, streams: tuple) -> Clip:
         try:
-            return self.processor.load_clip(
-                cell, source.start, source.end, num_frames=self.num_frames, streams=streams, on_missing="none"
+            request = ClipRequest(
+                source.start, source.end, num_frames=self.num_frames, streams=streams, on_missing="none"
             )
+            return self.processor.load_clip(cell, request)
         except ClipError:
             info = probe_clip(cell)  # a file that is whole but has none of the streams is no failure
             if any(getattr(info, f"has_{stream}") for stream in streams):

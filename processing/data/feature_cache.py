@@ -21,8 +21,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from filelock import FileLock
 
-from processing.clip_info import clip_error
-from processing.clips import Clip
+from processing.clips import Clip, ClipRequest, clip_error
 
 from .augmentation import ClipAugmentation
 from .feature_building import (
@@ -88,16 +87,7 @@ class FeatureCache:
         if clip_seconds is not None:
             raise ValueError("the feature cache holds fixed windows; leave clip_seconds or the feature cache out")
 
-    def load_clip(
-        self,
-        source: Any,
-        start: float | None = None,
-        end: float | None = None,
-        *,
-        num_frames: int | None = None,
-        streams: Sequence[str] = STREAMS,
-        on_missing: str = "raise",
-    ) -> Clip:
+    def load_clip(self, source: Any, request: ClipRequest) -> Clip:
         """As `MAAVTProcessor.load_clip`, of a clip in the cache. `waveform` is a waveform `[n]`, or what the cache holds
         in its place: a spectrogram `[S, F, W]`, which noise and gain must leave alone.
 
@@ -105,23 +95,24 @@ class FeatureCache:
             ValueError: a clip, window, stream or number of frames that the cache was not built for.
             ClipError: the file lacks a wanted stream.
         """
-        if "video" in streams and num_frames is not None and num_frames != self.num_frames:
-            raise ValueError(f"num_frames={num_frames}, but the feature cache holds {self.num_frames}; build it anew")
+        wanted = request.num_frames
+        if "video" in request.streams and wanted is not None and wanted != self.num_frames:
+            raise ValueError(f"num_frames={wanted}, but the feature cache holds {self.num_frames}; build it anew")
         found = {}
         name = source.get("path") if isinstance(source, dict) else source
-        key = window_key(name, start, end)
-        for stream in streams:
+        key = window_key(name, request.start, request.end)
+        for stream in request.streams:
             clip = self.shards[stream].clips.get(key) if stream in self.shards else None
             if clip is None:
                 raise ValueError(
-                    f"{name}: no {stream} from {start} s to {end} s of it in the feature cache; give the data set "
+                    f"{name}: no {stream} from {request.start} s to {request.end} s of it in the feature cache; give the data set "
                     "`cache.tables`"
                 )
             name, found[stream] = clip.name, self.shards[stream].read(clip)
-            if found[stream] is None and on_missing == "raise":
+            if found[stream] is None and request.on_missing == "raise":
                 raise clip_error(name, stream, f'the file has no {stream} stream; give another, or on_missing="none"')
         if all(value is None for value in found.values()):
-            raise clip_error(name, " and ".join(streams), "the file has no such stream; give another file")
+            raise clip_error(name, " and ".join(request.streams), "the file has no such stream; give another file")
         rate = self.processor.feature_extractor.sampling_rate if found.get("audio") is not None else None
         return Clip(frames=found.get("video"), waveform=found.get("audio"), sampling_rate=rate, path=name)
 

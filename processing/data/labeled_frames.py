@@ -15,7 +15,7 @@ import torchvision.transforms.v2.functional as pictures
 from PIL import Image
 from torch.utils.data import Dataset
 
-from processing.clips import clip_window, load_clip, safe_join
+from processing.clips import ClipRequest, clip_window, load_clip, safe_join
 from processing.metrics.localization import consensus_map
 
 
@@ -138,14 +138,14 @@ class LabeledFrames(Dataset):
         if row.frame is not None:
             with Image.open(row.frame) as picture:
                 frame = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
-        loaded = load_clip(
-            row.sound,
+        request = ClipRequest(
             start,
             end,
             times=None if frame is not None else [duration / 2 if row.time is None else row.time],
             sampling_rate=extractor.sampling_rate,
             streams=("audio",) if frame is not None else ("video", "audio"),
         )
+        loaded = load_clip(row.sound, request)
         frame = loaded.frames if frame is None else frame
         batch = self.processor(videos=[frame], audio=[loaded.waveform], sampling_rate=extractor.sampling_rate)
         example = {name: batch[name][0] for name in ("pixel_values_videos", "input_features")}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from processing.clips import clip_window, load_clip, safe_join
+from processing.clips import ClipRequest, clip_window, load_clip, safe_join
 
 from .labeled_frames import window_around
 
@@ -97,7 +97,8 @@ class Mixtures(Dataset):
         extractor, path = self.processor.feature_extractor, self.clips[clip]
         duration = clip_window(path)[1]
         start, end = window_around(None, extractor.segment_seconds, duration)
-        loaded = load_clip(path, start, end, num_frames=self.num_frames, sampling_rate=extractor.sampling_rate)
+        request = ClipRequest(start, end, num_frames=self.num_frames, sampling_rate=extractor.sampling_rate)
+        loaded = load_clip(path, request)
         waveform = self.processor.mixture_windows([loaded.waveform])[0, 0]
         pixels = self.processor(videos=[loaded.frames])["pixel_values_videos"][0]
         example = {"waveform": waveform, "pixels": pixels, "features": self._features(waveform)}

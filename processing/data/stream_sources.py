@@ -25,8 +25,7 @@ from datasets import (
     load_dataset_builder,
 )
 
-from processing.clip_info import clip_error
-from processing.clips import safe_join
+from processing.clips import clip_error, safe_join
 
 from .clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN
 from .feature_shards import fingerprint

@@ -113,9 +113,9 @@ def test_only_the_needed_streams_are_decoded(table, processor, monkeypatch):
     calls = []
     load_clip = MAAVTProcessor.load_clip
 
-    def record(self, source, *arguments, streams, **options):
-        calls.append((int(source["path"].split("/")[-1].split(".")[0]), tuple(streams)))
-        return load_clip(self, source, *arguments, streams=streams, **options)
+    def record(self, source, request):
+        calls.append((int(source["path"].split("/")[-1].split(".")[0]), tuple(request.streams)))
+        return load_clip(self, source, request)
 
     monkeypatch.setattr(MAAVTProcessor, "load_clip", record)
     ClipDataset(table, processor, num_frames=1)[3]
@@ -330,9 +330,9 @@ def test_parts_of_long_clips(tmp_path, processor, monkeypatch):
     windows = []
     load_clip = MAAVTProcessor.load_clip
 
-    def record(self, source, start, end, **options):
-        windows.append((start, end))
-        return load_clip(self, source, start, end, **options)
+    def record(self, source, request):
+        windows.append((request.start, request.end))
+        return load_clip(self, source, request)
 
     monkeypatch.setattr(MAAVTProcessor, "load_clip", record)
     evaluation = ClipDataset(table, processor, clip_seconds=1.0, num_frames=1)

@@ -20,7 +20,7 @@ from clip_factory import numbered_frames, read_number, tone
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value, Video
 from torch.utils.data import DataLoader
 
-from processing.clips import ClipError
+from processing.clips import ClipError, ClipRequest
 from processing.data import stream_sources
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
@@ -229,7 +229,7 @@ def test_sound_of_its_own_and_windows(clips, processor, tmp_path):
     assert rows[1]["audio"]["bytes"] == clips[2] and (rows[1]["start"], rows[1]["end"]) == (0.1, 0.3)
     assert rows[1]["clip_id"].endswith("@0.100-0.300")
     item = next(iter(stream_of(source, processor, shuffle_buffer=1)))
-    other = processor.load_clip(clips[1], 0.1, 0.3, streams=("audio",)).waveform
+    other = processor.load_clip(clips[1], ClipRequest(0.1, 0.3, streams=("audio",))).waveform
     expected = processor(audio=[other], sampling_rate=4000)["input_features"][0]
     assert torch.equal(item["input_features"], expected) and shown(item) == 0
 
@@ -450,9 +450,9 @@ def test_partners_come_from_the_clips_before(source, processor, monkeypatch):
     calls = []
     load_clip = MAAVTProcessor.load_clip
 
-    def record(self, cell, *arguments, streams, **options):
-        calls.append((order[cell["bytes"]], streams))
-        return load_clip(self, cell, *arguments, streams=streams, **options)
+    def record(self, cell, request):
+        calls.append((order[cell["bytes"]], request.streams))
+        return load_clip(self, cell, request)
 
     monkeypatch.setattr(MAAVTProcessor, "load_clip", record)
     stream = stream_of(source, processor, mismatch_probability=1.0, shuffle_buffer=1, partner_buffer=5)

@@ -22,7 +22,7 @@ from clip_factory import (
 )
 
 from processing import clip_decoders, clips
-from processing.clips import ClipError, clip_window, frame_times, load_clip, probe_clip, safe_join
+from processing.clips import ClipError, ClipRequest, clip_window, frame_times, load_clip, probe_clip, safe_join
 from processing.generate.clip_writing import write_clip
 
 
@@ -72,7 +72,9 @@ def write_variant(folder, name):
 def test_decoders_agree(tmp_path, name, window):
     path = write_variant(tmp_path, name)
     loaded = {
-        decoder: load_clip(path, *window, num_frames=8, sampling_rate=16000, on_missing="none", decoder=decoder)
+        decoder: load_clip(
+            path, ClipRequest(*window, num_frames=8, sampling_rate=16000, on_missing="none", decoder=decoder)
+        )
         for decoder in ("pyav", "torchcodec", "auto")
     }
     want = loaded.pop("pyav")
@@ -90,7 +92,10 @@ def test_decoders_agree(tmp_path, name, window):
 @needs_torchcodec
 def test_decoders_agree_on_every_frame(tmp_path):
     path = write_variant(tmp_path, "variable_rate")
-    clips_ = [load_clip(path, 0.5, 1.5, streams=("video",), decoder=decoder) for decoder in ("pyav", "torchcodec")]
+    clips_ = [
+        load_clip(path, ClipRequest(0.5, 1.5, streams=("video",), decoder=decoder))
+        for decoder in ("pyav", "torchcodec")
+    ]
     assert torch.equal(clips_[0].frame_times, clips_[1].frame_times)
     assert read_numbers(clips_[0].frames) == read_numbers(clips_[1].frames)
 
@@ -100,7 +105,7 @@ def test_decoders_agree_on_grid(shared_path):
     files = sorted((shared_path("data/grid_s1") / "clips").glob("*.mp4"))[:20]
     for file in files:
         want, got = (
-            load_clip(file, 1.2, 1.84, num_frames=8, sampling_rate=16000, decoder=decoder)
+            load_clip(file, ClipRequest(1.2, 1.84, num_frames=8, sampling_rate=16000, decoder=decoder))
             for decoder in ("pyav", "torchcodec")
         )
         assert torch.equal(got.frame_times, want.frame_times)
@@ -112,9 +117,9 @@ def test_auto_uses_what_is_there(tmp_path, monkeypatch):
     path = write_variant(tmp_path, "plain")
     assert isinstance(clip_decoders.open_file(str(path), "a.mp4"), clip_decoders.PyAVFile)
     monkeypatch.setattr(clip_decoders, "torchcodec_decoders", lambda: None)
-    assert read_numbers(load_clip(path, times=[0.1, 1.0]).frames) == [2, 25]
+    assert read_numbers(load_clip(path, ClipRequest(times=[0.1, 1.0])).frames) == [2, 25]
     with pytest.raises(ImportError, match='decoder="pyav"'):
-        load_clip(path, decoder="torchcodec")
+        load_clip(path, ClipRequest(decoder="torchcodec"))
 
 
 def test_torchcodec_without_ffmpeg_is_not_tried_anew_with_every_clip(tmp_path, monkeypatch):
@@ -132,10 +137,10 @@ def test_torchcodec_without_ffmpeg_is_not_tried_anew_with_every_clip(tmp_path, m
 @needs_torchcodec
 def test_torchcodec_without_pyav(tmp_path, monkeypatch):
     path = write_variant(tmp_path, "late_start")
-    want, want_info = load_clip(path, 0.2, 1.9, num_frames=4), probe_clip(path)
+    want, want_info = load_clip(path, ClipRequest(0.2, 1.9, num_frames=4)), probe_clip(path)
     monkeypatch.setattr(clip_decoders, "has_pyav", lambda: False)
     clips._cached_info.cache_clear()
-    got, info = load_clip(path, 0.2, 1.9, num_frames=4), probe_clip(path)
+    got, info = load_clip(path, ClipRequest(0.2, 1.9, num_frames=4)), probe_clip(path)
     clips._cached_info.cache_clear()
     assert torch.equal(got.frames, want.frames)
     torch.testing.assert_close(got.waveform, want.waveform, atol=1e-4, rtol=0)
@@ -151,9 +156,9 @@ def test_failing_torchcodec_is_named_and_not_asked_by_auto(tmp_path, monkeypatch
         raise RuntimeError("no more frames")
 
     monkeypatch.setattr(clip_decoders.TorchcodecFile, "frames_at", fail)
-    assert read_numbers(load_clip(path, times=[1.0]).frames) == [25]
+    assert read_numbers(load_clip(path, ClipRequest(times=[1.0])).frames) == [25]
     with pytest.raises(ClipError, match="cannot be decoded"):
-        load_clip(path, times=[1.0], decoder="torchcodec")
+        load_clip(path, ClipRequest(times=[1.0], decoder="torchcodec"))
 
 
 # Frames that nobody sees are not decoded
@@ -209,7 +214,9 @@ def test_headers_are_read_once(tmp_path, monkeypatch, decoder):
     scans, scan = [], clip_decoders.PyAVFile._scan_end
     monkeypatch.setattr(clip_decoders.PyAVFile, "_scan_end", lambda self: scans.append(self) or scan(self))
     windows = [(0.1, 0.5), (0.6, 1.0), (1.1, 1.5)]
-    numbers = [read_numbers(load_clip(path, *window, num_frames=1, decoder=decoder).frames) for window in windows]
+    numbers = [
+        read_numbers(load_clip(path, ClipRequest(*window, num_frames=1, decoder=decoder)).frames) for window in windows
+    ]
     assert numbers == [[7], [20], [32]] and len(scans) == 1
     assert clip_window(path)[1] == pytest.approx(2.0, abs=0.1) and len(scans) == 1
     write_numbered(path, 4.0)
@@ -220,7 +227,7 @@ def test_few_frames_of_a_clip_take_less_decoding(tmp_path, monkeypatch):
     path = write_numbered(tmp_path / "a.mp4", 8.0)
     decoded = count_decoded(monkeypatch)
     want = [12, 37, 62, 87, 112, 137, 162, 187]
-    assert read_numbers(load_clip(path, num_frames=8, streams=("video",)).frames) == want
+    assert read_numbers(load_clip(path, ClipRequest(num_frames=8, streams=("video",))).frames) == want
     assert len(decoded) < 0.7 * 200
 
 
@@ -247,7 +254,7 @@ def test_nothing_is_decoded_after_the_last_frame_that_is_shown(tmp_path, monkeyp
     monkeypatch.setattr(clip_decoders.ShownFrames, "_tell", recorded)
     if not progressive:
         monkeypatch.setattr(clip_decoders, "PROGRESSIVE", -1)
-    assert read_numbers(load_clip(path, times=[0.5, 3.0], streams=("video",)).frames) == [12, 75]
+    assert read_numbers(load_clip(path, ClipRequest(times=[0.5, 3.0], streams=("video",))).frames) == [12, 75]
     last = given.index(3.0)
     told = progressive and hasattr(av.CodecContext.create("h264", "r"), "field_order")
     assert len(given) == last + (1 if told else 2)  # else the one beside it may be its other field
@@ -273,11 +280,11 @@ def test_fields_are_decoded_together(tmp_path, monkeypatch):
         pytest.skip("this PyAV does not tell the order of fields")
     decoded = count_decoded(monkeypatch)
     assert order != clip_decoders.PROGRESSIVE
-    expected = load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames
+    expected = load_clip(path, ClipRequest(times=[0.5, 2.2, 3.0], streams=("video",))).frames
     assert decoded == sorted(decoded)  # once
     monkeypatch.setattr(clip_decoders, "PROGRESSIVE", order)  # a stream that begins as whole frames
     decoded.clear()
-    assert torch.equal(load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames, expected)
+    assert torch.equal(load_clip(path, ClipRequest(times=[0.5, 2.2, 3.0], streams=("video",))).frames, expected)
     assert decoded != sorted(decoded)  # once more, with every frame
 
 
@@ -291,7 +298,7 @@ def test_a_decoder_that_leaves_out_too_much_is_asked_again(tmp_path, monkeypatch
 
     monkeypatch.setattr(clip_decoders.ShownFrames, "_tell", all_left_out)
     decoded = count_decoded(monkeypatch)
-    assert read_numbers(load_clip(path, times=[1.0, 2.2, 3.0], streams=("video",)).frames) == [25, 55, 75]
+    assert read_numbers(load_clip(path, ClipRequest(times=[1.0, 2.2, 3.0], streams=("video",))).frames) == [25, 55, 75]
     assert decoded != sorted(decoded)  # from the beginning once more
 
 
@@ -299,7 +306,7 @@ def test_h264_in_avi_is_decoded_once(tmp_path, monkeypatch):
     """The packets there do not say when they are shown."""
     path = write_h264(tmp_path / "a.avi", {"bf": "3"})
     decoded = count_decoded(monkeypatch)
-    assert len(load_clip(path, times=[0.5, 2.2, 3.0], streams=("video",)).frames) == 3
+    assert len(load_clip(path, ClipRequest(times=[0.5, 2.2, 3.0], streams=("video",))).frames) == 3
     assert len(decoded) <= 100
 
 
@@ -308,7 +315,7 @@ def test_pictures_of_two_sizes_are_named(tmp_path, monkeypatch):
     convert, sizes = clip_decoders.PyAVFile._to_rgb, iter([64, 32])
     monkeypatch.setattr(clip_decoders.PyAVFile, "_to_rgb", lambda self, frame: convert(self, frame)[: next(sizes)])
     with pytest.raises(ClipError, match="96x64 and 96x32; write it again in one size"):
-        load_clip(path, times=[0.1, 1.0])
+        load_clip(path, ClipRequest(times=[0.1, 1.0]))
 
 
 def test_long_file_is_not_read_whole(tmp_path, monkeypatch):
@@ -316,11 +323,11 @@ def test_long_file_is_not_read_whole(tmp_path, monkeypatch):
     frames = np.zeros((count, 32, 32, 3), np.uint8)
     path = write_clip(tmp_path / "long.mp4", frames, tone(300), fps=5, sampling_rate=16000)
     decoded = count_decoded(monkeypatch)
-    clip = load_clip(path, 200.0, 202.0, num_frames=4, sampling_rate=16000)
+    clip = load_clip(path, ClipRequest(200.0, 202.0, num_frames=4, sampling_rate=16000))
     assert clip.frames.shape[0] == 4 and len(clip.waveform) == 32000
     assert min(decoded) > 195 and max(decoded) < 205 and len(decoded) < 80
     decoded.clear()
-    load_clip(path, times=[10.0, 290.0], streams=("video",))  # far apart: two seeks, not one long read
+    load_clip(path, ClipRequest(times=[10.0, 290.0], streams=("video",)))  # far apart: two seeks, not one long read
     assert len(decoded) < 40
 
 
@@ -335,10 +342,10 @@ def test_frame_times_are_centers():
 def test_frame_on_the_screen(tmp_path, decoder):
     path = write_variant(tmp_path, "plain")
     times = [0.0, 0.039, 0.041, 1.0, 1.05, 1.999]
-    clip = load_clip(path, times=times, streams=("video",), decoder=decoder)
+    clip = load_clip(path, ClipRequest(times=times, streams=("video",), decoder=decoder))
     assert read_numbers(clip.frames) == [0, 0, 1, 25, 26, 49]
     np.testing.assert_allclose(clip.frame_times, [0, 0, 0.04, 1.0, 1.04, 1.96], atol=1e-6)
-    unsorted = load_clip(path, times=times[::-1], streams=("video",), decoder=decoder)
+    unsorted = load_clip(path, ClipRequest(times=times[::-1], streams=("video",), decoder=decoder))
     assert torch.equal(unsorted.frames, clip.frames.flip(0))
 
 
@@ -346,7 +353,7 @@ def test_frame_on_the_screen(tmp_path, decoder):
 def test_variable_frame_rate(tmp_path, decoder):
     path = write_variant(tmp_path, "variable_rate")
     times = np.linspace(0.1, VARIABLE[-1], 30)
-    clip = load_clip(path, times=times, streams=("video",), decoder=decoder)
+    clip = load_clip(path, ClipRequest(times=times, streams=("video",), decoder=decoder))
     assert read_numbers(clip.frames) == [int(np.searchsorted(VARIABLE, t + 1e-3, "right")) - 1 for t in times]
 
 
@@ -354,11 +361,13 @@ def test_variable_frame_rate(tmp_path, decoder):
 def test_count_rate_and_all_frames(tmp_path, decoder):
     path = write_variant(tmp_path, "plain")
     options = {"streams": ("video",), "decoder": decoder}
-    assert read_numbers(load_clip(path, 0.4, 1.2, num_frames=4, **options).frames) == [12, 17, 22, 27]
-    assert read_numbers(load_clip(path, 0.4, 1.2, fps=5, **options).frames) == [12, 17, 22, 27]
-    assert read_numbers(load_clip(path, 0.41, 0.6, **options).frames) == [10, 11, 12, 13, 14]
-    assert len(load_clip(path, **options).frames) == 50
-    assert len(load_clip(path, 0.4, 0.44, num_frames=8, **options).frames) == 8  # more than there are: repeated
+    assert read_numbers(load_clip(path, ClipRequest(0.4, 1.2, num_frames=4, **options)).frames) == [12, 17, 22, 27]
+    assert read_numbers(load_clip(path, ClipRequest(0.4, 1.2, fps=5, **options)).frames) == [12, 17, 22, 27]
+    assert read_numbers(load_clip(path, ClipRequest(0.41, 0.6, **options)).frames) == [10, 11, 12, 13, 14]
+    assert len(load_clip(path, ClipRequest(**options)).frames) == 50
+    assert (
+        len(load_clip(path, ClipRequest(0.4, 0.44, num_frames=8, **options)).frames) == 8
+    )  # more than there are: repeated
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
@@ -366,7 +375,7 @@ def test_count_rate_and_all_frames(tmp_path, decoder):
 def test_rotation(tmp_path, decoder, rotation):
     frames = numbered_frames(10)
     path = write_clip(tmp_path / "a.mp4", frames, rotation=rotation)
-    clip = load_clip(path, times=[0.21], streams=("video",), decoder=decoder)
+    clip = load_clip(path, ClipRequest(times=[0.21], streams=("video",), decoder=decoder))
     upright = np.rot90(np.asarray(clip.frames[0]), rotation // 90, axes=(1, 2))  # counter-clockwise: turned back
     assert upright.shape == (3, 64, 96) and read_number(upright) == 5
     info = probe_clip(path)
@@ -389,7 +398,7 @@ def test_sound_and_picture_are_aligned(tmp_path, name, decoder):
         path = write_flash_and_beep(path, event, **options)
     lead = probe_clip(path).start
     event = event + options.get("start_time", 0.0) - lead if name != "late_picture" else 1.2
-    clip = load_clip(path, event - 0.5, event + 0.3, sampling_rate=16000, decoder=decoder)
+    clip = load_clip(path, ClipRequest(event - 0.5, event + 0.3, sampling_rate=16000, decoder=decoder))
     white = clip.frames.float().mean((1, 2, 3)) > 120
     flash = float(clip.frame_times[white][0])
     onset = clip.start + beep_onset(clip.waveform, 16000)
@@ -403,8 +412,8 @@ def test_window_equals_crop_of_the_whole(tmp_path, decoder, rate):
     noise = np.random.default_rng(1).standard_normal(88200).astype(np.float32) * 0.1
     path = write_clip(tmp_path / "a.mp4", numbered_frames(50), noise, sampling_rate=22050)
     options = {"streams": ("audio",), "sampling_rate": rate, "decoder": decoder}
-    whole = load_clip(path, **options)
-    part = load_clip(path, 0.8, 1.6, **options)
+    whole = load_clip(path, ClipRequest(**options))
+    part = load_clip(path, ClipRequest(0.8, 1.6, **options))
     rate = whole.sampling_rate
     assert len(part.waveform) == round(0.8 * rate)
     start = round(0.8 * rate)
@@ -415,7 +424,7 @@ def test_window_equals_crop_of_the_whole(tmp_path, decoder, rate):
 @pytest.mark.parametrize("layout", ["mono", "stereo", "5.1"])
 def test_mono_keeps_the_level_of_equal_channels(tmp_path, layout, decoder):
     path = write_clip(tmp_path / "a.mkv", None, tone(1, 48000), sampling_rate=48000, layout=layout)
-    waveform = load_clip(path, streams=("audio",), sampling_rate=16000, decoder=decoder).waveform
+    waveform = load_clip(path, ClipRequest(streams=("audio",), sampling_rate=16000, decoder=decoder)).waveform
     assert waveform.ndim == 1
     assert waveform[4000:12000].square().mean().sqrt() == pytest.approx(0.3 / 2**0.5, rel=0.03)
 
@@ -424,7 +433,7 @@ def test_surround_weights(tmp_path):
     sound = np.zeros((6, 48000), np.float32)
     sound[2] = tone(1, 48000)  # the center alone
     path = write_clip(tmp_path / "a.mkv", None, sound, sampling_rate=48000, layout="5.1")
-    waveform = load_clip(path, streams=("audio",)).waveform
+    waveform = load_clip(path, ClipRequest(streams=("audio",))).waveform
     assert waveform[8000:40000].square().mean().sqrt() == pytest.approx(0.3 / 2**0.5 / 3.4142, rel=0.05)
 
 
@@ -432,7 +441,9 @@ def test_surround_weights(tmp_path):
 @pytest.mark.parametrize("native", [8000, 22050, 44100, 48000])
 def test_resampling_keeps_pitch_and_level(tmp_path, native, decoder):
     path = write_clip(tmp_path / "a.mkv", None, tone(2, native, 1000), sampling_rate=native)
-    waveform = load_clip(path, 0.0, 2.0, streams=("audio",), sampling_rate=16000, decoder=decoder).waveform
+    waveform = load_clip(
+        path, ClipRequest(0.0, 2.0, streams=("audio",), sampling_rate=16000, decoder=decoder)
+    ).waveform
     assert waveform.shape == (32000,)
     spectrum = torch.fft.rfft(waveform[8000:24000])
     assert spectrum.abs().argmax() == 1000  # bins of 1 Hz
@@ -441,12 +452,12 @@ def test_resampling_keeps_pitch_and_level(tmp_path, native, decoder):
 
 def test_streams_of_different_length(tmp_path):
     path = write_clip(tmp_path / "a.mp4", numbered_frames(50), tone(1.0))
-    clip = load_clip(path, num_frames=4)
+    clip = load_clip(path, ClipRequest(num_frames=4))
     assert len(clip.waveform) == 32000 and clip.waveform[20000:].abs().max() == 0  # silence after the sound's end
     path = write_clip(tmp_path / "b.mp4", numbered_frames(25), tone(2.0))
-    assert read_numbers(load_clip(path, times=[0.5, 1.9]).frames) == [12, 24]  # the last frame stays
+    assert read_numbers(load_clip(path, ClipRequest(times=[0.5, 1.9])).frames) == [12, 24]  # the last frame stays
     with pytest.raises(ClipError, match="video stream ends at 1.000 s"):
-        load_clip(path, 1.5, 1.9, num_frames=2)
+        load_clip(path, ClipRequest(1.5, 1.9, num_frames=2))
 
 
 # What can be read, and what it says about itself
@@ -456,13 +467,13 @@ def test_streams_of_different_length(tmp_path):
 def test_sources(tmp_path, decoder):
     path = write_variant(tmp_path, "plain")
     data = path.read_bytes()
-    want = load_clip(path, 0.5, 1.0, num_frames=2, decoder=decoder)
+    want = load_clip(path, ClipRequest(0.5, 1.0, num_frames=2, decoder=decoder))
     sources = [str(path), data, io.BytesIO(data), {"path": str(path), "bytes": None}, {"path": "x", "bytes": data}]
     for source in sources:
-        got = load_clip(source, 0.5, 1.0, num_frames=2, decoder=decoder)
+        got = load_clip(source, ClipRequest(0.5, 1.0, num_frames=2, decoder=decoder))
         assert torch.equal(got.frames, want.frames) and torch.equal(got.waveform, want.waveform)
     with open(path, "rb") as file:
-        assert torch.equal(load_clip(file, 0.5, 1.0, num_frames=2, decoder=decoder).frames, want.frames)
+        assert torch.equal(load_clip(file, ClipRequest(0.5, 1.0, num_frames=2, decoder=decoder)).frames, want.frames)
 
 
 @needs_torchcodec
@@ -470,12 +481,12 @@ def test_torchcodec_decoders_as_sources(tmp_path):
     from torchcodec.decoders import AudioDecoder, VideoDecoder
 
     path = write_variant(tmp_path, "plain")
-    want = load_clip(path, 0.5, 1.0, num_frames=2, decoder="torchcodec")
-    video = load_clip(VideoDecoder(path), 0.5, 1.0, num_frames=2, streams=("video",))
-    audio = load_clip(AudioDecoder(path), 0.5, 1.0, streams=("audio",))
+    want = load_clip(path, ClipRequest(0.5, 1.0, num_frames=2, decoder="torchcodec"))
+    video = load_clip(VideoDecoder(path), ClipRequest(0.5, 1.0, num_frames=2, streams=("video",)))
+    audio = load_clip(AudioDecoder(path), ClipRequest(0.5, 1.0, streams=("audio",)))
     assert torch.equal(video.frames, want.frames) and torch.equal(audio.waveform, want.waveform)
     with pytest.raises(ClipError, match="audio"):
-        load_clip(VideoDecoder(path), 0.5, 1.0)
+        load_clip(VideoDecoder(path), ClipRequest(0.5, 1.0))
 
 
 def test_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
@@ -499,8 +510,8 @@ def test_probe(tmp_path):
 def test_clip_window(tmp_path):
     path = write_variant(tmp_path, "plain")
     assert clip_window(path) == (0.0, pytest.approx(2.0))
-    assert clip_window(path, 0.5) == (0.5, pytest.approx(2.0))
-    assert clip_window(path, 0.5, 1.0) == (0.5, 1.0)
+    assert clip_window(path, ClipRequest(0.5)) == (0.5, pytest.approx(2.0))
+    assert clip_window(path, ClipRequest(0.5, 1.0)) == (0.5, 1.0)
 
 
 def test_cover_picture_is_no_video(tmp_path):
@@ -518,16 +529,16 @@ def test_cover_picture_is_no_video(tmp_path):
         container.mux(sound.encode(audio))
         container.mux(sound.encode(None))
     assert not probe_clip(path).has_video
-    clip = load_clip(path, on_missing="none")
+    clip = load_clip(path, ClipRequest(on_missing="none"))
     assert clip.frames is None and len(clip.waveform) >= 16000
 
 
 def test_headers_are_read_again_when_the_file_changes(tmp_path):
     path = write_numbered(tmp_path / "a.mp4", 1.0)
-    assert load_clip(path, num_frames=1).end == pytest.approx(1.0)
+    assert load_clip(path, ClipRequest(num_frames=1)).end == pytest.approx(1.0)
     write_numbered(path, 2.0)
     os.utime(path, ns=(1, 1))
-    assert load_clip(path, num_frames=1).end == pytest.approx(2.0)
+    assert load_clip(path, ClipRequest(num_frames=1)).end == pytest.approx(2.0)
 
 
 # Missing streams
@@ -537,17 +548,17 @@ def test_headers_are_read_again_when_the_file_changes(tmp_path):
 def test_missing_streams(tmp_path, decoder):
     silent, blind = write_variant(tmp_path, "no_sound"), write_variant(tmp_path, "no_picture")
     with pytest.raises(ClipError, match='audio: the file has no audio stream; .*on_missing="none"') as caught:
-        load_clip(silent, num_frames=2, decoder=decoder)
+        load_clip(silent, ClipRequest(num_frames=2, decoder=decoder))
     assert caught.value.field == "audio" and str(silent) in str(caught.value)
     with pytest.raises(ClipError, match="video: the file has no video stream") as caught:
-        load_clip(blind, num_frames=2, decoder=decoder)
+        load_clip(blind, ClipRequest(num_frames=2, decoder=decoder))
     assert caught.value.field == "video"
-    clip = load_clip(silent, num_frames=2, on_missing="none", decoder=decoder)
+    clip = load_clip(silent, ClipRequest(num_frames=2, on_missing="none", decoder=decoder))
     assert clip.waveform is None and clip.sampling_rate is None and len(clip.frames) == 2
-    clip = load_clip(blind, num_frames=2, on_missing="none", decoder=decoder)
+    clip = load_clip(blind, ClipRequest(num_frames=2, on_missing="none", decoder=decoder))
     assert clip.frames is None and clip.frame_times is None and len(clip.waveform) == 32000
     with pytest.raises(ClipError, match="no such stream"):
-        load_clip(silent, streams=("audio",), on_missing="none", decoder=decoder)
+        load_clip(silent, ClipRequest(streams=("audio",), on_missing="none", decoder=decoder))
 
 
 # Bad input: every message names the file and the cure
@@ -592,7 +603,7 @@ def test_broken_files(tmp_path, name, decoder):
     data, message = bad_files(tmp_path)[name]
     (tmp_path / name).write_bytes(data)
     for source in (tmp_path / name, {"path": name, "bytes": data}):
-        for read in (probe_clip, lambda s, **options: load_clip(s, num_frames=4, **options)):
+        for read in (probe_clip, lambda s, **options: load_clip(s, ClipRequest(num_frames=4, **options))):
             with pytest.raises(ClipError, match=message) as caught:
                 read(source, decoder=decoder)
             assert name in str(caught.value) and caught.value.field == "path"
@@ -609,7 +620,7 @@ def test_zero_frames(tmp_path):
         container.mux(sound.encode(frame))
         container.mux(sound.encode(None))
     for decoder in ("auto", "pyav"):
-        for read in (probe_clip, lambda s, **options: load_clip(s, num_frames=2, **options)):
+        for read in (probe_clip, lambda s, **options: load_clip(s, ClipRequest(num_frames=2, **options))):
             with pytest.raises(ClipError, match="no frames") as caught:
                 read(path, decoder=decoder)
             assert caught.value.field == "video" and str(path) in str(caught.value)
@@ -648,7 +659,7 @@ def test_protocols_are_refused(url):
 
 def test_protocols_can_be_asked_for(tmp_path):
     path = write_variant(tmp_path, "plain")
-    clip = load_clip(f"file:{path}", times=[1.0], allow_remote=True)
+    clip = load_clip(f"file:{path}", ClipRequest(times=[1.0], allow_remote=True))
     assert read_numbers(clip.frames) == [25]
 
 
@@ -666,20 +677,20 @@ def test_protocols_can_be_asked_for(tmp_path):
 def test_bad_windows(tmp_path, window, message):
     path = write_variant(tmp_path, "plain")
     with pytest.raises(ClipError, match=message) as caught:
-        load_clip(path, *window, num_frames=2)
+        load_clip(path, ClipRequest(*window, num_frames=2))
     assert caught.value.field == "window" and str(path) in str(caught.value)
 
 
 def test_window_may_pass_the_end_by_a_little(tmp_path):
     path = write_variant(tmp_path, "plain")
-    clip = load_clip(path, 1.0, 2.04, num_frames=4)
+    clip = load_clip(path, ClipRequest(1.0, 2.04, num_frames=4))
     assert len(clip.waveform) == round(1.04 * 16000) and read_number(clip.frames[-1]) >= 47
 
 
 @pytest.mark.parametrize("times", [[], [float("nan")], [-1.0], [2.5], [[0.5]]])
 def test_bad_times(tmp_path, times):
     with pytest.raises(ClipError) as caught:
-        load_clip(write_variant(tmp_path, "plain"), times=times)
+        load_clip(write_variant(tmp_path, "plain"), ClipRequest(times=times))
     assert caught.value.field == "times"
 
 
@@ -695,7 +706,7 @@ def test_bad_arguments(tmp_path):
         {"decoder": "vlc"},
     ):
         with pytest.raises(ValueError):
-            load_clip(path, **options)
+            load_clip(path, ClipRequest(**options))
 
 
 def test_safe_join(tmp_path):

@@ -23,7 +23,7 @@ from processing import (
     DeepAVFusionVideoProcessor,
     MAAVTProcessor,
 )
-from processing.waveform_reconstruction import masked_waveform
+from processing.spectrograms import masked_waveform
 
 
 @pytest.fixture(scope="module")

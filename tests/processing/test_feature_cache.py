@@ -20,7 +20,7 @@ from clip_factory import numbered_frames, tone
 from datasets import Dataset, DatasetDict
 from torch.utils.data import ConcatDataset, DataLoader
 
-from processing.clips import ClipError
+from processing.clips import ClipError, ClipRequest
 from processing.data import feature_building
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
@@ -295,11 +295,11 @@ def test_an_interrupted_build_goes_on(tables, processor, tmp_path, small_shards,
     decoded = []
     load_clip = MAAVTProcessor.load_clip
 
-    def stop_at_eight(self, source, *arguments, **options):
+    def stop_at_eight(self, source, request):
         decoded.append(Path(source["path"]).name)
         if len(decoded) == 8:
             raise KeyboardInterrupt
-        return load_clip(self, source, *arguments, **options)
+        return load_clip(self, source, request)
 
     monkeypatch.setattr(MAAVTProcessor, "load_clip", stop_at_eight)
     with pytest.raises(KeyboardInterrupt):
@@ -347,7 +347,9 @@ def test_a_killed_build_leaves_whole_shards(tables, processor, tmp_path, monkeyp
     decoded = []
     load_clip = MAAVTProcessor.load_clip
     monkeypatch.setattr(
-        MAAVTProcessor, "load_clip", lambda *a, **k: decoded.append(k["streams"]) or load_clip(*a, **k)
+        MAAVTProcessor,
+        "load_clip",
+        lambda self, source, request: decoded.append(request.streams) or load_clip(self, source, request),
     )
     cache = build_feature_cache(root, processor, tables, num_frames=2)
     assert len(decoded) <= CLIPS - 2 * whole and not list(root.glob("*/.*.part"))
@@ -458,7 +460,11 @@ def test_waveforms_are_kept_below_their_own_peak(processor, tmp_path):
     for split in tables:
         for row in range(len(tables[split])):
             options = (tables[split][row]["start"], tables[split][row]["end"])
-            original = processor.load_clip(tables[split][row]["audio"], *options, streams=("audio",)).waveform
-            kept = cache.load_clip(cache.tables[split][row]["audio"], *options, streams=("audio",)).waveform
+            original = processor.load_clip(
+                tables[split][row]["audio"], ClipRequest(*options, streams=("audio",))
+            ).waveform
+            kept = cache.load_clip(
+                cache.tables[split][row]["audio"], ClipRequest(*options, streams=("audio",))
+            ).waveform
             assert (kept - original).abs().max() <= original.abs().max() * (0.51 / 32767)
             assert np.isfinite(kept.numpy()).all() and original.abs().max() > 0

@@ -19,7 +19,7 @@ from tiny_sets import ClipCopies, crash_on_bad, write_ave, write_crema_d
 from toy_run import write_backbone
 
 import train
-from processing.clips import load_clip
+from processing.clips import ClipRequest, load_clip
 from processing.data.clip_splits import check_leaks
 from processing.data.clip_tables import build_clip_table
 from processing.data.prepared_folders import load_prepared, read_report
@@ -175,7 +175,7 @@ def test_embedded_clips_need_no_files(ave, tmp_path, monkeypatch):
     for row in rows(tmp_path / "out"):
         assert row["video"]["bytes"] == row["audio"]["bytes"] == by_path[row["clip_id"]]
         assert row["video"]["path"] == f"{row['group']}.mp4"
-    assert load_clip(tables["train"][0]["video"], num_frames=2).frames.shape[0] == 2
+    assert load_clip(tables["train"][0]["video"], ClipRequest(num_frames=2)).frames.shape[0] == 2
     table, report = build_clip_table(tmp_path / "out", check="decode")
     assert report["clips"] == 7 and table["train"].features["label"].names[-1] == "Background"
 
@@ -410,7 +410,7 @@ def test_push_to_the_hub(ave, tmp_path):
     shutil.rmtree(ave)
     table = datasets.load_dataset("parquet", data_files={"test": str(tmp_path / "test.parquet")})["test"]
     assert set(table["clip_id"]) == {"v8/Bark", "v5/Bark"} and table[0]["segment_labels"] is not None
-    assert load_clip(table[0]["video"], num_frames=2).waveform is not None
+    assert load_clip(table[0]["video"], ClipRequest(num_frames=2)).waveform is not None
 
 
 def test_bad_shares_are_refused(ave, tmp_path):

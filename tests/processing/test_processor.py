@@ -21,6 +21,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
 
 from processing import (
     ClipError,
+    ClipRequest,
     MAAVTFeatureExtractor,
     MAAVTProcessor,
     MAAVTVideoProcessor,
@@ -145,7 +146,7 @@ def test_open_files_are_for_one_thread(clip, two_threads, monkeypatch):
 def test_arrays_equal_files(clip):
     processor = MAAVTProcessor(MAAVTFeatureExtractor(num_frames=200))
     want = processor(clips=clip)
-    loaded = load_clip(clip, num_frames=8, sampling_rate=16000)
+    loaded = load_clip(clip, ClipRequest(num_frames=8, sampling_rate=16000))
     channels_first, last = loaded.frames, loaded.frames.permute(0, 2, 3, 1)
     pictures = [Image.fromarray(frame.numpy()) for frame in last]
     for frames in (
@@ -266,7 +267,7 @@ def test_only_the_needed_stream_is_decoded(clip, monkeypatch):
     for reader in (clip_decoders.PyAVFile, clip_decoders.TorchcodecFile):
         monkeypatch.setattr(reader, "samples", None)
     assert MAAVTProcessor()(videos=clip)["has_video"].all()
-    assert MAAVTProcessor().load_clip(clip, streams=("video",)).waveform is None
+    assert MAAVTProcessor().load_clip(clip, ClipRequest(streams=("video",))).waveform is None
     monkeypatch.undo()
     for reader in (clip_decoders.PyAVFile, clip_decoders.TorchcodecFile):
         monkeypatch.setattr(reader, "frames_at", None)
@@ -278,7 +279,7 @@ def test_only_the_needed_stream_is_decoded(clip, monkeypatch):
 
 def test_pixels_against_the_image_processor(clip):
     """Frame by frame the same pixels as a ViT image processor's."""
-    frames = load_clip(clip, num_frames=4, streams=("video",)).frames
+    frames = load_clip(clip, ClipRequest(num_frames=4, streams=("video",))).frames
     for mean in ([0.5, 0.5, 0.5], [0.485, 0.456, 0.406]):
         want = ViTImageProcessor(image_mean=mean)(list(frames), return_tensors="pt").pixel_values
         got = MAAVTVideoProcessor(image_mean=mean)(frames, return_tensors="pt").pixel_values_videos[0]
@@ -288,7 +289,7 @@ def test_pixels_against_the_image_processor(clip):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_floating_point_frames_give_the_pixels_of_uint8_frames(clip, dtype):
     processor = MAAVTVideoProcessor(do_resize=False)
-    clips = [load_clip(clip, num_frames=count, streams=("video",)).frames[:2] for count in (3, 4)]
+    clips = [load_clip(clip, ClipRequest(num_frames=count, streams=("video",))).frames[:2] for count in (3, 4)]
     want = processor(clips, return_tensors="pt").pixel_values_videos
     got = processor([frames.to(dtype) for frames in clips], return_tensors="pt").pixel_values_videos
     assert got.dtype == torch.float32 and torch.equal(got, want)
@@ -446,7 +447,8 @@ sound = AutoFeatureExtractor.from_pretrained(directory, trust_remote_code=True)
 batch = dict(processor(clips=[clip, (clip, 0.5, 1.5)], return_tensors="pt"))
 batch["video"] = video(clip, return_tensors="pt")["pixel_values_videos"]
 batch["sound"] = sound(torch.linspace(-0.5, 0.5, 16000), sampling_rate=16000)["input_features"]
-loaded = processor.load_clip(clip, 0.5, 1.5)
+ClipRequest = sys.modules[type(processor).__module__].ClipRequest
+loaded = processor.load_clip(clip, ClipRequest(0.5, 1.5))
 batch["from_clip"] = processor(clips=loaded)["pixel_values_videos"]
 processor.save_pretrained(again)
 reloaded = AutoProcessor.from_pretrained(again, trust_remote_code=True)

@@ -12,7 +12,13 @@ import torch
 from clip_factory import tone, write_numbered
 from PIL import Image
 
-from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor, load_clip
+from processing import (
+    ClipRequest,
+    DeepAVFusionFeatureExtractor,
+    DeepAVFusionProcessor,
+    DeepAVFusionVideoProcessor,
+    load_clip,
+)
 from processing.data.labeled_frames import LabeledFrame, LabeledFrames, fit_map, read_duet, read_mask, window_around
 from processing.data.mixtures import Mixtures, read_pairs
 from processing.generate.clip_writing import write_clip
@@ -45,7 +51,7 @@ def test_masks_lie_on_the_shape_that_sounds(shapes):
     assert len(lines) == 24 and {row["split"] for row in lines} == {"train", "test"}
     for cells, row in zip(lines[:8], read_duet(shapes, "train"), strict=True):
         assert cells["kind"] != cells["silent"] and row.label == cells["color"]
-        clip = load_clip(row.sound, times=[row.time])
+        clip = load_clip(row.sound, ClipRequest(times=[row.time]))
         mask = read_mask(row.mask).bool()
         inside, rest = clip.frames[0].float()[:, mask], clip.frames[0].float()[:, ~mask]
         assert inside.amax(0).mean() > 150 and rest.amax(0).median() < 80
@@ -67,7 +73,7 @@ def test_clips_for_classification_are_seconds_of_training_and_whole_tests(shapes
 
 def test_both_shapes_are_seen_and_one_is_marked(shapes):
     for row in read_duet(shapes, "test"):
-        frame = load_clip(row.sound, times=[row.time], streams=("video",)).frames[0].float()
+        frame = load_clip(row.sound, ClipRequest(times=[row.time], streams=("video",))).frames[0].float()
         bright = int((frame.amax(0) > 130).sum())
         assert bright > 1.3 * int(read_mask(row.mask).sum())
 

@@ -363,7 +363,9 @@ def test_cache_changes_no_item_and_decodes_each_stream_once(toy, monkeypatch):
     calls = []
     original = MAAVTProcessor.load_clip
     monkeypatch.setattr(
-        MAAVTProcessor, "load_clip", lambda self, *a, **k: calls.append(k["streams"]) or original(self, *a, **k)
+        MAAVTProcessor,
+        "load_clip",
+        lambda self, source, request: calls.append(request.streams) or original(self, source, request),
     )
     plain = make_dataset(tables, processor, data, 0, "train", training=True)
     cached = make_dataset(tables, ClipCache(processor, 1.0), data, 0, "train", training=True)
@@ -390,7 +392,9 @@ def test_single_modality_training_reads_only_its_stream(toy, tmp_path, monkeypat
     wanted = set()
     original = MAAVTProcessor.load_clip
     monkeypatch.setattr(
-        MAAVTProcessor, "load_clip", lambda *a, **k: wanted.update(k.get("streams", ("all",))) or original(*a, **k)
+        MAAVTProcessor,
+        "load_clip",
+        lambda self, source, request: wanted.update(request.streams) or original(self, source, request),
     )
     arguments = [toy, "--output_dir", str(tmp_path), "--modalities", modality, "--max_steps", "2"]
     results = recipe.main(arguments)

@@ -2,11 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoded clips kept in memory: on small sets and few cores decoding costs more than the network."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from processing.clips import Clip
+from processing.clips import Clip, ClipRequest
 
 
 class ClipCache:
@@ -30,18 +29,19 @@ class ClipCache:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.processor(*args, **kwargs)
 
-    def load_clip(self, source: Any, start=None, end=None, *, streams: Sequence[str], **options: Any) -> Clip:
+    def load_clip(self, source: Any, request: ClipRequest) -> Clip:
         """As `MAAVTProcessor.load_clip`; streams are kept one by one, so that mismatched pairs find theirs."""
         path = source.get("path") if isinstance(source, dict) and source.get("bytes") is None else source
         if not isinstance(path, str):
-            return self.processor.load_clip(source, start, end, streams=streams, **options)
-        frames = options.get("num_frames")  # plays no part in the sound
-        keys = {s: (path, start, end, s, frames if s == "video" else None) for s in streams}
+            return self.processor.load_clip(source, request)
+        keys = {stream: (path, request.start, request.end, stream) for stream in request.streams}
+        if "video" in keys:  # the number of frames does not change the waveform
+            keys["video"] += (request.num_frames,)
         missing = tuple(stream for stream, key in keys.items() if key not in self.kept)
         if not missing:
-            clips = [self.kept[keys[stream]] for stream in streams]
+            clips = [self.kept[keys[stream]] for stream in request.streams]
             return clips[0] if len(clips) == 1 else self._join(*clips)
-        clip = self.processor.load_clip(source, start, end, streams=streams, **options)
+        clip = self.processor.load_clip(source, request)
         for stream in missing:
             self._keep(keys[stream], _only(clip, stream))
         return clip

@@ -18,7 +18,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from processing.clips import load_clip
+from processing.clips import ClipRequest, load_clip
 from processing.data.atomic_writing import file_digest, whole_folder
 from processing.data.clip_tables import build_clip_table
 
@@ -153,7 +153,8 @@ def _frames(table: Any, processor: ViTImageProcessor, count: int) -> torch.Tenso
     """-> `[N, T, 3, H, W]`, processed as the pictures of a ViT are."""
     clips = []
     for row in tqdm(table, desc="reading the demo's pictures", disable=None):
-        frames = load_clip(row["video"], row["start"], row["end"], num_frames=count, streams=("video",)).frames
+        request = ClipRequest(row["start"], row["end"], num_frames=count, streams=("video",))
+        frames = load_clip(row["video"], request).frames
         clips.append(processor(list(frames), return_tensors="pt")["pixel_values"])
     return torch.stack(clips)
 

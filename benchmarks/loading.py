@@ -1,10 +1,10 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training from mp4 with two workers: the share of the time that the model waits for clips, decoded and cached.
+"""Training from mp4 with two workers: the share of the time that the model waits for decoded and cached clips.
 
-    python -m benchmarks.waiting
+    python -m benchmarks.loading
 
-The same clips as in `benchmarks.processor`. "states" are those of late prompts, from the cache that `block_states` makes.
+The same clips as in `benchmarks.processor`. "states" are the cached block states of a model with prompts from block 8 of 12.
 """
 
 import json
@@ -33,7 +33,7 @@ NUM_CLIPS, NUM_FRAMES, NUM_CLASSES = 48, 1, 10
 
 
 def link_clips(files: list[str], folder: Path) -> Path:
-    """A table of `NUM_CLIPS` training clips, files again and again under new names; classes play no part in time."""
+    """A data set of `NUM_CLIPS` training clips, which are links to a few files."""
     folder.mkdir()
     rows = ["file_name,label,group,split"]
     for index in range(NUM_CLIPS):
@@ -45,8 +45,8 @@ def link_clips(files: list[str], folder: Path) -> Path:
 
 
 def training(loader: DataLoader, step: Step, batch_of: dict) -> tuple[float, float]:
-    """The share of all seconds spent in `next(loader)`, and clips a second; without the first batch, for which the workers
-    start."""
+    """The share of the time spent in `next(loader)`, and clips a second. The first batch, for which workers start, is not
+    counted."""
     waited = worked = 0.0
     count = 0
     batches = iter(loader)
@@ -73,7 +73,7 @@ def loading(loader: DataLoader) -> float:
 
 
 def measure(blocks: int = 12) -> dict[str, float]:
-    """`waiting.share.*` and `waiting.clips_per_second.*` in training; `loader.clips_per_second.*` of one worker alone."""
+    """`loading.share.*` and `loading.clips_per_second.*` in training; `loader.clips_per_second.*` of one worker alone."""
     batch_of: dict[str, torch.Tensor] = {}
     processor = MAAVTProcessor(MAAVTFeatureExtractor(), MAAVTVideoProcessor(frames_per_clip=NUM_FRAMES))
 
@@ -81,8 +81,8 @@ def measure(blocks: int = 12) -> dict[str, float]:
         model = build_model(torch.bfloat16, blocks=blocks, num_labels=NUM_CLASSES, **options)
         return Step(model, lambda model: model(**batch_of).loss)
 
-    step, late = step_of(), step_of(prompt_start_layer=blocks * 2 // 3)
-    trunk = late.model.maavt
+    step, later = step_of(), step_of(prompt_start_layer=blocks * 2 // 3)
+    trunk = later.model.maavt
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         clips = link_clips(clip_files(None, f"{folder}/demo"), Path(folder) / "clips")
@@ -95,7 +95,7 @@ def measure(blocks: int = 12) -> dict[str, float]:
         sources = {
             "decoded": (step, processor, tables, plain),
             "cached": (step, cache, cache.tables, plain),
-            "states": (late, states, states.tables, BlockStateCollator()),
+            "states": (later, states, states.tables, BlockStateCollator()),
         }
         for name, (trained, source, table, collator) in sources.items():
             data = ClipDataset(table["train"], source, num_frames=NUM_FRAMES, seed=0)
@@ -103,10 +103,10 @@ def measure(blocks: int = 12) -> dict[str, float]:
                 DataLoader(data, BATCH, num_workers=workers, collate_fn=collator, drop_last=True) for workers in (2, 1)
             ]
             share, rate = training(loaders[0], trained, batch_of)
-            results |= {f"waiting.share.{name}": share, f"waiting.clips_per_second.{name}": rate}
+            results |= {f"loading.share.{name}": share, f"loading.clips_per_second.{name}": rate}
             results[f"loader.clips_per_second.{name}"] = loading(loaders[1])
-    results["late_prompts.speedup.end_to_end"] = (
-        results["waiting.clips_per_second.states"] / results["waiting.clips_per_second.cached"]
+    results["prompts_from_block.speedup.end_to_end"] = (
+        results["loading.clips_per_second.states"] / results["loading.clips_per_second.cached"]
     )
     return results
 
