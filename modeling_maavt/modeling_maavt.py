@@ -515,14 +515,17 @@ class MAAVTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
+        # Linear, convolution and LayerNorm layers.
         super()._init_weights(module)
         std = self.config.initializer_range
+        # Learned tokens and positions.
         if isinstance(module, MAAVTPrompt):
             self._init_prompt(module)
         elif isinstance(module, MAAVTEmbeddings):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
             if module.cls_token is not None:
                 init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+        # LAVISH adapters: the states are not changed at first where there is a gate (section 9).
         elif isinstance(module, MAAVTLavishAdapter):
             init.normal_(module.latents, mean=0.0, std=std)
             init.ones_(module.gate_latents)
@@ -531,6 +534,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
                 init.zeros_(module.gate)
         elif isinstance(module, MAAVTGroupedPointwise):
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # as a convolution of PyTorch starts
+        # Heads.
         elif isinstance(module, (MAAVTProjection, MAAVTPairLinear)):
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
@@ -856,6 +860,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         if spectrograms is not None and spectrograms.ndim != 4:
             raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
         streams = MAAVTStreams(None, None, *count_clips(frames, spectrograms, num_segments))
+        # The background token enters here, or with the other tokens at a later block.
         background = None
         if self.config.prompt_start_layer == 0:
             background = tokens.background
@@ -912,7 +917,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
     def _rows_suffice(self, lavish: Callable | None) -> bool:
         """Whether the last block may compute the rows alone that are read: no adapters, and a kernel that allows it."""
         implementation = str(self.config.vision_config._attn_implementation)
-        return lavish is None and implementation.startswith(("sdpa", "eager", "flash_attention"))
+        known = implementation in ("sdpa", "eager") or implementation.startswith("flash_attention")
+        return known and lavish is None
 
     def _outputs(
         self,
@@ -934,7 +940,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         if with_sequences:
             sequences = (video, audio)
 
-        # The background token follows the patches, or the class token where only the rows that are read are left.
+        # The background token follows the patches; where only the rows that are read are left, the class token.
         video_background = audio_background = None
         if self.config.background_mining:
             inside = self.config.prompt_start_layer == 0
@@ -1483,6 +1489,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         chance = self.config.modality_dropout
         if not self.training or not chance:
             return pairs.has_video, pairs.has_audio
+        # One draw a clip: below chance / 2 the video is hidden, below chance the audio. The last modality stays.
         draw = torch.rand(len(pairs.has_video), device=pairs.has_video.device)
         hide_video = pairs.has_audio & (draw < chance / 2)
         hide_audio = pairs.has_video & (draw >= chance / 2) & (draw < chance)
@@ -1550,7 +1557,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         The streams do not meet before the match head, so that such a pair costs nothing but the head. Both clips are
         matched pairs, and their classes differ as far as labels tell.
         """
-        usable = pairs.both & pairs.matched
+        usable = pairs.both & pairs.matched  # (B, S)
         wanted = 0
         if self.training and self.match_head is not None:
             wanted = min(self.config.in_batch_mismatches, len(usable) - 1)
@@ -1564,6 +1571,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         if labels is None:
             return torch.ones_like(usable)
         other = labels.roll(shift, 0)
+        # Scores share a class where both are above 0; class indices are compared.
         if self._are_scores(labels):
             differ = (labels.clamp(min=0) * other.clamp(min=0)).sum(-1) == 0
             differ &= ((labels != -100) & (other != -100)).all(-1)
