@@ -17,8 +17,9 @@ from transformers import (
     ViTModel,
 )
 
-from modeling_maavt import GradientModulation, MAAVTConfig, MAAVTForAudioVisualClassification, MAAVTModel
+from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification, MAAVTModel
 from modeling_maavt.losses_maavt import classification_loss, contrastive_loss, global_mean
+from training.trainer.gradient_modulation import GradientModulation
 
 
 # ---- configuration

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from toy_run import write_backbone, write_clips, write_config
 
+from training.common.results import markdown_table
 from training.maavt.arguments import parse_arguments
 from training.maavt.evaluation import (
     Predictions,
-    markdown_table,
     pair_records,
     score,
     write_results,
@@ -92,7 +92,7 @@ def test_files_of_a_run(tmp_path):
         and lines[4]["label"] == ""
         and lines[3]["match_logit"] == "0.5"
     )
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.part*"))
 
 
 def run(modalities: str, seed: int, top1: float) -> tuple[dict, dict]:

@@ -18,8 +18,9 @@ from transformers import TrainerCallback
 import train as recipe
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
-from training.maavt.arguments import parse_arguments, read_yaml, recorded_arguments
-from training.maavt.clip_cache import ClipCache
+from processing.data.clip_cache import ClipCache
+from training.common.yaml_text import read_yaml
+from training.maavt.arguments import parse_arguments, recorded_arguments
 from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
 from training.maavt.retrieval import retrieval_scores

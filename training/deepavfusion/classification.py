@@ -14,11 +14,11 @@ from transformers import TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
 from processing.data.augmentation import ClipAugmentation
+from processing.data.clip_cache import ClipCache
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, check_leaks, report_text
 from processing.data.collators import AudioVisualCollator
 from processing.data.mixup import PairMixUp
-from training.maavt.clip_cache import ClipCache
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import checkpoint_to_resume
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics.classification import ClassReport
-from training.maavt.baseline import fit_regression, regression_probabilities
+from training.common.regression import fit_regression, regression_probabilities
 from training.trainer.audio_visual_trainer import class_metrics, multi_label_metrics
 
 from .neighbors import STREAMS, pooled_states

@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from modeling_deepavfusion import DeepAVFusionModel
-from training.maavt.baseline import fit_regression
+from training.common.regression import fit_regression
 
 from .neighbors import STREAMS, neighbor_scores
 

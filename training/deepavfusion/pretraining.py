@@ -14,11 +14,12 @@ import torch
 from transformers import PreTrainedModel
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
+from processing.data.atomic_writing import write_text
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, check_leaks, report_text
 from processing.data.collators import AudioVisualCollator
-from training.common.card import package_versions
+from training.common.results import package_versions
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import checkpoint_to_resume
 
@@ -26,7 +27,7 @@ from .neighbors import NeighborProbe
 from .pretraining_trainer import PretrainingTrainer
 from .reconstructions import save_reconstructions
 from .task_arguments import parse_task_arguments
-from .task_runs import build_model, build_processor, write_text
+from .task_runs import build_model, build_processor
 
 
 # as published; the sound's spectrogram is not masked twice

@@ -9,7 +9,7 @@ from typing import get_args, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 
-from training.maavt.arguments import read_yaml
+from training.common.yaml_text import read_yaml
 
 
 @dataclass

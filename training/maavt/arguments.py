@@ -4,7 +4,6 @@
 
 import difflib
 import os
-import re
 import sys
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -13,8 +12,9 @@ from typing import Literal
 
 import torch
 import torch.distributed as dist
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
+
+from training.common.yaml_text import read_yaml
 
 
 MODALITIES = ("video", "audio")
@@ -270,21 +270,6 @@ ArgumentTuple = tuple[ModelArguments, DataArguments, EvaluationArguments, RunArg
 _CLASSES = (ModelArguments, DataArguments, EvaluationArguments, RunArguments)
 _RECORDED = (str, int, float, bool, list, dict)
 _MAPPINGS = ("model_config", "segments", "where", "processor", "augmentation")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-4` as a string; this loader reads it as the number it is."""
-
-
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(text: str) -> object:
-    """YAML text to objects, with `1e-4` as a float."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
 
 
 def read_config(path: str | Path) -> dict:

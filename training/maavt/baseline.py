@@ -6,23 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
-from sklearn.multiclass import OneVsRestClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
 from modeling_maavt import MAAVTModel
 from processing.data.clip_dataset import ClipDataset
-from processing.data.clip_targets import IGNORED_LABEL
 from processing.data.collators import AudioVisualCollator
+from training.common.regression import fit_regression, regression_probabilities
 
 from .arguments import condition_level
 from .evaluation import INPUTS, Predictions, described_pairs, score
-
-
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the inverse penalty C; the validation clips choose
 
 
 def untouched_backbone(name: str, revision: str | None = None) -> MAAVTModel:
@@ -116,33 +108,3 @@ def baseline_rows(
 
 def _join(features: dict, streams: tuple[str, ...]) -> np.ndarray:
     return np.concatenate([features[stream] for stream in streams], axis=1)
-
-
-def regression_probabilities(regression, x: np.ndarray, num_classes: int) -> np.ndarray:
-    """[n, num_classes]: a class that the training clips lack has probability 0."""
-    if isinstance(regression[-1], OneVsRestClassifier):
-        return regression.predict_proba(x).astype(np.float32)
-    probabilities = np.zeros((len(x), num_classes), dtype=np.float32)
-    probabilities[:, regression.classes_] = regression.predict_proba(x)
-    return probabilities
-
-
-def fit_regression(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray):
-    """The penalty with the best accuracy on validation; for several labels a clip, one regression a class, by mAP."""
-    if y.ndim == 2:
-        candidates = [
-            make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(C=c, max_iter=2000))).fit(x, y)
-            for c in STRENGTHS
-        ]
-        some = y_validation.any(0)
-        return max(
-            candidates,
-            key=lambda c: average_precision_score(y_validation[:, some], c.predict_proba(x_validation)[:, some]),
-        )
-    x, y = x[y != IGNORED_LABEL], y[y != IGNORED_LABEL]
-    x_validation, y_validation = (
-        x_validation[y_validation != IGNORED_LABEL],
-        y_validation[y_validation != IGNORED_LABEL],
-    )
-    candidates = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000)).fit(x, y) for c in STRENGTHS]
-    return max(candidates, key=lambda candidate: candidate.score(x_validation, y_validation))

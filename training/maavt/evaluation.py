@@ -4,7 +4,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
+from processing.data.atomic_writing import atomic_file, write_text
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics.classification import (
     IGNORED_LABEL,
@@ -24,6 +24,7 @@ from processing.metrics.classification import (
     bootstrap_interval,
 )
 from processing.metrics.multilabel import MultiLabelScore
+from training.common.results import markdown_table
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, split_predictions
 
 from .arguments import condition_level
@@ -203,47 +204,12 @@ def pair_records(found: Predictions, label_names: list[str], name: str, noise: s
     return records
 
 
-COLUMNS = {
-    "model": "model", "input": "input", "noise": "sound", "top1": "top-1", "top1_interval": "95 % interval",
-    "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "mauc": "mAUC", "d_prime": "d-prime",
-    "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
-}  # fmt: skip
-
-
-def cell(name: str, value: object) -> str:
-    """A table cell: three decimals for figures, `0 dB` for a level, a dash for what was not measured."""
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return f"{value[0]:.3f} to {value[1]:.3f}"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return f"{value} dB" if name == "noise" and value not in ("clean", "any") else str(value)
-
-
-def markdown_table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
-    """Rows of figures as a Markdown table; a key that no row has leaves no column."""
-    shown = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
-    lines = ["| " + " | ".join(shown.values()) + " |", "|" + " --- |" * len(shown)]
-    lines += ["| " + " | ".join(cell(key, row.get(key)) for key in shown) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes beside the target and renames, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_results(directory: Path, results: dict, records: list[dict], tables: str = "") -> None:
     """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
     write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
-    temporary = directory / "predictions.csv.part"
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+    path = directory / "predictions.csv"
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])
         writer.writeheader()
         writer.writerows(records)
-    os.replace(temporary, directory / "predictions.csv")

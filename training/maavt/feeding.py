@@ -9,10 +9,10 @@ from transformers import ProcessorMixin
 
 from processing.data.augmentation import ClipAugmentation
 from processing.data.block_state_cache import BlockStateCache, build_block_state_cache
+from processing.data.clip_cache import ClipCache
 from processing.data.feature_cache import FeatureCache, build_feature_cache, changes_pictures
 
 from .arguments import DataArguments, EvaluationArguments, RunArguments
-from .clip_cache import ClipCache
 
 
 def clip_source(

@@ -10,8 +10,9 @@ from datasets import Dataset
 from processing.data.clip_targets import BACKGROUND
 from processing.metrics.multilabel import VGGSOUNDER_SUBSETS, ModalityConfusion, VGGSounderScore, subset_references
 from processing.metrics.segments import GatedSegmentScore, SegmentScore, best_segment_threshold
+from training.common.results import markdown_table
 
-from .evaluation import Predictions, markdown_table
+from .evaluation import Predictions
 
 
 TOP_K = (1, 5)

@@ -13,10 +13,11 @@ from torch import nn
 from transformers import ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
-from training.common.card import backbone_license, package_versions, write_card
+from training.common.results import package_versions
 from training.trainer.checkpoints import DAMAGED, REMOVED, STAGED
 
 from .arguments import ArgumentTuple, RunArguments, recorded_arguments
+from .card import backbone_license, write_card
 from .model import lora_rank, merged_model, parameter_counts
 
 

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from training.maavt.arguments import read_yaml
+from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Run, add_run_options, circumstances, run_all, shown, with_spread, write_table
 

@@ -12,9 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
+from processing.data.atomic_writing import write_text
 from processing.metrics.paired_tests import mcnemar_test, paired_bootstrap
 from training.common.predictions_file import read_predictions
-from training.maavt.evaluation import write_text
 
 
 def paired_by_clip(a: list[dict], b: list[dict], names: tuple[str, str]) -> list[tuple[dict, dict]]:

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.common.card import package_versions
+from processing.data.atomic_writing import write_text
+from training.common.results import markdown_table, package_versions
 from training.common.shipped_files import shipped_file
-from training.maavt.evaluation import markdown_table, write_text
 
 
 RECIPE = shipped_file("train.py")

@@ -12,10 +12,10 @@ from transformers import EvalPrediction, Trainer
 from processing.data.mixup import PairMixUp
 from processing.metrics.classification import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
 from processing.metrics.multilabel import MultiLabelScore
-from training.maavt.streams import stream_batches
 
 from .checkpoint_trainer import CheckpointTrainer
 from .even_batches import EvenBatchTrainer
+from .stream_training import stream_batches
 
 
 class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):

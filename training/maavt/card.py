@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills `model_card.md` with what a run used and measured."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
+from processing.data.atomic_writing import write_text
+from training.common.results import markdown_table
 from training.common.shipped_files import shipped_file
-from training.maavt.evaluation import markdown_table, write_text
 
 
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
@@ -112,8 +112,3 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
     )
     write_text(directory / "README.md", str(text))
     return directory / "README.md"
-
-
-def package_versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "datasets")}

@@ -5,10 +5,11 @@
 import json
 from pathlib import Path
 
+from processing.data.atomic_writing import write_text
 from processing.metrics.classification import ClassReport
-from training.common.predictions_file import main_condition, read_predictions
 
-from .evaluation import cell, markdown_table, write_text
+from .predictions_file import main_condition, read_predictions
+from .results import cell, markdown_table
 
 
 COLUMNS = {"label": "class", "precision": "precision", "recall": "recall", "f1": "F1", "support": "clips"}

@@ -7,8 +7,6 @@ import torch.distributed as dist
 from torch import nn
 from transformers import TrainerCallback
 
-from .losses_maavt import num_processes
-
 
 STREAM_NAMES = {"video": ("visual", "video"), "audio": ("audio",)}
 
@@ -89,7 +87,7 @@ class GradientModulation(TrainerCallback):
         """Scale the gradients in place and return the coefficients k of `"video"` and `"audio"`."""
         scores, self._scores = self._scores, None
         self._step += 1
-        if num_processes() > 1:
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             scores = torch.zeros(2, device=next(self.model.parameters()).device) if scores is None else scores
             dist.all_reduce(scores)
         if scores is None or not bool((scores > 0).all()):
