@@ -46,7 +46,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clean_probability: share of the clips that a range of noise leaves clean.
         clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
         on_missing: "raise", or "none": a clip without sound (or picture) becomes a missing modality.
-        label_torn_pairs: in training give the classes of the picture and of the sound of mismatched pairs too.
+        label_mismatched_pairs: in training give the classes of the picture and of the sound of mismatched pairs too.
 
     Raises:
         ValueError: a bad option, or no clip has another class and another group.
@@ -68,7 +68,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clean_probability: float = 0.25,
         clip_seconds: float | None = None,
         on_missing: str = "raise",
-        label_torn_pairs: bool = False,
+        label_mismatched_pairs: bool = False,
     ):
         if not set(modalities) or set(modalities) - {"video", "audio"}:
             raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
@@ -94,7 +94,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.clean_probability = clean_probability
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
-        self.label_torn_pairs = label_torn_pairs and training and mismatch_probability > 0
+        self.label_mismatched_pairs = label_mismatched_pairs and training and mismatch_probability > 0
         self.targets = ClipTargets(table)
         self.windows = "segment_windows" in table.column_names
         self._check_segments()
@@ -149,8 +149,8 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
-        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. `label_torn_pairs`
-        adds `video_labels` and `audio_labels`, of the picture and of the sound alone.
+        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. `label_mismatched_pairs`
+        adds `video_targets` and `audio_targets`, of the picture and of the sound alone.
 
         Raises:
             ClipError: a file cannot be decoded.
@@ -172,8 +172,8 @@ class ClipDataset(torch.utils.data.Dataset):
             "labels": self.targets.labels(picture, matched),
             "is_matched": self.targets.is_matched(picture, matched),
         }
-        if self.label_torn_pairs:  # what a torn pair still teaches
-            item |= {"video_labels": self.targets.labels(picture), "audio_labels": self.targets.labels(sound)}
+        if self.label_mismatched_pairs:  # what a mismatched pair still teaches
+            item |= {"video_targets": self.targets.labels(picture), "audio_targets": self.targets.labels(sound)}
         inputs = self._process(frames, waveform)
         if frames is not None:
             item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)

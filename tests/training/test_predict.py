@@ -14,9 +14,9 @@ from transformers import AutoModelForVideoClassification, AutoProcessor
 
 import predict
 import train as recipe
-from training.maavt.prediction import classify, windows
 from processing.clips import ClipError
 from processing.generate.clip_writing import write_clip
+from training.maavt.prediction import classify, windows
 
 
 @pytest.fixture(scope="module")

@@ -195,7 +195,7 @@ def make_dataset(
         noise_db = recipe.train_noise
         drawn = {
             "mismatch_probability": data.mismatch_probability,
-            "label_torn_pairs": data.label_mismatched_pairs,
+            "label_mismatched_pairs": data.label_mismatched_pairs,
             "augmentation": recipe.augmentation,
         }
     try:
