@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,13 +20,17 @@ import train as recipe
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
 from processing.data.clip_cache import ClipCache
+from training.common.folder_lock import folder_lock
+from training.common.results import markdown_table, plain_text
 from training.common.yaml_text import read_yaml
+from training.maavt import data, outputs
 from training.maavt import trainer as run_trainer
-from training.maavt.arguments import parse_arguments, recorded_arguments
+from training.maavt.arguments import parse_arguments, prepare, recorded_arguments
 from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
 from training.maavt.retrieval import retrieval_scores
-from training.trainer.audio_visual_trainer import AudioVisualTrainer
+from training.maavt.trainer import end_of_training
+from training.trainer.audio_visual_trainer import AudioVisualTrainer, part_count, weighted_mean
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -427,6 +432,144 @@ def test_bfloat16_backbone_keeps_what_is_trained_in_float32(toy, tmp_path, monke
     recipe.main([toy, "--output_dir", str(tmp_path), *arguments])
     assert {dtype for dtype, needs in found.values() if needs} == {torch.float32}
     assert any(dtype == torch.bfloat16 for dtype, needs in found.values() if not needs)
+
+
+# What a run leaves, and what it refuses early
+
+
+def test_the_validation_loss_is_the_sum_of_its_parts(finished):
+    evaluations = [entry for entry in state_of(finished[1])["log_history"] if "eval_loss" in entry]
+    for entry in evaluations:
+        parts = [entry[f"eval_{name}_loss"] for name in ("classification", "matching", "contrastive")]
+        assert sum(parts) == pytest.approx(entry["eval_loss"], abs=2e-4)
+
+
+def test_a_part_of_the_loss_is_averaged_over_what_it_counts():
+    inputs = {
+        "is_matched": torch.tensor([True, True, False, True]),
+        "has_video": torch.tensor([True, False, True, True]),
+        "has_audio": torch.tensor([True, True, True, True]),
+        "labels": torch.tensor([0, 1, -100, -100]),
+    }
+    assert part_count("classification_loss", inputs) == 2
+    assert part_count("contrastive_loss", inputs) == 2
+    assert part_count("matching_loss", inputs) == 3
+    assert weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([3.0, 1.0])) == 1.75
+    assert weighted_mean(torch.tensor([1.0]), torch.tensor([0.0])) is None
+
+
+def test_the_schedule_is_recorded(finished):
+    results, output = finished
+    training = results["training"]
+    assert training["scheduler"] == "linear" and training["epochs"] == 3 and training["steps"] == 12
+    assert "learning rate 0.005" in (output / "model" / "README.md").read_text()
+    assert "validation_fraction" not in results["arguments"]  # a default is no difference
+
+
+def test_the_end_of_training_is_a_sentence():
+    best = {"epoch": 2.0, "metric": "top1", "value": 0.5}
+    told = "Stopped after 3 epochs. Keeping the checkpoint of epoch 2 (validation top-1 0.50)."
+    assert end_of_training(3.0, best) == told
+    assert end_of_training(1.5, None) == "Stopped after 1.5 epochs. Keeping the weights of the last step."
+
+
+def test_the_match_threshold_is_fitted_on_validation(finished):
+    """Not zero, not taken from the test clips: the best one on the validation pairs of the model that goes on."""
+    results, output = finished
+    history = state_of(output)["log_history"]
+    best = next(e for e in history if "eval_top1" in e and e["epoch"] == results["best"]["epoch"])
+    assert results["threshold"] == pytest.approx(best["eval_threshold"], abs=1e-4) and results["threshold"] != 0
+
+
+def test_a_checkpoint_is_measured_with_its_own_processor(finished, toy, tmp_path, caplog):
+    arguments = ["--model_name_or_path", str(finished[1] / "model"), "--evaluate_only", "--num_frames", "3"]
+    parsed = parse_arguments([toy, "--output_dir", str(tmp_path), *arguments])
+    prepare(parsed)
+    assert parsed.data.num_frames == 2 and "num_frames: 3 is set" in caplog.text
+
+
+def test_wrong_folders_are_refused_before_any_clip_is_decoded(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "build_clip_table", None)
+    (tmp_path / "file").write_text("")
+    for change, message in (
+        (["--data", "no/such"], "data: no/such: no such file or folder"),
+        (["--model_name_or_path", "no/such"], "model_name_or_path"),
+        (["--output_dir", str(tmp_path / "file" / "run")], "output_dir: .* is no folder"),
+    ):
+        with pytest.raises(OSError, match=message):
+            recipe.main([toy, *change])
+
+
+def test_an_error_is_one_line_and_help_is_quick(toy, tmp_path):
+    command = [sys.executable, str(REPOSITORY / "train.py")]
+    wrong = subprocess.run([*command, toy, "--learning_rat", "1"], capture_output=True, text=True)
+    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith("error: unknown argument")
+    assert "Traceback" not in wrong.stderr
+    code = (
+        "import sys; sys.argv = ['train.py', '--help']; import train\n"
+        "try: train.main()\n"
+        "finally: print('torch' in sys.modules or 'transformers' in sys.modules, file=sys.stderr)"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY)
+    assert told.stderr.strip() == "False" and "--mismatch_probability" in told.stdout
+
+
+def test_two_runs_in_one_folder_are_told(tmp_path):
+    code = "import sys, time; from pathlib import Path; from training.common.folder_lock import folder_lock\n"
+    code += "with folder_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BlockingIOError, match=f"in use by process {other.pid}"), folder_lock(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_results_appear_together_and_results_json_last(tmp_path, monkeypatch):
+    staged = tmp_path / outputs.UNFINISHED
+    for folder in (staged / "model", tmp_path / "model"):
+        folder.mkdir(parents=True)
+    (staged / "model" / "new").write_text("")
+    (tmp_path / "model" / "old").write_text("")
+    (staged / "results.json").write_text("{}")
+    (tmp_path / "results.json").write_text("earlier")
+    order, replace = [], os.replace
+    monkeypatch.setattr(outputs.os, "replace", lambda a, b: (order.append(Path(b).name), replace(a, b)))
+    outputs.publish(staged, tmp_path)
+    assert order[-1] == "results.json"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new", "results.json"]
+
+
+def test_an_unfinished_run_is_not_uploaded(tmp_path):
+    with pytest.raises(FileNotFoundError, match="results.json"):
+        outputs.push_run(tmp_path, "user/name")
+
+
+def test_names_of_classes_break_no_table_and_no_card():
+    assert plain_text("a*b_c <i>\n# d") == "a\\*b\\_c &lt;i&gt; \\# d"
+    assert markdown_table([{"label": "a|b\n<c>"}], {"label": "class"}).splitlines()[-1] == "| a\\|b &lt;c&gt; |"
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(toy, tmp_path, monkeypatch, caplog):
+    step = AudioVisualTrainer.training_step
+
+    def interrupt_second_step(self, *args, **kwargs):
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(AudioVisualTrainer, "training_step", interrupt_second_step)
+    with pytest.raises(SystemExit) as end:
+        recipe.main([toy, "--output_dir", str(tmp_path)])
+    assert end.value.code == 130 and (tmp_path / "checkpoint-2").is_dir()
+    assert "Ctrl-C: saved" in caplog.text and "--resume_from_checkpoint true" in caplog.text
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Result tables as Markdown, and the versions that a result depends on."""
 
+import re
 from importlib.metadata import version
 
 
@@ -20,7 +21,20 @@ def cell(name: str, value: object) -> str:
         return f"{value[0]:.3f} to {value[1]:.3f}"
     if isinstance(value, float):
         return f"{value:.3f}"
-    return f"{value} dB" if name == "noise" and value not in ("clean", "any") else str(value)
+    if name == "noise" and value not in ("clean", "any"):
+        return f"{value} dB"
+    return table_text(str(value))
+
+
+def table_text(text: str) -> str:
+    """Text that breaks no table and holds no HTML: one line, `|`, `<` and `>` escaped."""
+    text = " ".join(text.split())
+    return text.replace("|", "\\|").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def plain_text(text: str) -> str:
+    """Text that Markdown shows as it is, such as the name of a class."""
+    return re.sub(r"([\\`*_\[\]#~!])", r"\\\1", table_text(text).replace("\\|", "|"))
 
 
 def markdown_table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:

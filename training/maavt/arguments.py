@@ -3,6 +3,7 @@
 """From the command line to a `Recipe`: options are read, checked and turned into their effective values here alone."""
 
 import difflib
+import logging
 import math
 import os
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, TrainingArguments
 
 from processing.data.augmentation import ClipAugmentation
 from processing.data.stream_sources import HUB
@@ -33,6 +34,8 @@ from .options import (
 )
 
 
+logger = logging.getLogger(__name__)
+
 LORA_RANK = 8  # of the baseline, where none is given
 MAPPINGS = {"table": TableColumns, "stream_options": StreamOptions, "card": CardOptions}
 RECORDED = (str, int, float, bool, list, dict)
@@ -48,6 +51,8 @@ class RunArguments(RunOptions, TrainingArguments):
         if self.use_cpu and several and not dist.is_initialized():
             dist.init_process_group(self.ddp_backend or "gloo", timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # it is for copies to a GPU; PyTorch warns for every loader
 
 
 @dataclass
@@ -244,6 +249,8 @@ def prepare(recipe: Recipe) -> None:
         raise FileNotFoundError(f"data: {data.data}: no such file or folder")
     if not run.dry_run:
         check_output_folder(run)
+    if run.evaluate_only:
+        use_checkpoint_processor(recipe)
     if not has_match_head(recipe, backbone_config(recipe.model)):
         data.mismatch_probability = 0.0  # a mismatched pair would teach nothing
 
@@ -254,6 +261,27 @@ def backbone_config(model: ModelArguments) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(model.model_name_or_path, revision=model.revision or "main")
     except OSError as error:
         raise unreachable(model) from error
+
+
+def use_checkpoint_processor(recipe: Recipe) -> None:
+    """A checkpoint is measured as it was trained: its processor wins over the YAML file, with a warning."""
+    data = recipe.data
+    try:
+        processor = AutoProcessor.from_pretrained(recipe.model.model_name_or_path)
+    except (OSError, ValueError):
+        return  # no processor beside the weights: the YAML file says all
+    num_frames = processor.video_processor.frames_per_clip
+    if num_frames != data.num_frames:
+        logger.warning(
+            "num_frames: %d is set, the checkpoint was trained with %d; %d are used",
+            *(data.num_frames, num_frames, num_frames),
+        )
+        data.num_frames = num_frames
+    for part, changes in (data.processor or {}).items():
+        for name, value in changes.items():
+            if getattr(getattr(processor, part, None), name, value) != value:
+                logger.warning("processor: %s.%s is as in the checkpoint, not as in the recipe", part, name)
+    data.processor = None
 
 
 def unreachable(model: ModelArguments) -> OSError:

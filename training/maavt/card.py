@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from processing.data.atomic_writing import write_text
-from training.common.results import markdown_table
+from training.common.results import markdown_table, plain_text
 from training.common.shipped_files import shipped_file
 
 
@@ -112,7 +112,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         usage=usage.format(name=name),
         num_frames=results["num_frames"],
         window_text=f"Trained on windows of {window} s; cut longer clips into such windows." if window else "",
-        label_names=", ".join(results["label_names"]),
+        label_names=", ".join(map(plain_text, results["label_names"])),
         data_description=card["data_description"],
         data_license=card["data_license"],
         split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
@@ -120,7 +120,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         results_table=markdown_table(results["rows"]),
         results_notes="" if results["threshold"] is None else NOTES.format(threshold=round(results["threshold"], 3)),
         recipe_text=recipe_text(results),
-        recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).strip(),
+        recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).replace("```", "` ` `").strip(),
         backbone=card["backbone"],
         backbone_license=card["backbone_license"],
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),

@@ -28,7 +28,9 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
 
     def __init__(self, *args, mixup: PairMixUp | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self._parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        # By name, (value, count) of every batch since the last record.
+        self._training_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._evaluation_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.mixup, self._micro_batch = mixup, (-1, -1)
 
     def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> torch.Tensor:
@@ -47,35 +49,97 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, **kwargs):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        prefix = "" if model.training else "eval_"
-        for name, value in outputs.items():
-            if name.endswith("_loss") and isinstance(value, torch.Tensor) and value.ndim == 0:
-                # A batch of mismatched pairs alone says nothing about classes and contrast. It is marked, not left
-                # out: every process has to gather the same.
-                counts = inputs["is_matched"].any() if name != "matching_loss" else torch.ones_like(value)
-                self._parts[prefix + name].append(torch.stack([value.detach(), counts.to(value.dtype)]).float())
-        return (loss, outputs) if return_outputs else loss
+        parts = {name: value for name, value in outputs.items() if is_part(name, value)}
+        record = self._training_parts
+        if not model.training:
+            record = self._evaluation_parts
+            parts["loss"] = loss
+        for name, value in parts.items():
+            # A batch of mismatched pairs alone says nothing about classes and contrast. It is recorded with the count 0,
+            # not dropped: every process has to gather the same.
+            count = part_count(name, inputs).to(value.device)
+            record[name].append(torch.stack([value.detach().float(), count.float()]))
+        if return_outputs:
+            return loss, outputs
+        return loss
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As in `Trainer`, without the learned tokens: decay would pull them to zero, like a bias or a norm."""
         return [name for name in super().get_decay_parameter_names(model) if "prompt." not in name]
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        # "loss" marks a training record, "eval_loss" an evaluation record; each takes its own parts.
-        prefix = "eval_" if "eval_loss" in logs else "" if "loss" in logs else None
-        if prefix is not None:
-            for name in [n for n in self._parts if n.startswith("eval_") == bool(prefix)]:
-                values, counts = self.accelerator.gather(torch.stack(self._parts.pop(name))[None]).unbind(-1)
-                counts = counts.amax(0) > 0  # a process without matched pairs holds its share, 0, of the global loss
+        if "loss" in logs:  # a training record
+            for name, (values, counts) in self._gathered(self._training_parts).items():
                 if counts.any():
-                    logs[name] = round(values.mean(0)[counts].mean().item(), 4)
+                    logs[name] = round(values[counts > 0].mean().item(), 4)
         super().log(logs, *args, **kwargs)
 
-    def evaluation_loop(self, *args, **kwargs):
-        # A prediction run in between must not leave its losses to the next evaluation's record.
-        for name in [n for n in self._parts if n.startswith("eval_")]:
-            del self._parts[name]
-        return super().evaluation_loop(*args, **kwargs)
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        """As in `Trainer`, with each part of the loss over its own count, and their weighted sum as the loss.
+
+        A mean over batches would weigh a batch of two matched pairs like one of fifty.
+        """
+        self._evaluation_parts.clear()  # a run that was interrupted leaves some
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        gathered = self._gathered(self._evaluation_parts)
+        batch_losses, _ = gathered.pop("loss", (None, None))
+        means = {name: weighted_mean(values, counts) for name, (values, counts) in gathered.items()}
+        for name, mean in means.items():
+            if mean is not None:
+                output.metrics[f"{metric_key_prefix}_{name}"] = round(mean, 4)
+        weights = self._part_weights(gathered, batch_losses)
+        if weights is not None:
+            total = sum(weights[name] * mean for name, mean in means.items() if mean is not None)
+            output.metrics[f"{metric_key_prefix}_loss"] = total
+        return output
+
+    def _gathered(self, record: dict[str, list[torch.Tensor]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """By name, values and counts of every global batch; empties the record.
+
+        A process holds its share of the global batch's loss, times the number of processes: their mean is the loss.
+        """
+        gathered = {}
+        for name in list(record):
+            shares = self.accelerator.gather(torch.stack(record.pop(name))[None])  # (processes, batches, 2)
+            gathered[name] = shares[..., 0].mean(0), shares[..., 1].sum(0)
+        return gathered
+
+    def _part_weights(self, gathered: dict, batch_losses: torch.Tensor | None) -> dict[str, float] | None:
+        """The weight of each part in the loss, as the model's config has it; None where the parts are not all of it."""
+        if not gathered or batch_losses is None:
+            return None
+        config = self.accelerator.unwrap_model(self.model).config
+        weights = {name: getattr(config, f"{name}_weight", 1.0) for name in gathered}
+        total = sum(weights[name] * values for name, (values, _) in gathered.items())
+        if total.shape != batch_losses.shape or not torch.allclose(total, batch_losses, rtol=1e-2, atol=1e-3):
+            return None
+        return weights
+
+
+def is_part(name: str, value: object) -> bool:
+    """Whether a model output is a part of the loss."""
+    return name.endswith("_loss") and isinstance(value, torch.Tensor) and value.ndim == 0
+
+
+def part_count(name: str, inputs: dict) -> torch.Tensor:
+    """How many pairs (or segments) of a batch a part of the loss is the mean of."""
+    matched = inputs["is_matched"].bool()  # (B,) or (B, S)
+    complete = inputs["has_video"] & inputs["has_audio"]
+    complete = complete.reshape(-1, *[1] * (matched.ndim - 1)).expand_as(matched)
+    if name == "matching_loss":
+        return complete.sum()
+    if name == "contrastive_loss":
+        return (complete & matched).sum()
+    labeled = inputs["labels"] != -100
+    if labeled.ndim > matched.ndim:  # a score for each class
+        labeled = labeled.any(-1)
+    return (labeled & matched).sum()
+
+
+def weighted_mean(values: torch.Tensor, counts: torch.Tensor) -> float | None:
+    if not counts.any():
+        return None
+    return ((values * counts).sum() / counts.sum()).item()
 
 
 def best_checkpoint(trainer: Trainer) -> dict | None:

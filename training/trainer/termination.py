@@ -1,8 +1,12 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM saves first: the signal of Slurm, Kubernetes and `kill` ends training after a checkpoint, not in the middle."""
+"""SIGTERM and Ctrl-C save first: they end training after a checkpoint, not in the middle of a step.
+
+SIGTERM is the signal of Slurm, Kubernetes and `kill`. A second Ctrl-C ends at once.
+"""
 
 import logging
+import os
 import signal
 import threading
 
@@ -15,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingTerminated(SystemExit):
-    """SIGTERM has ended training after a checkpoint. Uncaught, the process ends with code 143, as by the signal."""
+    """A signal has ended training after a checkpoint. Uncaught, the process ends with code 143 or 130, as by the signal."""
 
-    def __init__(self, checkpoint: str):
-        super().__init__(128 + signal.SIGTERM)
+    def __init__(self, checkpoint: str, number: int = signal.SIGTERM):
+        super().__init__(128 + number)
         self.checkpoint = checkpoint
 
 
@@ -32,20 +36,21 @@ class TerminationCallback(TrainerCallback):
     """
 
     def __init__(self):
-        self.received = False
+        self.received = 0  # the number of the signal
         self.agreed = False
-        self.previous = None
+        self.previous = {}
+        self.process = os.getpid()
 
     def on_train_begin(self, args, state, control, **kwargs):
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self.previous = signal.signal(signal.SIGTERM, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self._receive)
 
     def on_train_end(self, args, state, control, **kwargs):
-        if self.previous is not None:
-            signal.signal(signal.SIGTERM, self.previous)
-            self.previous = None
-            if self.received:  # after the last step: nothing left to save, and what follows shall not run
-                signal.raise_signal(signal.SIGTERM)
+        if (
+            self._restore() and self.received
+        ):  # after the last step: nothing left to save, and what follows must not run
+            signal.raise_signal(self.received)
 
     def on_step_end(self, args, state, control, **kwargs):
         self.agreed = self.agreed or self._anybody(args.device)
@@ -61,16 +66,39 @@ class TerminationCallback(TrainerCallback):
         if self.agreed and control.should_training_stop:
             checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
             if state.is_world_process_zero:
-                logger.warning("SIGTERM: saved %s; go on with --resume_from_checkpoint true", checkpoint)
-            raise TrainingTerminated(checkpoint)
+                logger.warning(
+                    "%s: saved %s; go on with --resume_from_checkpoint true", self._signal_name(), checkpoint
+                )
+            self._restore()
+            raise TrainingTerminated(checkpoint, self.received or signal.SIGTERM)
+
+    def _restore(self) -> bool:
+        """Puts the handlers back that were there before; whether there were any."""
+        restored = bool(self.previous)
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+        return restored
 
     def _receive(self, number, frame) -> None:
-        self.received = True
+        if os.getpid() != self.process:  # a forked loader worker, which the terminal tells too: it goes on
+            return
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            self._restore()
+            raise KeyboardInterrupt
+        self.received = number
+        if number == signal.SIGINT:
+            logger.warning("Ctrl-C: a checkpoint is saved after this step; press it again to end at once.")
+
+    def _signal_name(self) -> str:
+        if self.received == signal.SIGINT:
+            return "Ctrl-C"
+        return "SIGTERM"
 
     def _anybody(self, device: torch.device) -> bool:
         """Whether any process got the signal; all processes get the same answer."""
         if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return self.received
-        flag = torch.tensor(float(self.received), device=device)
+            return bool(self.received)
+        flag = torch.tensor(float(bool(self.received)), device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag)
