@@ -97,8 +97,8 @@ class Benchmark:
             self.figures[name] = "skipped: out of time"
             return
         try:
-            found = function()
-            self.figures |= {f"{name}.{key}" if key else name: value for key, value in found.items()}
+            results = function()
+            self.figures |= {f"{name}.{key}" if key else name: value for key, value in results.items()}
         except torch.OutOfMemoryError:
             self.figures[name] = "skipped: does not fit into memory"
         except Exception as error:
