@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from processing.data.atomic_writing import atomic_file
+
 
 LARGEST = 224  # pixels of a side; smaller maps are enlarged by a whole factor
 
@@ -47,9 +49,6 @@ def save_maps(
     picture = Image.fromarray(np.concatenate(lines, 0))
     factor = max(1, LARGEST // rows[0][0].shape[-1])
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    picture.save(temporary, format="png")
-    os.replace(temporary, path)
-    return path
+    with atomic_file(path) as temporary:
+        picture.save(temporary, format="png")
+    return Path(path)

@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
+from processing.data.atomic_writing import write_text
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, check_leaks, report_text
@@ -26,7 +27,7 @@ from .neighbors import NeighborProbe
 from .pretraining_trainer import PretrainingTrainer
 from .reconstructions import save_reconstructions
 from .task_arguments import parse_task_arguments
-from .task_runs import build_model, build_processor, write_text
+from .task_runs import build_model, build_processor
 
 
 # as published; the sound's spectrogram is not masked twice

@@ -12,6 +12,7 @@ from PIL import Image
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
 from modeling_deepavfusion.decoder_deepavfusion import patchify, unpatchify
+from processing.data.atomic_writing import atomic_file
 from training.common.map_pictures import displayed_frame
 
 
@@ -81,12 +82,9 @@ def save_reconstructions(
 
 def save_rows(rows: list[np.ndarray], path: str | os.PathLike) -> Path:
     """Write rows `[h, W, 3]` of uint8, one below the other, as a PNG file; returns its path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    Image.fromarray(np.concatenate(rows, 0)).save(temporary, format="png")
-    os.replace(temporary, path)
-    return path
+    with atomic_file(path) as temporary:
+        Image.fromarray(np.concatenate(rows, 0)).save(temporary, format="png")
+    return Path(path)
 
 
 def shown_frame(pixels: torch.Tensor, video_processor: Any) -> np.ndarray:

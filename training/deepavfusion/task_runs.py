@@ -3,7 +3,6 @@
 """What the recipes of segmentation, localization and separation share: build, train, a table over seeds, files."""
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 from modeling_deepavfusion import DeepAVFusionConfig
 from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor
+from processing.data.atomic_writing import write_text
 from training.common.results import package_versions
 
 from .task_arguments import TaskArguments
@@ -152,15 +152,6 @@ def markdown(table: Rows, metrics: list[str], headings: list[str]) -> str:
             cells.append(cell + (f" ± {spread:.3f}" if spread else ""))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Under a temporary name first, which is then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_results(

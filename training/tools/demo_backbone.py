@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from processing.clips import ClipRequest, load_clip
-from processing.data.atomic_writing import file_digest, whole_folder
+from processing.data.atomic_writing import atomic_folder, file_digest
 from processing.data.clip_tables import build_clip_table
 
 
@@ -160,7 +160,7 @@ def _frames(table: Any, processor: ViTImageProcessor, count: int) -> torch.Tenso
 
 
 def _save(folder: Path, model: ViTForImageClassification, processor: ViTImageProcessor, record: dict) -> None:
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         record["files"] = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}

@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForVideoClassification, AutoProcessor
 
+from processing.data.atomic_writing import atomic_file
+
 
 class Logits(nn.Module):
     """What a classifier is asked for, as a tuple of tensors."""
@@ -72,15 +74,9 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, inputs: dict[str, tor
             output_names=outputs,
             dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in names),
         )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_file(path) as temporary:
         program.save(temporary, external_data=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
