@@ -284,7 +284,7 @@ def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(cr
     assert row["audio"] is None and row["video"]["path"].endswith(".flv")
 
 
-def test_crema_d_paper_split_has_91_actors():
+def test_crema_d_published_split_has_91_actors():
     assert len(set(VALIDATION_ACTORS)) == 9 and len(set(TEST_ACTORS)) == 19
     assert not set(VALIDATION_ACTORS) & set(TEST_ACTORS)
 
