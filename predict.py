@@ -34,7 +34,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def find_files(paths: list[str]) -> list[Path]:
     """Files as given, folders as the clips inside them, sorted. Raises FileNotFoundError where nothing is found."""
-    from processing.data.clip_rows import CLIP_SUFFIXES
+    from processing.data.conventions import VIDEO_SUFFIXES
 
     clips = []
     for path in map(Path, paths):
@@ -44,9 +44,9 @@ def find_files(paths: list[str]) -> list[Path]:
             clips.append(path)
             continue
         files = sorted(file for file in path.rglob("*") if file.is_file())
-        inside = [file for file in files if file.suffix.lower() in CLIP_SUFFIXES]
+        inside = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
         if not inside:
-            raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(CLIP_SUFFIXES)}")
+            raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(VIDEO_SUFFIXES)}")
         if len(inside) < len(files):
             print(f"{path}: {len(files) - len(inside)} files of other endings are skipped", file=sys.stderr)
         clips += inside

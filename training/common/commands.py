@@ -36,8 +36,7 @@ def run_command(main: Callable[[], object]) -> None:
         if debug:
             raise
         text = str(error).strip() or type(error).__name__
-        print(f"error: {text.splitlines()[0]}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(f"error: {text.splitlines()[0]}")  # Python prints it, and exits with 1
     if isinstance(status, int):
         sys.exit(status)
 

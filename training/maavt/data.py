@@ -82,6 +82,7 @@ def build_tables(recipe: Recipe) -> tuple[DatasetDict, dict]:
         test_fraction=data.test_fraction,
         test_split=table.test_split,
         seed=recipe.split_seed,
+        allow_absolute_paths=data.allow_absolute_paths,
         check=data.check,
     )
     check_leaks(tables)

@@ -98,6 +98,9 @@ class DataArguments:
     table: dict | str | None = option(
         None, f"How the table is read, a mapping: {names(TableColumns)}. See docs/datasets.md."
     )
+    allow_absolute_paths: bool = option(
+        False, "A csv or Parquet table may name files outside its folder by absolute paths."
+    )
     validation_fraction: float = option(0.15, "Share of the clips that becomes validation, where no split is given.")
     test_fraction: float = option(0.15, "Share of the clips that becomes test, where no split is given.")
     split_seed: int | None = option(None, "Seed of the split. None: the run's seed.")

@@ -6,7 +6,6 @@ Everything is written to a hidden folder first and renamed when all of it is the
 killed before leaves no `results.json`.
 """
 
-import csv
 import json
 import logging
 import os
@@ -17,10 +16,10 @@ from pathlib import Path
 from huggingface_hub import create_repo, upload_folder
 from peft import PeftModel
 from torch import nn
-from transformers import ProcessorMixin, Trainer
+from transformers import PreTrainedConfig, ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
-from processing.data.atomic_writing import write_text
+from processing.data.atomic_writing import write_csv, write_text
 from training.common.class_reports import write_class_reports
 from training.common.plots import plots_of_run
 from training.common.results import markdown_table, package_versions
@@ -39,10 +38,10 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished-results"
 TRAINED_PARTS = {
-    "adapter": "its tokens and heads",
-    "full": "all of it",
-    "linear_probe": "its classifier alone",
-    "lora": "its classifier alone",
+    "adapter": "learned tokens and heads",
+    "full": "all weights",
+    "linear_probe": "the classifier alone",
+    "lora": "the classifier alone",
     "lavish": "LAVISH adapters and a classifier",
 }
 
@@ -120,17 +119,17 @@ def describe(recipe: Recipe, clips: Clips, model: nn.Module, trained: dict) -> d
         "parameters": parameters,
         "trainable": trained_parameters,
         "versions": package_versions(),
-        "card": card_texts(recipe, report, trained_parameters, parameters),
+        "card": card_texts(recipe, report, model.config, trained_parameters, parameters),
         **trained,
     }
 
 
-def card_texts(recipe: Recipe, report: dict, trained_parameters: int, parameters: int) -> dict:
+def card_texts(
+    recipe: Recipe, report: dict, config: PreTrainedConfig, trained_parameters: int, parameters: int
+) -> dict:
     """What the model card says beside the figures."""
     model, card = recipe.model, recipe.evaluation.card
-    backbone = model.model_name_or_path
-    if Path(backbone).exists():
-        backbone = Path(backbone).name
+    backbone = backbone_name(model.model_name_or_path, config)
     path = Path(recipe.data.data)
     data_name = card.data_name or path.name
     if path.suffix == ".csv" and not card.data_name:
@@ -143,16 +142,23 @@ def card_texts(recipe: Recipe, report: dict, trained_parameters: int, parameters
     reasons = ", ".join(f"{number} ({reason})" for reason, number in skipped.items())
     return {
         "title": card.title or f"MA-AVT on {data_name}",
-        "summary": f"Classifies video clips into {num_classes} classes by video and audio together. The backbone is "
-        f"{backbone}; of it was trained: {what}.",
+        "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
+        f"{backbone}. What was trained: {what}.",
         "backbone": backbone,
         "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
         "data_name": data_name,
         "data_description": card.data_description or f"{data_name}: {num_classes} classes.",
         "data_license": card.data_license,
-        "skipped": f"Skipped while reading: {reasons or 'nothing'}.",
+        "skipped": f"Skipped clips: {reasons or 'none'}.",
         "recipe": f"{trained_parameters:,} of {parameters:,} parameters were trained.",
     }
+
+
+def backbone_name(name: str, config: PreTrainedConfig) -> str:
+    """The backbone as a card names it: its Hub name, or what it is and the last part of a local folder's path."""
+    if not Path(name).exists():
+        return name
+    return f"a ViT of {config.num_hidden_layers} layers, {config.hidden_size} wide (local folder `{Path(name).name}`)"
 
 
 def whole_model(trainer: Trainer, recipe: Recipe, clips: Clips) -> nn.Module | None:
@@ -178,10 +184,7 @@ def write_results(directory: Path, results: dict, records: list[dict], tables: s
     columns = ["clip_id"]
     if records:
         columns = list(records[0])
-    with open(directory / "predictions.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(records)
+    write_csv(directory / "predictions.csv", records, columns)
 
 
 def save_model(

@@ -61,6 +61,7 @@ def open_tables(recipe: Recipe) -> tuple[DatasetDict, dict, TrainingStream]:
         group=table.group,
         class_names=data.stream_options.class_names,
         test_split=table.test_split,
+        allow_absolute_paths=data.allow_absolute_paths,
     )
     tables, carved, carved_splits = DatasetDict(), 0.0, []
     for split, fraction in ((VALIDATION, data.validation_fraction), (TEST, data.test_fraction)):
