@@ -270,6 +270,8 @@ def use_checkpoint_processor(recipe: Recipe) -> None:
         processor = AutoProcessor.from_pretrained(recipe.model.model_name_or_path)
     except (OSError, ValueError):
         return  # no processor beside the weights: the YAML file says all
+    if not hasattr(processor, "video_processor"):
+        return  # of a plain ViT
     num_frames = processor.video_processor.frames_per_clip
     if num_frames != data.num_frames:
         logger.warning(
