@@ -24,6 +24,7 @@ import torch
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
+SHORT_DELAY = 0.1  # seconds by which one stream of a file usually begins after the other
 TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
 MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
 DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
@@ -675,6 +676,8 @@ class TorchcodecFile:
             fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
             fields |= {"height": video.height, "width": video.width}
         start = min(fields.get("video_start", start), fields.get("audio_start", start))
+        if self._source is None and start < SHORT_DELAY:
+            start = 0.0  # of a decoder alone, the stream that begins the file is not known
         return ClipInfo(
             path=self.name,
             duration=(end or start) - start,

@@ -217,6 +217,8 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
     missing = [kind for kind in request.streams if not present[kind]]
     if missing and request.on_missing == "raise":
         problem = f'the file has no {missing[0]} stream; give another, or on_missing="none"'
+        if info.path in ("VideoDecoder", "AudioDecoder"):
+            problem = f"a decoder holds no {missing[0]}; give the file itself, as datasets.Video(decode=False) does"
         raise clip_error(info.path, missing[0], problem)
     if len(missing) == len(request.streams):
         raise clip_error(info.path, " and ".join(request.streams), "the file has no such stream; give another file")
@@ -357,6 +359,8 @@ def _cached_info(path: str, name: str, size: int, modified: int) -> list[ClipInf
 
 def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecFile, str]:
     """-> (what FFmpeg opens, the name for messages)."""
+    if getattr(source, "_hf_encoded", None):  # `datasets` keeps the file of the decoders that it gives
+        source = source._hf_encoded
     if hasattr(source, "get_frames_played_at"):
         return TorchcodecFile(None, "VideoDecoder", video=source), "VideoDecoder"
     if hasattr(source, "get_samples_played_in_range"):
