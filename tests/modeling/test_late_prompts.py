@@ -105,7 +105,7 @@ def test_one_stream_hidden_states_and_errors():
         tiny_model()(video_block_states=video)
     for values, message in (
         ({"prompt_start_layer": 3}, "prompt_start_layer=3 is no block of 3"),
-        ({"prompt_start_layer": 1, "lavish_adapters": True}, "lavish_adapters"),
+        ({"prompt_start_layer": 1, "lavish_config": {}}, "lavish_config"),
     ):
         with pytest.raises(Exception, match=message):
             tiny_config(**values)

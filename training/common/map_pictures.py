@@ -51,6 +51,7 @@ class PictureGrid:
         self.figure, self.headings, self.legend = Figure(figsize=size, layout="constrained"), headings, legend
         FigureCanvasAgg(self.figure)
         self.axes = self.figure.subplots(num_rows, len(headings), squeeze=False, width_ratios=widths)
+        # No axes but those that a caller labels.
         for axes in self.axes.flat:
             axes.set_xticks([])
             axes.set_yticks([])
@@ -66,6 +67,7 @@ class PictureGrid:
 
     def save(self, path: str | Path) -> None:
         """Write a png file."""
+        # The words are kept as text too, for readers who cannot see them.
         description = " | ".join(heading.replace("\n", " ") for heading in self.headings) + f". {self.legend}"
         with atomic_file(path) as temporary:
             self.figure.savefig(temporary, format="png", dpi=120, metadata={"Description": description})

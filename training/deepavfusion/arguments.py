@@ -138,6 +138,7 @@ def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tupl
         ValueError: an unknown key.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    # The file gives defaults.
     defaults = {}
     if argv and argv[0].endswith((".yaml", ".yml")):
         path = find_config(argv.pop(0))
@@ -148,6 +149,8 @@ def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tupl
         unknown = sorted(set(defaults) - known)
         if unknown:
             raise ValueError(f"{path}: unknown keys {unknown}; see {group.__name__} and TrainingArguments")
+
+    # The command line wins. What the file has given is not required there.
     parser = HfArgumentParser((group, TrainingArguments), allow_abbrev=False)
     for action in parser._actions:
         action.required = action.required and action.dest not in defaults

@@ -55,9 +55,10 @@ def main(argv: list[str] | None = None) -> Rows:
     task, args = parse_arguments(ClassificationArguments, argv)
     task.check(args)
     processor = build_processor(task)
-    several_windows = copy.deepcopy(processor)
+    several_windows = copy.deepcopy(processor)  # for the test: windows spaced evenly over the whole clip
     several_windows.feature_extractor.num_segments = task.evaluation_windows
 
+    # The split may depend on the seed. Read once a seed: for the facts, then for the run.
     @functools.cache
     def clip_table(seed: int) -> tuple[datasets.DatasetDict, dict]:
         tables, report = build_clip_table(task.data, **{"seed": seed, **(task.table or {})})
@@ -94,21 +95,17 @@ def main(argv: list[str] | None = None) -> Rows:
             return {}
         save_model(model, processor, args)
 
-        # Test: the mean of the heads, each head alone, one window, and the audio of another clip.
-        logits, labels = clip_scores(model, test_set, batch_size)
-        methods = {"DeepAVFusion": logits["logits"]}
-        methods |= {f"DeepAVFusion, {head}": logits[name] for name, head in HEADS.items()}
+        # Test.
+        methods, labels = scores_by_method(model, test_set, batch_size)
         if task.evaluation_windows > 1:
             one_window = ClipDataset(measured, processor, **options)
             methods["DeepAVFusion, one window"] = clip_scores(model, one_window, batch_size)[0]["logits"]
-        mismatched, _ = clip_scores(model, MismatchedAudio(test_set), batch_size)
-        methods["DeepAVFusion, audio of another clip"] = mismatched["logits"]
         shares = class_shares(tables["train"], model.num_labels)
         methods["largest class"] = np.tile(shares.numpy(), (len(labels), 1))
 
         # Table and picture.
         if report["labels"] != "multi_label":
-            save_confusion(Path(args.output_dir) / "confusion.png", logits["logits"], labels, report["classes"])
+            save_confusion(Path(args.output_dir) / "confusion.png", methods["DeepAVFusion"], labels, report["classes"])
         return {name: figures(scores, labels) for name, scores in methods.items()} | regression
 
     return run_seeds("classification", argv, task, args, facts_of, measure, COLUMNS)
@@ -153,7 +150,7 @@ def new_model(
 def class_shares(table: datasets.Dataset, num_classes: int) -> torch.Tensor:
     """Share `[C]` of the clips that have each class."""
     counts = torch.zeros(num_classes)
-    for label in table["label"]:
+    for label in table["label"]:  # an index, or a list of indices
         counts[torch.as_tensor(label)] += 1
     return counts / max(len(table["label"]), 1)
 
@@ -218,6 +215,7 @@ def layer_groups(model: nn.Module, learning_rate: float, weight_decay: float, la
     num_layers = model.config.num_hidden_layers
     parameters: dict[tuple[int, bool], list] = {}
     for name, parameter in model.named_parameters():
+        # Biases, norms and single tokens are vectors.
         if parameter.requires_grad:
             parameters.setdefault((layer_of(name, num_layers), parameter.ndim > 1), []).append(parameter)
     groups = []
@@ -246,6 +244,19 @@ def layer_of(name: str, num_layers: int) -> int:
 # Test
 
 
+def scores_by_method(
+    model: PreTrainedModel, test_set: ClipDataset, batch_size: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Logits `[n, C]` by method: the mean of the heads, each head alone, and with the audio of another clip; and the labels."""
+    logits, labels = clip_scores(model, test_set, batch_size)
+    methods = {"DeepAVFusion": logits["logits"]}
+    methods |= {f"DeepAVFusion, {head}": logits[name] for name, head in HEADS.items()}
+    # A model that listens falls to chance where the audio decides.
+    mismatched, _ = clip_scores(model, MismatchedAudio(test_set), batch_size)
+    methods["DeepAVFusion, audio of another clip"] = mismatched["logits"]
+    return methods, labels
+
+
 def clip_scores(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Logits `[n, C]` of the mean (`logits`) and of each head, averaged over a clip's windows; and the labels."""
     names = ("logits", *HEADS)
@@ -254,7 +265,7 @@ def clip_scores(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> tu
     for example, outputs in predict(model, dataset, batch_size):
         labels.append(np.asarray(example["labels"]))
         for name in names:
-            scores[name].append(outputs[name].float().numpy())
+            scores[name].append(outputs[name].float().numpy())  # (C,)
     return {name: np.stack(rows) for name, rows in scores.items()}, np.stack(labels)
 
 
@@ -278,7 +289,7 @@ def regression_scores(
     rows, labels = [], []
     for dataset in splits:
         states, of_split = pooled_states(model, dataset, batch_size)
-        rows.append(torch.cat([states[stream] for stream in STREAMS], 1).numpy())
+        rows.append(torch.cat([states[stream] for stream in STREAMS], 1).numpy())  # (n, 3 D)
         labels.append(of_split.numpy())
     regression = fit_regression(rows[0], labels[0], rows[1], labels[1])
     return regression_probabilities(regression, rows[2], model.num_labels), labels[2]
@@ -288,6 +299,7 @@ def save_confusion(path: Path, scores: np.ndarray, labels: np.ndarray, classes: 
     """The confusion matrix as a picture, where matplotlib is installed."""
     if not can_draw(path):
         return
+    # Imported here: only this picture needs it.
     from training.common.plots import confusion_figure, save_figure
 
     report = ClassReport().compute(predictions=scores.argmax(-1), references=labels, label_names=classes)

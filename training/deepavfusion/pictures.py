@@ -79,6 +79,7 @@ def save_reconstructions(
         noise[f"{name}_noise"] = torch.rand(len(frames), rows * columns, generator=generator).to(device)
     outputs = model.eval()(frames, audio, **noise)
 
+    # For both modalities: the truth, and what is put in the places of the hidden patches.
     panels = {}
     for name, images in (("image", frames[:, 0]), ("audio", audio)):
         filled = reconstructed(
@@ -91,6 +92,7 @@ def save_reconstructions(
         legend += (
             " The model is trained on standardized patches: 'output' has one mean and deviation, of what it sees."
         )
+    # Two rows a clip; a spectrogram's shades span what the clip has.
     grid = PictureGrid(2 * len(frames), list(panels["image"]), legend)
     for clip in range(len(frames)):
         for axes, images in zip(grid.axes[2 * clip], panels["image"].values(), strict=True):
@@ -122,6 +124,7 @@ def save_spectrograms(
     for axes, (pixels, waveforms) in zip(grid.axes, rows, strict=True):
         features = extractor(list(waveforms), sampling_rate=extractor.sampling_rate)["input_features"]
         spectrograms = torch.as_tensor(np.stack(features))[:, 0]  # (3, F, W)
+        # Shades relative to the mixture.
         limits = [float(limit) for limit in spectrograms[0].aminmax()]
         show_frame(axes[0], pixels, processor.video_processor)
         for axis, spectrogram in zip(axes[1:], spectrograms, strict=True):

@@ -92,10 +92,12 @@ def main(argv: list[str] | None = None) -> dict:
 
 def losses(trainer: AudioVisualTrainer, dataset: ClipDataset) -> dict[str, float]:
     """Total, image and audio loss over a data set; the masks are drawn from the seed of the run."""
-    with torch.random.fork_rng(devices=None if torch.cuda.is_available() else []):
+    # The run goes on with the random numbers that it would have had.
+    with torch.random.fork_rng():
         torch.manual_seed(trainer.args.seed)
         trainer.evaluate(dataset)
     record = next(entry for entry in reversed(trainer.state.log_history) if "eval_loss" in entry)
+    # The newest entry of the log is this evaluation.
     names = ("loss", "image_loss", "audio_loss")
     return {name: record[f"eval_{name}"] for name in names if f"eval_{name}" in record}
 
@@ -123,6 +125,7 @@ class PretrainingTrainer(AudioVisualTrainer):
         for name, parameter in (model or self.model).named_parameters():
             if parameter.requires_grad:
                 parameters.setdefault((is_of_branch(name), parameter.ndim > 1), []).append(parameter)
+        # Four groups: branch or not, decayed or not.
         args, groups = self.args, []
         for branch, is_matrix in sorted(parameters):
             decay = args.weight_decay * is_matrix
@@ -141,6 +144,7 @@ class PretrainingTrainer(AudioVisualTrainer):
         }
         shares = []
         for group in optimizer.param_groups:
+            # Only the branches thaw.
             ramp = self.branch_ramp_share * num_training_steps * group["branch"]
             shares.append(partial(rate_share, ramp=ramp, **schedule))
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)

@@ -34,15 +34,15 @@ def main(argv: list[str] | None = None) -> Rows:
     task, args = parse_arguments(GainArguments, argv)
 
     # Data: the probe's windows (or labeled segments), and the windows of pre-training; decoded once for all seeds.
+    frames = task.frames_per_window
     segments = (task.table or {}).get("segments")
-    probe_windows = len(segments) if segments else task.probe_windows
-    of_probe = DecodedClips(
-        processor_of(task, 1 if segments else task.probe_windows), task.frames_per_window * probe_windows
-    )
-    of_pretraining = DecodedClips(
-        processor_of(task, task.pretraining_windows), task.frames_per_window * task.pretraining_windows
-    )
+    if segments:
+        of_probe = DecodedClips(processor_of(task, 1), frames * len(segments))
+    else:
+        of_probe = DecodedClips(processor_of(task, task.probe_windows), frames * task.probe_windows)
+    of_pretraining = DecodedClips(processor_of(task, task.pretraining_windows), frames * task.pretraining_windows)
 
+    # The split may depend on the seed. Read once a seed: for the facts, then for the run.
     @functools.cache
     def clip_table(seed: int) -> tuple[datasets.DatasetDict, dict]:
         return build_clip_table(task.data, **{"seed": seed, **(task.table or {})})
@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> Rows:
         after |= reconstruction_losses(model, test_set, batch_size)
 
         # Pictures and table.
-        shown = torch.linspace(0, len(test_set) - 1, task.num_pictures + 2).long()[1:-1].tolist()
-        if shown:
+        if task.num_pictures:
+            shown = torch.linspace(0, len(test_set) - 1, task.num_pictures + 2).long()[1:-1].tolist()
             batch = default_collate([test_set[index] for index in shown])
             save_reconstructions(Path(args.output_dir) / "reconstructions.png", model, batch, of_probe.processor)
         frequent = most_frequent_class(splits)
@@ -171,7 +171,7 @@ def reconstruction_losses(
         for begin in range(0, len(windows), batch_size):
             batch = default_collate([windows[i] for i in range(begin, min(begin + batch_size, len(windows)))])
             outputs = model(batch["pixel_values_videos"], batch["input_features"], return_dict=True)
-            for name in totals:
+            for name in totals:  # a mean over the batch, whose last one may be smaller
                 totals[name] += outputs[name].item() * len(batch["is_matched"])
     return {name: total / len(windows) for name, total in totals.items()}
 

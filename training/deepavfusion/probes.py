@@ -34,6 +34,7 @@ def stream_means(encoder: DeepAVFusionModel, inputs: dict[str, torch.Tensor]) ->
     training = encoder.training
     outputs = encoder.eval()(**inputs, return_dict=True)
     encoder.train(training)
+    # The mean over tokens, for every window.
     means = {}
     for stream in STREAMS:
         states = outputs.get(f"{stream}_last_hidden_state")  # (B S, P, D)
@@ -76,6 +77,7 @@ def neighbor_scores(features: dict[str, torch.Tensor], labels: torch.Tensor) -> 
         features: unit vectors `[n, D]` by stream.
         labels: `[n]` class indices, or multi-hot `[n, C]`.
     """
+    # Cosines of all pairs, (n, n); a clip is not its own neighbor.
     similarities = {name: vectors @ vectors.T for name, vectors in features.items()}
     similarities["all"] = sum(similarities.values())
     scores = {}
@@ -84,6 +86,7 @@ def neighbor_scores(features: dict[str, torch.Tensor], labels: torch.Tensor) -> 
         if labels.ndim == 1:
             scores[name] = (labels[nearest.indices] == labels).float().mean().item()
         else:
+            # Several labels a clip: the neighbor's labels are the prediction.
             predictions = labels[nearest.indices].float() * nearest.values[:, None]
             scores[name] = MultiLabelScore().compute(predictions=predictions.numpy(), references=labels.numpy())["map"]
     return scores
@@ -151,9 +154,11 @@ def probe_encoder(encoder: DeepAVFusionModel, splits: dict[str, Clips], batch_si
     scores = {}
     for name, inputs in INPUTS.items():
         states = {split: averaged_states(encoder, clips, inputs, batch_size) for split, clips in splits.items()}
+        # The streams of one example side by side.
         rows = {split: torch.cat(list(by_stream.values()), 1).numpy() for split, by_stream in states.items()}
         scores[name] = probe_accuracy(rows, splits)
         if name == "both":
+            # The nearest neighbor is looked up among the test examples, by all streams.
             units = {stream: nn.functional.normalize(means, dim=-1) for stream, means in states["test"].items()}
             scores["neighbor"] = neighbor_scores(units, splits["test"]["labels"].flatten())["all"]
     return scores
@@ -167,6 +172,7 @@ def probe_inputs(splits: dict[str, Clips], width: int) -> dict[str, float]:
         for split, clips in splits.items():
             flat = [by_label(clips[stream].flatten(2), clips["labels"]) for stream in inputs]
             rows[split] = torch.cat(flat, 1).numpy()
+        # Fitted on the training rows alone.
         components = min(width, *rows["train"].shape)
         pca = PCA(components, svd_solver="randomized", random_state=0).fit(rows["train"])
         scores[name] = probe_accuracy({split: pca.transform(each) for split, each in rows.items()}, splits)

@@ -39,6 +39,7 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
 
 def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: int, **fields) -> PreTrainedModel:
     """The checkpoint, with new weights where it has none, or a new model; the seed fixes what is new."""
+    # The order matters: a new model's weights are drawn right after the seed is set.
     set_seed(seed)
     fields = {**(task.model_config or {}), **fields}
     if task.model_name_or_path is not None:
@@ -48,7 +49,9 @@ def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: 
 
 def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> PreTrainedModel:
     """Train with the plain Trainer; the model comes back in evaluation mode."""
-    callbacks = [EpochCallback(dataset)] if hasattr(dataset, "set_epoch") else []
+    callbacks = []
+    if hasattr(dataset, "set_epoch"):
+        callbacks.append(EpochCallback(dataset))  # Mixtures: other partners in every epoch
     trainer = Trainer(model=model, args=args, train_dataset=dataset, callbacks=callbacks)
     print_training(args, trainer.train())
     return model.eval()
@@ -65,9 +68,11 @@ def predict(model: PreTrainedModel, dataset: Dataset, batch_size: int, **options
     """`(example, outputs)` of every example, in order; outputs without the batch axis."""
     device = next(model.parameters()).device
     for begin in range(0, len(dataset), batch_size):
+        # One batch; the last one may be smaller.
         examples = [dataset[index] for index in range(begin, min(begin + batch_size, len(dataset)))]
         names = ("pixel_values_videos", "input_features")
         outputs = model(**{name: torch.stack([e[name] for e in examples]).to(device) for name in names}, **options)
+        # Scalars, such as a loss, belong to no example.
         tensors = {name: output.cpu() for name, output in outputs.items() if torch.is_tensor(output) and output.ndim}
         for offset, example in enumerate(examples):
             yield example, {name: tensor[offset] for name, tensor in tensors.items()}
@@ -119,9 +124,12 @@ def run_seeds(
     """
     runs, facts = [], {}
     for seed in task.seeds:
+        # The seed's arguments: its own folder, so that seeds may run at the same time.
         seed_args = copy(args)
         seed_args.seed = seed_args.data_seed = seed
         seed_args.output_dir = str(Path(args.output_dir) / f"seed_{seed}")
+
+        # Measured before under the same facts, or measured now. Only one process writes and keeps the figures.
         facts = run_facts(task, args) | facts_of(seed)
         run = finished_run(seed_args, facts)
         if run is None:
@@ -168,9 +176,11 @@ def summary(runs: list[Rows]) -> Rows:
     for method, metrics in runs[0].items():
         table[method] = {}
         for metric in metrics:
-            figures = [run[method][metric] for run in runs]
+            figures = [run[method][metric] for run in runs]  # one a seed
             table[method][metric] = statistics.fmean(figures)
-            table[method][f"{metric}_std"] = statistics.stdev(figures) if len(figures) > 1 else 0.0
+            table[method][f"{metric}_std"] = 0.0
+            if len(figures) > 1:
+                table[method][f"{metric}_std"] = statistics.stdev(figures)
     return table
 
 
@@ -179,6 +189,7 @@ def write_results(
 ) -> Rows:
     """`results.json` and `results.md` in the output folder, and under the name `results`; prints the table."""
     table = summary(runs)
+    # Everything that the table was made from.
     record = {
         "command": command,
         "seeds": task.seeds,
@@ -193,11 +204,14 @@ def write_results(
     for method, figures in table.items():
         row = {"method": method}
         for metric in columns.keys() & figures.keys():
-            spread = figures[f"{metric}_std"]
-            row[metric] = f"{figures[metric]:.3f} ± {spread:.3f}" if spread else figures[metric]
+            row[metric] = figures[metric]
+            if spread := figures[f"{metric}_std"]:
+                row[metric] = f"{figures[metric]:.3f} ± {spread:.3f}"
         rows.append(row)
     text = f"`{command}`\n\n" + "".join(f"{name}: {fact}  \n" for name, fact in facts.items())
     text += "\n" + markdown_table(rows, {"method": "method"} | columns) + "\n"
+
+    # In the run's folder, and where results are committed.
     stems = [str(Path(args.output_dir) / "results")]
     if task.results:
         stems.append(task.results)

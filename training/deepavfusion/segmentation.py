@@ -67,7 +67,10 @@ def main(argv: list[str] | None = None) -> Rows:
         methods |= trivial_masks(truths, train_set)
         return {name: scores(each, truths, groups) for name, each in methods.items()}
 
-    columns = COLUMNS if num_labels == 1 else CLASS_COLUMNS
+    # Binary masks and classes have different figures; what was not measured has no column.
+    columns = COLUMNS
+    if num_labels > 1:
+        columns = CLASS_COLUMNS
     return run_seeds("segmentation", argv, task, args, lambda seed: facts, measure, columns)
 
 
@@ -76,8 +79,10 @@ def predicted_masks(model: PreTrainedModel, dataset: Dataset, batch_size: int) -
     masks = []
     for _, outputs in predict(model, dataset, batch_size):
         logits = outputs["logits"][0]  # (K, H, W)
-        mask = logits[0].sigmoid() if len(logits) == 1 else logits.argmax(0)
-        masks.append(mask.numpy())
+        if len(logits) == 1:
+            masks.append(logits[0].sigmoid().numpy())
+        else:
+            masks.append(logits.argmax(0).numpy())
     return masks
 
 

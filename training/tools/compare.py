@@ -76,6 +76,7 @@ def comparison_runs(config: str, rest: list[str], seeds: list[int], only: list[s
         for variant, changes in variants.items():
             if only and variant not in only:
                 continue
+            # The folder's name: letters and digits of the variant's name.
             word = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
             name = f"{Path(config).stem}-{word}-seed{seed}"
             arguments = [*as_arguments(changes), *rest, "--seed", str(seed)]
@@ -89,8 +90,10 @@ def aggregate(runs: Finished) -> list[dict]:
     for key, results in runs:
         seconds = 60 * results["training_minutes"] / results["epochs"]
         costs = {"trainable": results["trainable"], "seconds_per_epoch": seconds}
+        # A model trained on both modalities is compared with both given.
         inputs = [row["input"] for row in results["rows"] if row["model"] == "maavt"]
         trained_on = "both" if "both" in inputs else inputs[0]
+        # The baseline is the same for all variants: take that of the first.
         for row in results["rows"]:
             condition = {"input": row["input"], "noise": row["noise"]}
             if row["model"] != "maavt" and key["variant"] == first:

@@ -63,6 +63,7 @@ def train_backbone(
     Raises:
         ValueError: the folder holds something else, or there is no such data.
     """
+    # A backbone of the same clips and the same recipe is used again.
     folder, settings = Path(folder), settings or BackboneSettings()
     key = _key(Path(data), settings)
     record = read_record(folder)
@@ -70,6 +71,7 @@ def train_backbone(
         return record["measured"]
     if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).exists():
         raise ValueError(f"{folder}: holds something that is not the demo's backbone; give an empty or a new folder")
+    # Frames, a model from nothing, training, accuracy of single frames.
     table, _ = build_clip_table(data, check="none")
     processor = ViTImageProcessor(size={"height": settings.image_size, "width": settings.image_size})
     frames, labels = {}, {}
@@ -107,6 +109,7 @@ def sine_positions(grid: int, width: int) -> torch.Tensor:
 
 
 def _tiny_vit(names: Sequence[str], settings: BackboneSettings) -> ViTForImageClassification:
+    # A configuration that any ViT of transformers could have.
     config = ViTConfig(
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_layers,

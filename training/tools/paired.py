@@ -36,10 +36,12 @@ def main(argv: list[str] | None = None) -> list[dict]:
         if len(getattr(options, name) or []) > 2:
             parser.error(f"--{name}: give one name, or one for A and one for B")
 
+    # One file may be both runs: other inputs or conditions of it.
     files = [str(options.a), str(options.b)]
     names = (files[0], files[1])
     if files[0] == files[1]:
         names = (f"{files[0]} (A)", f"{files[1]} (B)")
+    # Every pair of conditions that was asked for.
     of_a, of_b = read_predictions(options.a), read_predictions(options.b)
     results = []
     for a in of_a:
@@ -103,6 +105,7 @@ def compare(a: list[dict], b: list[dict], names: tuple[str, str], num_samples: i
 def paired_by_clip(a: list[dict], b: list[dict], names: tuple[str, str]) -> list[tuple[dict, dict]]:
     """The records of each clip in A and B. Raises ValueError unless both hold the same clips with the same labels."""
     of_a, of_b = by_clip(a, names[0]), by_clip(b, names[1])
+    # The same clips ...
     for name, clips, others in ((names[0], of_a, of_b), (names[1], of_b, of_a)):
         alone = sorted(clips.keys() - others.keys())
         if alone:
@@ -110,6 +113,7 @@ def paired_by_clip(a: list[dict], b: list[dict], names: tuple[str, str]) -> list
                 f"{name}: {len(alone)} of {len(clips)} clips are not in the other file, such as {alone[0]!r}; "
                 "compare runs with the same test set (same data, split and split_seed)"
             )
+    # ... of the same classes and groups.
     for clip, record in of_a.items():
         for key in ("label", "group"):
             if record[key] != of_b[clip][key]:

@@ -143,6 +143,7 @@ def with_spread(
     collected: dict[tuple, list[dict]] = {}
     for key, row in runs:
         collected.setdefault(tuple(key.items()), []).append(row)
+    # One row a key.
     rows = []
     for key, of_seeds in collected.items():
         row = {**dict(key), "seeds": len(of_seeds)}
@@ -151,7 +152,9 @@ def with_spread(
             figures = [one[name] for one in of_seeds if one.get(name) is not None]
             if figures:
                 row[name] = statistics.mean(figures)
-                row[f"{name}_spread"] = statistics.stdev(figures) if len(figures) > 1 else 0.0
+                row[f"{name}_spread"] = 0.0
+                if len(figures) > 1:
+                    row[f"{name}_spread"] = statistics.stdev(figures)
                 row[f"{name}_seeds"] = figures
         rows.append(row)
     return rows
