@@ -195,16 +195,16 @@ class PyAVFile:
         self._file.close()
 
     def _default_track(self, kind: str) -> Any:
-        """The track that players show: the first one marked as default, else the first. A cover picture is no video."""
+        """The track that players show: the first one marked as default, else the first. A cover is no video."""
         tracks = [s for s in getattr(self._file.streams, kind) if not s.disposition.value & ATTACHED_PICTURE]
         return max(tracks, key=lambda track: track.disposition.value & DEFAULT_TRACK, default=None)
 
     def _streams(self) -> list[Any]:
         return [stream for stream in (self.video, self.audio) if stream is not None]
 
-    def _check_size(self, picture: Any) -> None:
-        if picture.width * picture.height > self._max_pixels:
-            problem = f"frames of {picture.width}x{picture.height} have more than max_pixels={self._max_pixels} pixels"
+    def _check_size(self, frame: Any) -> None:
+        if frame.width * frame.height > self._max_pixels:
+            problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={self._max_pixels} pixels"
             raise clip_error(self.name, "video", f"{problem}; scale the video down, or raise max_pixels")
 
     # Lengths
@@ -362,7 +362,7 @@ class PyAVFile:
         self._seek(self.video, time)
         frames = self._decoded("video")
         first = next(frames, None)
-        # No index, a bad one, or pictures that refresh bit by bit without key frames: read from the beginning.
+        # No index, a bad one, or frames that refresh bit by bit without key frames: read from the beginning.
         if first is None or first.time > time or not starts_anew(first):
             self._open()
             frames = self._decoded("video")
@@ -511,7 +511,7 @@ class PyAVFile:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
-        """The picture `[H, W, 3]` of a frame, turned and mirrored as the file says."""
+        """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
         self._check_size(frame)
         image = self._converter.reformat(frame, format="rgb24").to_ndarray()
         matrix = display_matrix(frame)

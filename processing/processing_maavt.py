@@ -37,6 +37,7 @@ class MAAVTProcessor(ProcessorMixin):
     default_parts = (MAAVTFeatureExtractor, MAAVTVideoProcessor)
 
     def __init__(self, feature_extractor: Any = None, video_processor: Any = None, **kwargs: Any):
+        # DeepAVFusion's processor has other default parts.
         default_extractor, default_video_processor = self.default_parts
         if feature_extractor is None:
             feature_extractor = default_extractor()
@@ -66,6 +67,7 @@ class MAAVTProcessor(ProcessorMixin):
         from transformers import AutoImageProcessor
 
         images = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
+        # A center crop that follows a larger resize is what the backbone sees in the end.
         crop = getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None
         fields = {
             "size": _height_and_width(crop or images.size),
@@ -96,6 +98,7 @@ class MAAVTProcessor(ProcessorMixin):
             ClipError: the file or the window is bad.
             ValueError: `num_frames` is not a multiple of the number of segments.
         """
+        # The window is that of the spectrograms: the frames come from the seconds that are heard.
         request = replace(request, sampling_rate=self.feature_extractor.sampling_rate)
         if request.times is not None:
             return load_clip(source, request)
@@ -108,6 +111,7 @@ class MAAVTProcessor(ProcessorMixin):
 
     def frame_times(self, start: float, end: float, num_frames: int | None = None) -> np.ndarray:
         """The seconds `[T]` at which `load_clip` takes the frames of a window."""
+        # Each segment of audio has as many frames as the others.
         count = num_frames or self.video_processor.frames_per_clip
         windows = self.feature_extractor.segment_windows(end - start)
         if count % len(windows):
@@ -154,6 +158,7 @@ class MAAVTProcessor(ProcessorMixin):
             raise ValueError("no input; give clips, videos, audio, or videos and audio")
         if clips is not None and (videos is not None or audio is not None):
             raise ValueError("clips holds video and audio; give it alone, or videos and audio")
+        # What to decode
         options = _Options(kwargs)
         request = ClipRequest(
             num_frames=options.num_frames,
@@ -162,6 +167,7 @@ class MAAVTProcessor(ProcessorMixin):
             on_missing=on_missing or "raise",
             allow_remote=bool(allow_remote),
         )
+        # Decode: frames and waveforms by clip, None where one is missing
         if clips is not None:
             loaded = [self._load(clip, request) for clip in _as_list(clips, _is_single_clip)]
             videos, audio = [clip.frames for clip in loaded], [_with_rate(clip) for clip in loaded]
@@ -170,6 +176,7 @@ class MAAVTProcessor(ProcessorMixin):
             videos, audio = self._load_separately(videos, audio, request, options.video_metadata)
         if all(video is None for video in videos) and all(waveform is None for waveform in audio):
             raise ValueError("every clip of the batch lacks video and audio; give at least one of them")
+        # Spectrograms and pixels
         self._check_sampling_rate(audio, options.sampling_rate)
         return BatchFeature(self._process(videos, audio, options.rest), tensor_type=options.return_tensors)
 
@@ -177,10 +184,12 @@ class MAAVTProcessor(ProcessorMixin):
         """Files among the videos and the audio become frames and waveforms. A file given as both is read once."""
         videos, audio = list(videos), list(audio)
         for index, (video, waveform) in enumerate(zip(videos, audio, strict=True)):
+            # One file for both is decoded once.
             if isinstance(video, str) and isinstance(waveform, str) and video == waveform:
                 clip = self._load(video, request)
                 videos[index], audio[index] = clip.frames, _with_rate(clip)
                 continue
+            # Else each stream is read from its file, or is decoded already.
             if video is not None and is_clip_source(video):
                 videos[index] = self._load(video, replace(request, streams=("video",))).frames
             elif video is not None:
@@ -197,7 +206,7 @@ class MAAVTProcessor(ProcessorMixin):
         return frames[self.video_processor.sample_frames(described, request.num_frames, request.fps)]
 
     def _load(self, clip: Any, request: ClipRequest) -> Clip:
-        if isinstance(clip, Clip) or type(clip).__name__ == "Clip":  # remote code has a class of its own
+        if isinstance(clip, Clip) or type(clip).__name__ == "Clip":  # remote code has another class of this name
             return clip
         if isinstance(clip, (tuple, list)):
             if len(clip) != 3:
@@ -206,7 +215,7 @@ class MAAVTProcessor(ProcessorMixin):
         return self.load_clip(clip, request)
 
     def _check_sampling_rate(self, audio: list, sampling_rate: int | None) -> None:
-        """Files and dicts bring their own rate; a bare waveform has the caller's."""
+        """Files and dicts bring their rate; a bare waveform has the caller's."""
         needed = self.feature_extractor.sampling_rate
         for index, waveform in enumerate(audio):
             if waveform is None:
@@ -226,6 +235,7 @@ class MAAVTProcessor(ProcessorMixin):
         """The batch of frames and waveforms, of which each clip may lack one."""
         has_video = torch.tensor([video is not None for video in videos])
         has_audio = torch.tensor([waveform is not None for waveform in audio])
+        # The parts see the clips that have the modality ...
         inputs: dict[str, Any] = {}
         if has_video.any():
             inputs["videos"] = [video for video in videos if video is not None]
@@ -236,6 +246,7 @@ class MAAVTProcessor(ProcessorMixin):
         processed = super().__call__(
             **inputs, **kwargs, do_sample_frames=False, sampling_rate=rate, return_tensors="pt"
         )
+        # ... and their rows go back among rows of zeros.
         batch = {}
         for name, present in (("pixel_values_videos", has_video), ("input_features", has_audio)):
             if name in processed:
@@ -255,11 +266,13 @@ class MAAVTProcessor(ProcessorMixin):
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple:
-        # files are read, and batches are lists, before the parts are called: nothing is left to fetch
+        # The base class would fetch files here.
+        # Files are read, and batches are lists, before the parts are called: nothing is left to fetch
         return images, text, videos, audio
 
     def _process_videos(self, videos: list, **kwargs: Any) -> tuple[BatchFeature, list]:
         videos = [as_frames(video, index) for index, video in enumerate(videos)]
+        # A batch is one tensor.
         lengths = sorted({len(video) for video in videos})
         if len(lengths) > 1:
             raise ValueError(f"videos of {lengths} frames in one batch; pass num_frames, or cut them to one length")
@@ -270,6 +283,7 @@ class MAAVTProcessor(ProcessorMixin):
         return ["pixel_values_videos", "input_features", "has_video", "has_audio"]
 
 
+# Beside `None`, Trainer asks a tokenizer for its special tokens, and ProcessorMixin for its settings.
 class NoTokenizer:
     """Defines no special tokens."""
 
@@ -284,6 +298,7 @@ class _Options:
 
     def __init__(self, kwargs: dict[str, Any]):
         self.rest = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
+        # An option in the dict of a part wins over a flat one.
         values: dict[str, Any] = {}
         for group in (self.rest, *(self.rest.get(f"{part}_kwargs") or {} for part in ("common", "audio", "videos"))):
             values |= {name: group.pop(name) for name in self.names if name in group}
@@ -303,6 +318,7 @@ def _with_rate(clip: Clip) -> dict[str, Any] | None:
 
 def _side_by_side(videos: Any, audio: Any) -> tuple[list, list]:
     """Videos and audio as lists of one length, None where one is missing."""
+    # One modality alone
     if videos is None:
         audio = _as_list(audio, _is_single_audio)
         return [None] * len(audio), audio
@@ -330,6 +346,7 @@ def _is_single_video(videos: Any) -> bool:
     if is_clip_source(videos):
         return True
     if isinstance(videos, (list, tuple)):
+        # Frames of one video have three axes; a list of videos holds files or four axes.
         first = next((video for video in videos if video is not None), None)
         return first is not None and not is_clip_source(first) and np.ndim(first) == 3
     return np.ndim(videos) != 5
@@ -359,6 +376,7 @@ def _scatter(rows: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Put the rows of the clips that have the modality among rows of zeros."""
     if present.all():
         return rows
+    # (present, ...) -> (B, ...)
     full = rows.new_zeros((len(present), *rows.shape[1:]))
     full[present.to(rows.device)] = rows
     return full
