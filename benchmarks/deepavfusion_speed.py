@@ -29,9 +29,9 @@ from reference_deepavfusion import Encoder, PreTraining  # noqa: E402
 from benchmarks.bench import file_name  # noqa: E402
 from benchmarks.machine import description  # noqa: E402
 from modeling_deepavfusion import DeepAVFusionConfig, DeepAVFusionForPreTraining, DeepAVFusionModel  # noqa: E402
-from modeling_deepavfusion.decoder_deepavfusion import patchify  # noqa: E402
+from modeling_deepavfusion.convert_deepavfusion import reference_state_dict  # noqa: E402
 from modeling_deepavfusion.losses_deepavfusion import reconstruction_loss  # noqa: E402
-from modeling_deepavfusion.published_deepavfusion import encoder_to_ours, task_to_ours  # noqa: E402
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify  # noqa: E402
 
 
 CASES = {
@@ -52,7 +52,7 @@ def encoders(fields: dict, layers: int, device: str):
     torch.manual_seed(SEED)
     config = DeepAVFusionConfig(num_hidden_layers=layers, **fields)
     literal, model = as_new(Encoder(config)).eval(), DeepAVFusionModel(config).eval()
-    model.load_state_dict(encoder_to_ours(literal.state_dict(), config.fusion_type))
+    model.load_state_dict(reference_state_dict(literal.state_dict(), config.fusion_type))
     return literal.to(device), model.to(device), config
 
 
@@ -119,7 +119,7 @@ def compare_step(fields: dict, masked: bool, arguments: argparse.Namespace) -> d
     torch.manual_seed(SEED)
     config = DeepAVFusionConfig(num_hidden_layers=arguments.layers, **fields)
     literal, model = as_new(PreTraining(config)), DeepAVFusionForPreTraining(config)
-    model.load_state_dict(task_to_ours(literal.state_dict(), config.fusion_type))
+    model.load_state_dict(reference_state_dict(literal.state_dict(), config.fusion_type))
     literal, model = literal.to(arguments.device), model.to(arguments.device)
     image, audio = inputs_of(config, arguments)
     noise = noise_of(config, arguments)

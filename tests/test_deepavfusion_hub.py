@@ -95,8 +95,12 @@ def test_fresh_process_without_the_package(saved, tmp_path, where):
             run(PUSH, folder, PYTHONPATH=str(REPOSITORY), **hub.env)
             said = run(LOAD, *files, "tester/classifier", "tester/pretraining", isolated=True, **hub.env, **modules)
             uploaded = hub.repos["tester/classifier"]["files"]
-        assert {"modeling_deepavfusion.py", "classification_deepavfusion.py", "model.safetensors"} <= set(uploaded)
-        assert not [name for name in uploaded if "pretraining" in name or "convert" in name]
+        assert {
+            "modeling_deepavfusion.py",
+            "pretraining_and_classification_deepavfusion.py",
+            "model.safetensors",
+        } <= set(uploaded)
+        assert not [name for name in uploaded if "dense_tasks" in name or "convert" in name]
         auto_map = json.loads(uploaded["config.json"])["auto_map"]
         assert auto_map["AutoModel"] == "modeling_deepavfusion.DeepAVFusionModel"
     assert "refused without trust" in said

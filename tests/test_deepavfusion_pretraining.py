@@ -12,7 +12,7 @@ from tiny_deepavfusion import all_close, pretraining_command, tiny_model
 from transformers import AutoModelForPreTraining
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
-from modeling_deepavfusion.decoder_deepavfusion import patchify
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify
 from tests.toy_run import write_clips
 from training.neighbors import neighbor_scores
 from training.pretraining import main

@@ -394,13 +394,6 @@ BLOCKS = {  # of width 384 and 3072
 
         layer = MAAVTLayer(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=3072)).eval()
         """,
-    "deepavfusion": """
-        from modeling_deepavfusion import DeepAVFusionConfig
-        from modeling_deepavfusion.layers_deepavfusion import DeepAVFusionViTBlock
-
-        block = DeepAVFusionViTBlock(DeepAVFusionConfig(), 384, 6, 3072, 1e-6, 0.0).eval()
-        layer = lambda video, audio: (block(video)[0], block(audio)[0])
-        """,
 }
 
 

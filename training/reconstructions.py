@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
-from modeling_deepavfusion.decoder_deepavfusion import patchify, unpatchify
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify, unpatchify
 
 from .map_pictures import displayed_frame
 
