@@ -105,7 +105,7 @@ class DeepAVFusionUpsampling(nn.Module):
 class DeepAVFusionPyramid(nn.Module):
     """Decodes maps of several layers from coarse to fine. At every scale a vector of the other modality is appended.
 
-    As in the paper's code, the shallowest layer feeds the coarsest scale, and fusion tokens are not read.
+    As in the reference implementation, the shallowest layer feeds the coarsest scale, and fusion tokens are not read.
     """
 
     def add_scales(self, width: int, channels: list[int]) -> None:
@@ -130,7 +130,7 @@ class DeepAVFusionMapModel(DeepAVFusionPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """As in the encoder; the decoder's convolutions start Kaiming-normal by fan-out, as in the paper's code."""
+        """As in the encoder; the decoder's convolutions start Kaiming-normal by fan-out, as in the reference implementation."""
         super()._init_weights(module)
         is_convolution = isinstance(module, (nn.Conv2d, nn.ConvTranspose2d))
         if is_convolution and not hasattr(module, "xavier_bound"):

@@ -280,7 +280,7 @@ def drop_path(update: torch.Tensor, rate: float, training: bool) -> torch.Tensor
 class DeepAVFusionAttention(nn.Module):
     """Attention of one sequence over itself or over another; all projections have full width.
 
-    `num_fused` of the query, key and value projections are one matrix in the paper's code, which sets how they start.
+    `num_fused` of the query, key and value projections are one matrix in the reference implementation, which sets how they start.
     """
 
     is_causal = False
@@ -320,7 +320,7 @@ class DeepAVFusionMLP(nn.Module):
 class DeepAVFusionViTBlock(nn.Module):
     """The pre-norm block of a ViT or decoder. Context tokens are read as keys and values, and not updated.
 
-    The paper's code updates them too and drops the update: the result is the same.
+    The reference implementation updates them too and drops the update: the result is the same.
     """
 
     def __init__(
@@ -574,7 +574,7 @@ FUSION_ATTENTION_CLASSES = {
 class DeepAVFusionFusionBlock(nn.Module):
     """u = LN(f) + A(LN(f), LN(x_v), LN(x_a)), then u + MLP(LN(u)) (equation 2).
 
-    The normalized tokens replace the tokens before the residual is added, as in the paper's code: `config.fusion_residual`.
+    The normalized tokens replace the tokens before the residual is added, as in the reference implementation: `config.fusion_residual`.
     """
 
     def __init__(self, config: DeepAVFusionConfig):

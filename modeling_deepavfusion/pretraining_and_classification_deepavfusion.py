@@ -85,7 +85,7 @@ class DeepAVFusionDecoderLayer(DeepAVFusionViTBlock, GradientCheckpointingLayer)
 class DeepAVFusionDecoder(nn.Module):
     """Visible patches, mask tokens and fusion tokens to the values of every patch. It never sees the other modality.
 
-    Its positions start as sin-cos and are trained, as in the paper's code.
+    Its positions start as sin-cos and are trained, as in the reference implementation.
     """
 
     def __init__(self, config: DeepAVFusionConfig, num_channels: int, grid: tuple[int, int]):
