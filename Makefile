@@ -5,9 +5,9 @@ DEMO := outputs/demo
 export BENCH_OUT ?= benchmarks/results
 export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
-demo test test-slow bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
+demo test test-slow test-wheel test-latest bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow bench bench-gpu bench-accuracy quality style fix-copies clean
+.PHONY: demo test test-slow test-wheel test-latest bench bench-gpu bench-accuracy quality style fix-copies clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -16,9 +16,7 @@ demo test test-slow bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 	touch $@
 
 demo: .venv/.installed  ## write clips, train a tiny ViT, freeze it, fine-tune MA-AVT on it, print the table
-	$(BIN)/python -m processing.demo_clips --out $(DEMO)/clips
-	$(BIN)/python -m training.demo_backbone --data $(DEMO)/clips --out $(DEMO)/backbone
-	$(BIN)/python train.py configs/demo.yaml
+	$(BIN)/maavt demo --out $(DEMO)
 
 test: quality  ## the whole fast suite
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
@@ -26,20 +24,30 @@ test: quality  ## the whole fast suite
 test-slow: .venv/.installed  ## the checks that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
+test-wheel: .venv/.installed  ## build the wheel, install it into an empty environment, train there
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow tests/training/test_command_line.py
+
+test-latest:  ## the fast suite with the newest releases that pyproject.toml allows, in an environment of its own
+	$(PYTHON) -m venv --clear .venv-latest
+	.venv-latest/bin/pip install -q uv
+	.venv-latest/bin/uv pip install -q --upgrade --python .venv-latest/bin/python -e '.[test,torchcodec]'
+	.venv-latest/bin/uv pip freeze --python .venv-latest/bin/python | grep -E '^(torch|transformers|peft|accelerate|datasets)'
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -n 2 --dist loadgroup
+
 .venv/.bench: .venv/.installed
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
 	touch $@
 
-bench: .venv/.bench  ## every figure of docs/performance.md on this machine, into BENCH_OUT (benchmarks/results/)
-	$(BIN)/python -m benchmarks.bench
+bench: .venv/.bench  ## every number of docs/performance.md, into BENCH_OUT (benchmarks/results/); BEFORE=another checkout
+	$(BIN)/python -m benchmarks.bench $(if $(BEFORE),--before $(BEFORE))
 
-bench-gpu: .venv/.installed  ## the same table on one GPU; benchmarks/gpu.py says what it needs
+bench-gpu: .venv/.installed  ## speed and memory on one GPU; benchmarks/gpu.py says what it needs
 	$(BIN)/python -m benchmarks.gpu
 
 bench-accuracy: .venv/.installed  ## hours: accuracy against the block at which tokens enter; DRONE=, GRID=, BACKBONE=
-	$(BIN)/python -m training.compare configs/compare/late_prompts_drone.yaml --data $(DRONE) \
+	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_drone.yaml --data $(DRONE) \
 		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_drone
-	$(BIN)/python -m training.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
+	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
 		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_grid_command
 
 quality: .venv/.installed  ## lint, format and marked copies, changes nothing

@@ -21,9 +21,9 @@ import torch
 from transformers import AutoProcessor, ProcessorMixin
 
 from modeling_maavt import MAAVTForAudioVisualClassification
-from processing.clip_rows import CLIP_SUFFIXES
-from processing.clips import Clip, ClipError, probe_clip
-from training.evaluation import write_text
+from processing.clips import Clip, ClipError, ClipRequest, probe_clip
+from processing.data.atomic_writing import write_text
+from processing.data.clip_rows import CLIP_SUFFIXES
 
 
 def windows(path: str, length: float | None, stride: float | None) -> Iterator[tuple[float | None, float | None]]:
@@ -57,7 +57,7 @@ def read_windows(
     for file in map(str, files):
         try:
             for start, end in windows(file, window, stride or window):
-                clip = processor.load_clip(file, start, end, streams=modalities, on_missing="none")
+                clip = processor.load_clip(file, ClipRequest(start, end, streams=modalities, on_missing="none"))
                 yield {"file": file, "start": start, "end": end}, clip
         except ClipError as error:
             if not skip_broken:

@@ -15,29 +15,30 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import record
 from transformers import EarlyStoppingCallback, set_seed
 
-from modeling_maavt import GradientModulation
-from processing.block_state_cache import BlockStateCollator
-from processing.class_balance import BalancedSampler, sampling_weights
-from processing.clip_tables import report_text
-from processing.collators import AudioVisualCollator
-from processing.mixup import PairMixUp
-from training.arguments import parse_arguments
-from training.baseline import baseline_rows, untouched_backbone
-from training.callbacks import CheckpointFilesCallback, EpochCallback
-from training.checkpoints import checkpoint_to_resume, stopped_early
-from training.class_reports import write_class_reports
-from training.class_weights import balanced_class_weights
-from training.clips import build_processor, build_tables, make_dataset
-from training.dry_run import dry_run
-from training.evaluation import evaluation_table, match_threshold, predict, write_results
-from training.feeding import block_state_source, clip_source
-from training.official_scores import official_scores, official_tables
-from training.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
-from training.plots import plots_of_run
-from training.retrieval import retrieval_scores
-from training.streams import StreamCallback, is_stream, make_stream, open_tables, set_steps
-from training.trainer import AudioVisualTrainer, best_checkpoint, compute_metrics
-from training.tuning import build_model, check_classes
+from processing.data.block_state_cache import BlockStateCollator
+from processing.data.class_balance import BalancedSampler, sampling_weights
+from processing.data.clip_tables import report_text
+from processing.data.collators import AudioVisualCollator
+from processing.data.mixup import PairMixUp
+from training.common.class_reports import write_class_reports
+from training.common.plots import plots_of_run
+from training.maavt.arguments import parse_arguments
+from training.maavt.baseline import baseline_rows, untouched_backbone
+from training.maavt.class_weights import balanced_class_weights
+from training.maavt.data import build_processor, build_tables, make_dataset
+from training.maavt.dry_run import dry_run
+from training.maavt.evaluation import evaluation_table, match_threshold, predict, write_results
+from training.maavt.feeding import block_state_source, clip_source
+from training.maavt.model import build_model, check_classes
+from training.maavt.official_scores import official_scores, official_tables
+from training.maavt.outputs import clear_checkpoints, describe, save_outputs, upload, whole_model
+from training.maavt.retrieval import retrieval_scores
+from training.maavt.streams import is_stream, make_stream, open_tables, set_steps
+from training.trainer.audio_visual_trainer import AudioVisualTrainer, best_checkpoint, compute_metrics
+from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
+from training.trainer.checkpoints import checkpoint_to_resume, stopped_early
+from training.trainer.gradient_modulation import GradientModulation
+from training.trainer.stream_training import StreamCallback
 
 
 logger = logging.getLogger("train")

@@ -5,7 +5,7 @@
     python -m benchmarks.exports
 
 Accuracy: a small model trained here on the demo's clips, judged on held-out ones. Speed: ViT-B/16. A variant whose package
-is not installed is left out and said so.
+is not installed is skipped and says so.
 """
 
 import copy
@@ -19,11 +19,11 @@ import torch
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
-from processing.clip_tables import build_clip_table
-from processing.demo_clips import DemoSettings, write_demo
+from processing.data.clip_tables import build_clip_table
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
+from processing.generate.demo_clips import DemoSettings, write_demo
 from processing.video_processing_maavt import MAAVTVideoProcessor
-from training.export_onnx import export_onnx
+from training.tools.export_onnx import export_onnx
 
 from .workload import build_batch, build_model, for_inference, inputs_of, interleaved, ratio
 
@@ -35,14 +35,14 @@ NEEDED = {"int8": ("torchao",), "onnx": ("onnx", "onnxscript", "onnxruntime")}
 def demo_tensors(folder: str) -> dict[str, tuple[Inputs, torch.Tensor]]:
     """Inputs and labels of the demo's training and test clips."""
     demo = write_demo(Path(folder) / "demo", DemoSettings(num_train=320, num_validation=20, num_test=160))
-    sound = MAAVTFeatureExtractor(num_bins=32, num_frames=48)
-    processor = MAAVTProcessor(sound, MAAVTVideoProcessor(frames_per_clip=4, size={"height": 32, "width": 32}))
+    extractor = MAAVTFeatureExtractor(num_bins=32, num_frames=48)
+    processor = MAAVTProcessor(extractor, MAAVTVideoProcessor(frames_per_clip=4, size={"height": 32, "width": 32}))
     tables, _ = build_clip_table(demo, check="none")
-    found = {}
+    tensors = {}
     for split in ("train", "test"):
         batch = processor(clips=[row["video"]["path"] for row in tables[split]])
-        found[split] = ({name: batch[name] for name in NAMES}, torch.tensor(tables[split]["label"]))
-    return found
+        tensors[split] = ({name: batch[name] for name in NAMES}, torch.tensor(tables[split]["label"]))
+    return tensors
 
 
 NAMES = ("pixel_values_videos", "input_features")
@@ -72,7 +72,7 @@ def variants(model: MAAVTForAudioVisualClassification, folder: str, example: Inp
     lean = copy.deepcopy(model)
     for module in (lean.maavt.embeddings, lean.maavt.encoder, lean.maavt.layernorm):
         module.bfloat16()
-    found = {
+    functions = {
         "float32": lambda inputs: model(**inputs).logits,
         "bfloat16": lambda inputs: lean(**{name: value.bfloat16() for name, value in inputs.items()}).logits,
     }
@@ -81,25 +81,27 @@ def variants(model: MAAVTForAudioVisualClassification, folder: str, example: Inp
 
         quantized = copy.deepcopy(lean)
         quantize_(quantized.maavt.encoder, Int8WeightOnlyConfig())
-        found["int8"] = lambda inputs: quantized(**{name: value.bfloat16() for name, value in inputs.items()}).logits
+        functions["int8"] = lambda inputs: (
+            quantized(**{name: value.bfloat16() for name, value in inputs.items()}).logits
+        )
     if installed("onnx"):
         import onnxruntime
 
         path = export_onnx(model, Path(folder) / "model.onnx", example)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        found["onnx"] = lambda inputs: torch.from_numpy(
+        functions["onnx"] = lambda inputs: torch.from_numpy(
             session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]
         )
-    return found
+    return functions
 
 
 def installed(variant: str) -> bool:
     return all(importlib.util.find_spec(name) is not None for name in NEEDED[variant])
 
 
-def measure(clips: int = 4, blocks: int = 12) -> dict[str, float | str]:
+def measure(clips: int = 4, blocks: int = 4) -> dict[str, float | str]:
     results: dict[str, float | str] = {
-        f"exports.{variant}": f"left out: {', '.join(names)} not installed"
+        f"exports.{variant}": f"skipped: {', '.join(names)} not installed"
         for variant, names in NEEDED.items()
         if not installed(variant)
     }
@@ -108,16 +110,16 @@ def measure(clips: int = 4, blocks: int = 12) -> dict[str, float | str]:
         model = small_model(*data["train"])
         inputs, labels = data["test"]
         with torch.inference_mode():
-            found = variants(model, folder, inputs)
-            classes = {name: function(inputs).float().argmax(-1) for name, function in found.items()}
+            functions = variants(model, folder, inputs)
+            classes = {name: function(inputs).float().argmax(-1) for name, function in functions.items()}
         for name, predicted in classes.items():
             results[f"exports.top1.{name}"] = float((predicted == labels).float().mean())
             results[f"exports.agreement.{name}"] = float((predicted == classes["float32"]).float().mean())
         large = for_inference(build_model(blocks=blocks))
         batch = inputs_of(build_batch(clips))
         with torch.inference_mode():
-            found = variants(large, folder, batch)
-            seconds = interleaved({name: lambda f=function: f(batch) for name, function in found.items()}, 5)
+            functions = variants(large, folder, batch)
+            seconds = interleaved({name: lambda f=function: f(batch) for name, function in functions.items()}, 5)
         for name in seconds:
             results[f"exports.speedup.{name}"] = ratio(seconds, "float32", name)
     return results

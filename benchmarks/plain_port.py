@@ -3,8 +3,8 @@
 """The plain port: MA-AVT as the paper's release computes it, on a stock `ViTModel`; the yardstick of every ratio.
 
 Two passes, attention weights and a localization map in every block, token self-attention on every copy of the tokens,
-sound repeated to three channels, one projection and one contrastive loss a block, in training and evaluation alike.
-Its weights are those of one of our models, so that outputs can be compared before times are.
+the spectrogram repeated to three channels, one projection and one contrastive loss a block, in training and evaluation alike.
+Its weights are copied from a MA-AVT model, so that outputs can be compared before times are.
 """
 
 import torch
@@ -15,8 +15,8 @@ from transformers import ViTConfig, ViTModel
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
 
 
-def published_config(vision_config: dict | None = None, **overrides) -> MAAVTConfig:
-    """The published system in our configuration: one linear match head, positions resampled along the sequence."""
+def paper_config(vision_config: dict | None = None, **overrides) -> MAAVTConfig:
+    """The paper's options: one linear match head, and positions resampled along the sequence."""
     values = {"match_head": "linear", "position_interpolation": "sequence", "num_labels": 309, **overrides}
     return MAAVTConfig(vision_config=vision_config, **values)
 
@@ -42,7 +42,7 @@ class PlainPort(nn.Module):
     """MA-AVT for clips of one frame and one spectrogram, frozen but for tokens, projections and heads.
 
     Args:
-        model: whose weights are copied; its config has to be a `published_config`.
+        model: whose weights are copied; its config has to be a `paper_config`.
     """
 
     def __init__(self, model: MAAVTForAudioVisualClassification):
@@ -84,7 +84,7 @@ class PlainPort(nn.Module):
                 projection.weight.copy_(trunk[f"contrastive_head.{stream}.weight"][index])
                 projection.bias.copy_(trunk[f"contrastive_head.{stream}.bias"][index])
         self.class_head.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
-        # published: 1 means background; ours: 1 means matched
+        # 1 means background in the reference implementation and matched in MAAVTForAudioVisualClassification
         self.match_head.load_state_dict({name: -state[f"match_head.{name}"] for name in ("weight", "bias")})
 
     def forward(
@@ -128,7 +128,7 @@ class PlainPort(nn.Module):
         return (functional.cross_entropy(scores, targets) + functional.cross_entropy(scores.T, targets)) / 2
 
     def _stream(
-        self, images: torch.Tensor, own: str, stream: str
+        self, images: torch.Tensor, kind: str, stream: str
     ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
         """The final states `[N, len, D]`, a map `[N, P]` and a projected feature `[N, d]` a block."""
         count, patches = len(images), self.num_patches(images)
@@ -138,7 +138,7 @@ class PlainPort(nn.Module):
         states = states + functional.interpolate(
             self.vit.embeddings.position_embeddings.transpose(1, 2), states.shape[1], mode="linear"
         ).transpose(1, 2)
-        tokens = [self.token_attention[kind](self.tokens[kind].expand(count, -1, -1)) for kind in (own, "shared")]
+        tokens = [self.token_attention[name](self.tokens[name].expand(count, -1, -1)) for name in (kind, "shared")]
         states = torch.cat([states, *tokens], dim=1)
         maps, features = [], []
         for layer, projection in zip(self.vit.layers, self.projections[stream], strict=True):
@@ -159,6 +159,3 @@ class PlainPort(nn.Module):
         logits = query @ key.transpose(2, 3) * attention.scaling
         attended = (logits.softmax(-1) @ value).transpose(1, 2).reshape(states.shape)
         return attention.o_proj(attended), logits[:, :, 0, 1 : 1 + patches].mean(1).softmax(-1)
-
-
-__all__ = ["PlainPort", "published_config"]

@@ -1,10 +1,10 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""From mp4 files to model inputs on one core: beside decoding alone, and beside a usual research pipeline.
+"""From mp4 files to model inputs on one core, beside decoding alone and beside a usual research pipeline.
 
     python -m benchmarks.processor [--clips FOLDER]
 
-Clips come from `--clips`, the environment variable BENCH_CLIPS, the shared GRID clips where they are, else the demo's.
+Clips come from `--clips`, else from the environment variable BENCH_CLIPS, else the demo's clips are written.
 """
 
 import argparse
@@ -22,21 +22,19 @@ from PIL import Image
 
 from processing import MAAVTProcessor
 from processing.clip_decoders import PyAVFile, torchcodec_decoders
-from processing.clips import Clip, load_clip
-from processing.demo_clips import DemoSettings, write_demo
+from processing.clips import Clip, ClipRequest, load_clip
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
+from processing.generate.demo_clips import DemoSettings, write_demo
 from processing.video_processing_maavt import MAAVTVideoProcessor
 
-from .fresh import REPOSITORY
 from .workload import interleaved, median, ratio
 
 
 NUM_CLIPS, NUM_FRAMES = 32, 8
-GRID = REPOSITORY.parent / "shared" / "data" / "grid_s1" / "clips"
 
 
 def clip_files(folder: str | None, demo: str) -> list[str]:
-    folder = folder or os.environ.get("BENCH_CLIPS") or (GRID if GRID.is_dir() else None)
+    folder = folder or os.environ.get("BENCH_CLIPS")
     if folder is None:
         folder = write_demo(demo, DemoSettings(num_train=NUM_CLIPS, num_validation=1, num_test=1))
     files = sorted(str(file) for file in Path(folder).rglob("*.mp4"))[:NUM_CLIPS]
@@ -45,10 +43,11 @@ def clip_files(folder: str | None, demo: str) -> list[str]:
     return files
 
 
-def build_processor() -> MAAVTProcessor:
-    """Frames of 224 x 224 and the spectrogram of the published VGGSound recipe, for clips of 3 s."""
-    sound = MAAVTFeatureExtractor.from_preset("vggsound", segment_start=None, tile_seconds=None, segment_seconds=None)
-    return MAAVTProcessor(sound, MAAVTVideoProcessor(frames_per_clip=NUM_FRAMES))
+def build_processor(clip_seconds: float | None = None) -> MAAVTProcessor:
+    """Frames of 224 x 224 and the spectrogram of the paper's VGGSound recipe; with `clip_seconds`, of the whole clip."""
+    options = {"segment_start": None, "tile_seconds": None, "segment_seconds": clip_seconds}
+    extractor = MAAVTFeatureExtractor.from_preset("vggsound", **options)
+    return MAAVTProcessor(extractor, MAAVTVideoProcessor(frames_per_clip=NUM_FRAMES))
 
 
 def bare_decoders(file: str, processor: MAAVTProcessor) -> dict[str, Callable]:
@@ -85,7 +84,7 @@ def bare_decoders(file: str, processor: MAAVTProcessor) -> dict[str, Callable]:
 
 
 def research_pipeline(clip: Clip, extractor: MAAVTFeatureExtractor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One decoded clip: librosa resamples and transforms the sound, Pillow resizes the frames one by one."""
+    """One decoded clip: librosa resamples and transforms the waveform, Pillow resizes the frames one by one."""
     import librosa
 
     waveform = clip.waveform.numpy()
@@ -114,9 +113,9 @@ def research_spectrogram(waveform: np.ndarray, extractor: MAAVTFeatureExtractor)
 
 
 def overhead(files: list[str], processor: MAAVTProcessor, repeats: int) -> dict[str, float]:
-    """How much longer than decoding alone the way from files to inputs takes, in batches of 8.
+    """How much longer than decoding alone it takes to get from files to inputs, in batches of 8.
 
-    By the faster of two decoders on these clips, and by either.
+    `processor.overhead` is over the faster decoder on these clips; the others are over each of them.
     """
     bare = [bare_decoders(file, processor) for file in files]
     groups = [files[first : first + 8] for first in range(0, len(files), 8)]
@@ -126,7 +125,7 @@ def overhead(files: list[str], processor: MAAVTProcessor, repeats: int) -> dict[
             decoders[name]()
 
     def whole() -> dict:
-        for group in groups:  # as loops do, this one still holds its last batch while the next is made
+        for group in groups:
             batch = processor(clips=group)
         return batch
 
@@ -158,12 +157,12 @@ def side_by_side(files: list[str], processor: MAAVTProcessor, repeats: int) -> d
     }
 
 
-def left_out(files: list[str], repeats: int) -> dict[str, float]:
-    """How many times longer decoding takes with every frame, those that nobody sees too."""
+def skipped_frames(files: list[str], repeats: int) -> dict[str, float]:
+    """How many times longer decoding takes if every frame is decoded, not only those that are needed."""
 
     def load() -> None:
         for file in files:
-            load_clip(file, num_frames=NUM_FRAMES, decoder="pyav")
+            load_clip(file, ClipRequest(num_frames=NUM_FRAMES, decoder="pyav"))
 
     def load_with_every_frame() -> None:
         with mock.patch.object(PyAVFile, "frames_at", PyAVFile._frames_at):
@@ -177,19 +176,19 @@ def left_out(files: list[str], repeats: int) -> dict[str, float]:
 
 
 def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) -> dict[str, float]:
-    """Clips a second beside the research pipeline from decoded frames and sound at 44.1 kHz, and end to end."""
+    """Speed beside the research pipeline, on decoded frames with waveforms at 44.1 kHz, and from files."""
     from processing.clips import _resampler
 
     extractor = processor.feature_extractor
-    clips = [load_clip(file, num_frames=NUM_FRAMES) for file in files]
+    clips = [load_clip(file, ClipRequest(num_frames=NUM_FRAMES)) for file in files]
     to_44100 = [_resampler(clip.sampling_rate, 44100)(clip.waveform) for clip in clips]
     clips = [
-        Clip(frames=clip.frames, waveform=sound, sampling_rate=44100)
-        for clip, sound in zip(clips, to_44100, strict=True)
+        Clip(frames=clip.frames, waveform=waveform, sampling_rate=44100)
+        for clip, waveform in zip(clips, to_44100, strict=True)
     ]
     resample = _resampler(44100, extractor.sampling_rate)
 
-    def ours() -> dict:
+    def with_processor() -> dict:
         for first in range(0, len(clips), 8):
             group = clips[first : first + 8]
             batch = processor(
@@ -203,37 +202,37 @@ def without_decoding(files: list[str], processor: MAAVTProcessor, repeats: int) 
         for clip in clips:
             research_pipeline(clip, extractor)
 
-    seconds = interleaved({"research": research, "ours": ours}, repeats)
-    torch.set_num_threads(os.cpu_count() or 1)  # the research pipeline's loop over clips has nothing to share out
-    all_cores = interleaved({"research": research, "ours": ours}, repeats)
+    seconds = interleaved({"research": research, "processor": with_processor}, repeats)
+    torch.set_num_threads(os.cpu_count() or 1)  # the research pipeline works on one clip at a time
+    all_cores = interleaved({"research": research, "processor": with_processor}, repeats)
     torch.set_num_threads(1)
 
     def research_from_files() -> None:
         for file in files:
-            research_pipeline(load_clip(file, num_frames=NUM_FRAMES), extractor)
+            research_pipeline(load_clip(file, ClipRequest(num_frames=NUM_FRAMES)), extractor)
 
-    def ours_from_files() -> dict:
+    def processor_from_files() -> dict:
         for first in range(0, len(files), 8):
             batch = processor(clips=files[first : first + 8])
         return batch
 
-    end_to_end = interleaved({"research": research_from_files, "ours": ours_from_files}, repeats)
+    end_to_end = interleaved({"research": research_from_files, "processor": processor_from_files}, repeats)
     waveforms = [resample(clip.waveform)[: 3 * extractor.sampling_rate] for clip in clips]
     arrays = [waveform.numpy() for waveform in waveforms]
     spectrograms = interleaved(
         {
             "librosa": lambda: [research_spectrogram(array, extractor) for array in arrays],
-            "ours": lambda: extractor(waveforms, sampling_rate=extractor.sampling_rate),
+            "processor": lambda: extractor(waveforms, sampling_rate=extractor.sampling_rate),
         },
         repeats,
     )
     return {
-        "processor.speedup": ratio(seconds, "research", "ours"),
-        "processor.speedup.all_cores": ratio(all_cores, "research", "ours"),
-        "processor.speedup.end_to_end": ratio(end_to_end, "research", "ours"),
-        "processor.clips_per_second.decoded": len(files) / median(seconds["ours"]),
-        "spectrogram.speedup": ratio(spectrograms, "librosa", "ours"),
-        "spectrogram.clips_per_second": len(files) / median(spectrograms["ours"]),
+        "processor.speedup": ratio(seconds, "research", "processor"),
+        "processor.speedup.all_cores": ratio(all_cores, "research", "processor"),
+        "processor.speedup.end_to_end": ratio(end_to_end, "research", "processor"),
+        "processor.clips_per_second.decoded": len(files) / median(seconds["processor"]),
+        "spectrogram.speedup": ratio(spectrograms, "librosa", "processor"),
+        "spectrogram.clips_per_second": len(files) / median(spectrograms["processor"]),
     }
 
 
@@ -244,7 +243,7 @@ def measure(folder: str | None = None, repeats: int = 5) -> dict[str, float | st
         with tempfile.TemporaryDirectory() as demo:
             files = clip_files(folder, demo)
             processor = build_processor()
-            results = overhead(files, processor, repeats) | left_out(files, repeats)
+            results = overhead(files, processor, repeats) | skipped_frames(files, repeats)
             results |= side_by_side(files, processor, repeats) | without_decoding(files, processor, repeats)
             source = "demo" if str(files[0]).startswith(demo) else Path(files[0]).parents[1].name
             return results | {"processor.clips": source}

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: the model, its batch, a training step; and how: interleaved, medians, warm-up not counted."""
+"""What is measured (the model, its batch, a training step) and how (in turns, medians, without the warm-up)."""
 
 import statistics
 import time
@@ -11,19 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modeling_maavt import MAAVTForAudioVisualClassification
 
-from .plain_port import published_config
+from .plain_port import paper_config
 
 
 BATCH, SIDE = 8, 224
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_model(
     dtype: torch.dtype = torch.float32, device: str = "cpu", blocks: int = 12, **overrides
 ) -> MAAVTForAudioVisualClassification:
-    """ViT-B/16 with the published options and random weights; what is trained stays in float32 whatever the `dtype`."""
+    """ViT-B/16 with the paper's options and random weights. Trained weights stay in float32 whatever the `dtype`."""
     torch.manual_seed(0)
     vision = {"model_type": "vit", "layer_norm_eps": 1e-6, "num_hidden_layers": blocks}
-    model = MAAVTForAudioVisualClassification(published_config(vision, **overrides))
+    model = MAAVTForAudioVisualClassification(paper_config(vision, **overrides))
     for module in (model.maavt.embeddings, model.maavt.encoder, model.maavt.layernorm):
         module.to(dtype)
     model.freeze_backbone()
@@ -38,7 +39,11 @@ def build_batch(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> dict[str, torch.Tensor]:
-    """Frames `[B, T, 3, 224, 224]` and spectrograms `[B, S, 224, 224]` of noise, labels, every fourth pair mismatched."""
+    """A batch of noise. Every fourth pair is a mismatched pair.
+
+    Returns:
+        Frames `[B, T, 3, 224, 224]`, spectrograms `[B, S, 224, 224]`, labels `[B]` and `is_matched` `[B]`.
+    """
     generator = torch.Generator().manual_seed(1)
     batch = {
         "pixel_values_videos": torch.randn(clips, frames, 3, SIDE, SIDE, generator=generator).to(dtype),
@@ -46,7 +51,7 @@ def build_batch(
         "labels": torch.randint(num_labels, (clips,), generator=generator),
         "is_matched": torch.arange(clips) % 4 != 3,
     }
-    return {name: value.to(device) for name, value in batch.items()}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -54,7 +59,7 @@ def inputs_of(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def for_inference(model: MAAVTForAudioVisualClassification) -> MAAVTForAudioVisualClassification:
-    """As an exported adapter is used: tokens folded, projections left out."""
+    """The model as an exported adapter is used: tokens folded, no projections."""
     model.fold_token_attention()
     model.maavt.contrastive_head = None
     model.config.contrastive = None
@@ -77,24 +82,16 @@ class Step:
         return loss.detach()
 
 
-def interleaved(
-    functions: dict[str, Callable], repeats: int = 5, limit: float = 1e9, warm: bool = False
-) -> dict[str, list[float]]:
-    """Seconds of every function, taken in turns after one call each that is not counted, unless they are `warm`.
-
-    At least 5 turns; fewer than `repeats` where `limit` seconds are over.
-    """
-    for function in () if warm else functions.values():
+def interleaved(functions: dict[str, Callable], repeats: int = 5) -> dict[str, list[float]]:
+    """Seconds of every function, taken in turns, after one call each that is not counted."""
+    for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
-    start = time.perf_counter()
-    for turn in range(repeats):
-        if turn >= 5 and time.perf_counter() - start > limit:
-            break
+    for _ in range(repeats):
         for name, function in functions.items():
-            begin = time.perf_counter()
+            start = time.perf_counter()
             function()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -103,8 +100,8 @@ def ratio(seconds: dict[str, list[float]], base: str, other: str) -> float:
     return statistics.median(b / o for b, o in zip(seconds[base], seconds[other], strict=True))
 
 
-def median(values: list[float]) -> float:
-    return statistics.median(values)
+def median(seconds: list[float]) -> float:
+    return statistics.median(seconds)
 
 
 def operations(function: Callable) -> int:
@@ -114,16 +111,59 @@ def operations(function: Callable) -> int:
     return counter.get_total_flops()
 
 
-__all__ = [
-    "BATCH",
-    "SIDE",
-    "Step",
-    "build_batch",
-    "build_model",
-    "for_inference",
-    "inputs_of",
-    "interleaved",
-    "median",
-    "operations",
-    "ratio",
-]
+def forward_operations(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> int:
+    """Operations that a forward runs on a batch. Moves the model to meta tensors."""
+    model = model.to("meta")
+    inputs = {name: tensor.to("meta") for name, tensor in inputs_of(batch).items()}
+    with torch.inference_mode():
+        return operations(lambda: model(**inputs))
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def matrix_product(dtype: torch.dtype, device: str = "cpu", size: int | None = None) -> tuple[Callable, int]:
+    """A large matrix product and its number of operations. Its speed is the product rate of the machine.
+
+    Args:
+        size: rows and columns of both matrices; by default 2048 on a CPU and 8192 on a GPU.
+    """
+    if size is None:
+        size = 8192 if device == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+
+    def multiply() -> None:
+        torch.mm(left, right, out=out)
+        synchronize(device)
+
+    return multiply, 2 * size**3
+
+
+def check_equal(name: str, actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> float:
+    """The largest difference relative to the largest value.
+
+    Raises:
+        AssertionError: the difference is above the tolerance, so the times would compare different things.
+    """
+    difference = float((actual.float() - expected.float()).abs().max() / expected.float().abs().max())
+    if not difference <= tolerance:
+        raise AssertionError(f"{name}: differs from the reference by {difference:.2e} (at most {tolerance:g})")
+    return difference
+
+
+def measure_machine() -> dict[str, float]:
+    """Product rates in GFLOP/s, and the bandwidth of a copy in GB/s (each byte is read and written)."""
+    products = {name: matrix_product(dtype) for name, dtype in DTYPES.items()}
+    source = torch.randn(64 << 20)
+    target = torch.empty_like(source)
+    functions = {name: multiply for name, (multiply, _) in products.items()}
+    functions["copy"] = lambda: target.copy_(source)
+    seconds = interleaved(functions, repeats=9)
+    rates = {
+        f"machine.gemm_gflops.{name}": count / median(seconds[name]) / 1e9 for name, (_, count) in products.items()
+    }
+    rates["machine.copy_gb_per_second"] = 2 * source.numel() * 4 / median(seconds["copy"]) / 1e9
+    return rates

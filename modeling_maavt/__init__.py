@@ -18,17 +18,7 @@ MAAVTModel.register_for_auto_class("AutoModel")
 MAAVTForAudioVisualClassification.register_for_auto_class("AutoModelForVideoClassification")
 
 
-def __getattr__(name: str):
-    """Gradient modulation is a Trainer callback, and Trainer's part of Transformers takes long to import."""
-    if name == "GradientModulation":
-        from .gradient_modulation import GradientModulation
-
-        return GradientModulation
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
 __all__ = [
-    "GradientModulation",
     "MAAVTConfig",
     "MAAVTForAudioVisualClassification",
     "MAAVTModel",

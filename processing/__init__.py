@@ -4,7 +4,7 @@
 
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
 
-from .clips import Clip, ClipError, ClipInfo, frame_times, load_clip, probe_clip, safe_join
+from .clips import Clip, ClipError, ClipInfo, ClipRequest, frame_times, load_clip, probe_clip, safe_join
 from .feature_extraction_deepavfusion import DeepAVFusionFeatureExtractor
 from .feature_extraction_maavt import MAAVTFeatureExtractor
 from .processing_deepavfusion import DeepAVFusionProcessor
@@ -30,6 +30,7 @@ __all__ = [
     "Clip",
     "ClipError",
     "ClipInfo",
+    "ClipRequest",
     "DeepAVFusionFeatureExtractor",
     "DeepAVFusionProcessor",
     "DeepAVFusionVideoProcessor",

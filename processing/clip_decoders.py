@@ -14,13 +14,13 @@ Both readers have the same methods and the same clock, the file's own presentati
 
 import functools
 import io
+import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-
-from .clip_info import ClipError, ClipInfo, clip_error, unreadable
 
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
@@ -29,6 +29,68 @@ PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
 PACKETS_AHEAD = 128  # read before they are decoded, to know which frames will be shown
 LARGEST_REORDER = 16  # frames by which H.264 may decode a frame before its turn
+LFS_POINTER = b"version https://git-lfs"
+
+
+class ClipError(ValueError):
+    """A clip that cannot be read. The message names the file, the field at fault and the cure.
+
+    Attributes:
+        path: the file's name as the caller gave it.
+        field: what is at fault: "path", "video", "audio", "window", "times", "waveform" or "frames".
+    """
+
+    def __init__(self, message: str, path: str | None = None, field: str | None = None):
+        super().__init__(message)
+        self.path, self.field = path, field
+
+
+def clip_error(path: str, field: str, problem: str) -> ClipError:
+    return ClipError(f"{path}: {field}: {problem}", path, field)
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a file holds. `start` is on the file's clock; `duration` runs from there to the last stream's end."""
+
+    path: str
+    duration: float
+    start: float
+    has_video: bool
+    has_audio: bool
+    fps: float | None = None
+    height: int | None = None
+    width: int | None = None
+    sampling_rate: int | None = None
+    num_channels: int | None = None
+    video_start: float | None = None
+    video_end: float | None = None
+    audio_start: float | None = None
+    audio_end: float | None = None
+
+    @property
+    def end(self) -> float:
+        return self.start + self.duration
+
+
+def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
+    """Say whether a file that does not open is empty, cut off, or no media file at all."""
+    head = b""
+    if isinstance(source, bytes):
+        head = source[:12]
+    elif isinstance(source, str) and os.path.isfile(source):
+        with open(source, "rb") as file:
+            head = file.read(12)
+    if not head:
+        problem = "is empty; write or download it again"
+    elif head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or head[:4] == b"RIFF":
+        problem = f"is cut off or damaged ({error}); copy or download it again"
+    elif head == LFS_POINTER[: len(head)]:
+        problem = "is a git-lfs pointer and not the clip; run `git lfs pull` in its repository"
+    else:
+        known = "mp4, mkv, webm, avi, mov or flv"
+        problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as {known}"
+    return clip_error(name, "path", problem)
 
 
 def open_file(source: str | bytes, name: str, decoder: str = "auto") -> "PyAVFile | TorchcodecFile":

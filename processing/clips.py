@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from .clip_decoders import TorchcodecFile, open_file
-from .clip_info import ClipError, ClipInfo, clip_error
+from .clip_decoders import ClipError, ClipInfo, TorchcodecFile, clip_error, open_file
 
 
 END_TOLERANCE = 0.05  # seconds by which a window may pass the end: sound is padded with zeros, the last frame stays
@@ -29,6 +28,51 @@ PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:
 PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")
 # FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775; the low-frequency channel is left out), scaled to sum to one
 SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """What to decode of a clip. Without arguments: every frame and the whole waveform.
+
+    Args:
+        start, end: the window in seconds from the start of the file. None is the start or the end of the file.
+        num_frames: this many frames, at the centers of equal parts of the window.
+        fps: frames at this rate, at the centers of parts of `1 / fps` seconds.
+        times: frames at these seconds. A frame is the one on the screen at its time. Before the first frame it is the
+            first, after the last one the last. At most one of `num_frames`, `fps` and `times` is given.
+        sampling_rate: resample the waveform to this rate in Hz. None keeps the file's.
+        streams: which of "video" and "audio" to decode.
+        on_missing: "raise", or "none": a stream that the file does not have becomes None.
+        decoder: "auto" (PyAV, or torchcodec where PyAV is not installed), "torchcodec" or "pyav".
+        allow_remote: let FFmpeg open URLs and protocol strings.
+
+    Raises:
+        ValueError: an unknown stream or option, or more than one of `num_frames`, `fps` and `times`.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    times: Sequence[float] | None = None
+    sampling_rate: int | None = None
+    streams: Sequence[str] = ("video", "audio")
+    on_missing: str = "raise"
+    decoder: str = "auto"
+    allow_remote: bool = False
+
+    def __post_init__(self):
+        if self.on_missing not in ("raise", "none"):
+            raise ValueError(f'on_missing={self.on_missing!r}; use "raise" or "none"')
+        if not self.streams or set(self.streams) - {"video", "audio"}:
+            raise ValueError(f'streams={self.streams!r}; give "video", "audio" or both')
+        if self.decoder not in ("auto", "torchcodec", "pyav"):
+            raise ValueError(f'decoder={self.decoder!r}; use "auto", "torchcodec" or "pyav"')
+        if sum(option is not None for option in (self.num_frames, self.fps, self.times)) > 1:
+            raise ValueError("num_frames, fps and times exclude each other; give one of them")
+
+
+EVERYTHING = ClipRequest()
 
 
 @dataclass
@@ -95,126 +139,76 @@ def probe_clip(source: Any, *, decoder: str = "auto", allow_remote: bool = False
         file.close()
 
 
-def load_clip(
-    source: Any,
-    start: float | None = None,
-    end: float | None = None,
-    *,
-    num_frames: int | None = None,
-    fps: float | None = None,
-    times: Sequence[float] | None = None,
-    sampling_rate: int | None = None,
-    streams: Sequence[str] = ("video", "audio"),
-    on_missing: str = "raise",
-    decoder: str = "auto",
-    allow_remote: bool = False,
-) -> Clip:
-    """Decode a window of a clip; nothing outside it is decoded, but from the key frame before it.
+def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
+    """Decode what is requested of a clip, and nothing else but the frames since the last key frame.
 
     Args:
         source: path, bytes, `{"path", "bytes"}` (a row of `datasets.Video(decode=False)`), file object, or a
             torchcodec `VideoDecoder` / `AudioDecoder`.
-        start, end: the window in seconds from the start of the file; None is the whole file.
-        num_frames: this many frames, at the centers of equal parts of the window.
-        fps: frames at this rate, at the centers of parts of `1 / fps` seconds.
-        times: frames at these seconds. With none of the three: every frame of the window. A frame is the one on the
-            screen at its time; before the first frame it is the first, after the last the last.
-        sampling_rate: resample the sound to it; None keeps the file's.
-        streams: which of "video" and "audio" to decode.
-        on_missing: "raise", or "none": a stream that the file does not have becomes None.
-        decoder: "auto" (PyAV, torchcodec where that is not installed), "torchcodec" or "pyav".
-        allow_remote: let FFmpeg open URLs and protocol strings.
+        request: the window, the frames and the streams. The default is the whole clip.
 
     Returns:
-        `Clip`, sound averaged to mono (surround by its standard weights) with `round((end - start) * rate)` samples.
+        `Clip`. Its waveform is averaged to mono (surround by its standard weights) and has `round((end - start) *
+        rate)` samples.
 
     Raises:
-        ClipError: see `ClipError`; also when none of the wanted streams is there, whatever `on_missing` says.
-        ValueError: a bad argument.
+        ClipError: the file or the window is bad, or the file has none of the requested streams.
     """
-    if on_missing not in ("raise", "none"):
-        raise ValueError(f'on_missing={on_missing!r}; use "raise" or "none"')
-    if not streams or set(streams) - {"video", "audio"}:
-        raise ValueError(f'streams={streams!r}; give "video", "audio" or both')
-    if sum(value is not None for value in (num_frames, fps, times)) > 1:
-        raise ValueError("num_frames, fps and times exclude each other; give one of them")
-    handle, name = _resolve(source, allow_remote)
-    window = functools.partial(
-        _load_window, start=start, end=end, num_frames=num_frames, fps=fps, times=times, sampling_rate=sampling_rate
-    )
+    handle, name = _resolve(source, request.allow_remote)
     if isinstance(handle, TorchcodecFile):
-        return window(handle, handle.info(), streams=streams, on_missing=on_missing)
-    file = open_file(handle, name, decoder)
+        return _load(handle, handle.info(), request)
+    file = open_file(handle, name, request.decoder)
     try:
-        return window(file, _info(file, handle), streams=streams, on_missing=on_missing)
+        return _load(file, _info(file, handle), request)
     except (RuntimeError, IndexError, OSError) as error:
-        raise clip_error(
-            name, "path", f"cannot be decoded ({error}); the file is cut off or damaged, write it again"
-        ) from error
+        problem = f"cannot be decoded ({error}); the file is cut off or damaged, write it again"
+        raise clip_error(name, "path", problem) from error
     finally:
         file.close()
 
 
-def clip_window(
-    source: Any,
-    start: float | None = None,
-    end: float | None = None,
-    *,
-    decoder: str = "auto",
-    allow_remote: bool = False,
-) -> tuple[float, float]:
-    """`(start, end)` in seconds with None filled in from the file's headers.
+def clip_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float, float]:
+    """The requested `(start, end)` in seconds. What the request leaves open comes from the file's headers.
 
     Raises:
         ClipError: the file cannot be read, or the window is empty or passes its end.
     """
-    if start is not None and end is not None:
-        return float(start), float(end)  # load_clip checks them
-    handle, name = _resolve(source, allow_remote)
+    if request.start is not None and request.end is not None:
+        return float(request.start), float(request.end)  # load_clip checks them
+    handle, name = _resolve(source, request.allow_remote)
     if isinstance(handle, TorchcodecFile):
-        return _window(handle.info(), start, end)
+        return _window(handle.info(), request)
     if isinstance(handle, str) and os.path.isfile(handle) and (known := _known_info(handle, name)):
-        return _window(known[0], start, end)
-    file = open_file(handle, name, decoder)
+        return _window(known[0], request)
+    file = open_file(handle, name, request.decoder)
     try:
-        return _window(_info(file, handle), start, end)
+        return _window(_info(file, handle), request)
     finally:
         file.close()
 
 
-def _load_window(
-    file: Any,
-    info: ClipInfo,
-    start: float | None,
-    end: float | None,
-    num_frames: int | None,
-    fps: float | None,
-    times: Sequence[float] | None,
-    sampling_rate: int | None,
-    streams: Sequence[str],
-    on_missing: str,
-) -> Clip:
-    wanted = []
-    for kind, present in (("video", info.has_video), ("audio", info.has_audio)):
-        if kind in streams and present:
-            wanted.append(kind)
-        elif kind in streams and on_missing == "raise":
-            raise clip_error(info.path, kind, f'the file has no {kind} stream; give another, or on_missing="none"')
-    if not wanted:
-        raise clip_error(info.path, " and ".join(streams), "the file has no such stream; give another file")
-    start, end = _window(info, start, end)
+def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
+    present = {"video": info.has_video, "audio": info.has_audio}
+    missing = [kind for kind in request.streams if not present[kind]]
+    if missing and request.on_missing == "raise":
+        problem = f'the file has no {missing[0]} stream; give another, or on_missing="none"'
+        raise clip_error(info.path, missing[0], problem)
+    if len(missing) == len(request.streams):
+        raise clip_error(info.path, " and ".join(request.streams), "the file has no such stream; give another file")
+    start, end = _window(info, request)
+    request = replace(request, start=start, end=end)
     clip = Clip(start=start, end=end, path=info.path)
-    if "video" in wanted:
-        clip.frames, clip.frame_times = _load_frames(file, info, start, end, num_frames, fps, times)
-    if "audio" in wanted:
-        clip.sampling_rate = sampling_rate or info.sampling_rate
-        clip.waveform = _load_waveform(file, info, start, end, clip.sampling_rate)
+    if "video" in request.streams and info.has_video:
+        clip.frames, clip.frame_times = _load_frames(file, info, request)
+    if "audio" in request.streams and info.has_audio:
+        clip.sampling_rate = request.sampling_rate or info.sampling_rate
+        clip.waveform = _load_waveform(file, info, request)
     return clip
 
 
-def _window(info: ClipInfo, start: float | None, end: float | None) -> tuple[float, float]:
-    start = 0.0 if start is None else float(start)
-    end = info.duration if end is None else float(end)
+def _window(info: ClipInfo, request: ClipRequest) -> tuple[float, float]:
+    start = 0.0 if request.start is None else float(request.start)
+    end = info.duration if request.end is None else float(request.end)
     tolerance = max(END_TOLERANCE, 0.5 / info.fps if info.fps else 0.0)
     if not (math.isfinite(start) and math.isfinite(end)) or start < 0 or end <= start:
         raise clip_error(info.path, "window", f"{start} s to {end} s is empty or negative; give 0 <= start < end")
@@ -224,36 +218,15 @@ def _window(info: ClipInfo, start: float | None, end: float | None) -> tuple[flo
     return start, end
 
 
-def _load_frames(
-    file: Any,
-    info: ClipInfo,
-    start: float,
-    end: float,
-    num_frames: int | None,
-    fps: float | None,
-    times: Sequence[float] | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    _check_overlap(info, "video", info.video_end, start)
-    if times is not None:
-        wanted = np.asarray(times, dtype=np.float64)
-        limit = max(end, info.duration) + max(END_TOLERANCE, 0.5 / (info.fps or math.inf))
-        if wanted.ndim != 1 or not len(wanted) or not np.isfinite(wanted).all():
-            raise clip_error(info.path, "times", f"{times!r} are no seconds; give a list of numbers")
-        if wanted.min() < 0 or wanted.max() > limit:
-            raise clip_error(info.path, "times", f"pass 0 s to {info.duration:.3f} s; give times inside the file")
-    elif num_frames is not None or fps is not None:
-        count = num_frames if num_frames is not None else max(1, round((end - start) * fps))
-        if count < 1 or (fps is not None and fps <= 0):
-            raise clip_error(info.path, "frames", f"num_frames={num_frames}, fps={fps}; give a number above 0")
-        wanted = frame_times(start, end if fps is None else start + count / fps, count)
+def _load_frames(file: Any, info: ClipInfo, request: ClipRequest) -> tuple[torch.Tensor, torch.Tensor]:
+    _check_overlap(info, "video", info.video_end, request.start)
+    times = _requested_times(info, request)
+    if times is None:
+        frames, pts, stream_end = file.frames_between(request.start + info.start, request.end + info.start)
+        last = request.end
     else:
-        wanted = None
-    if wanted is None:
-        frames, pts, stream_end = file.frames_between(start + info.start, end + info.start)
-        last = end
-    else:
-        frames, pts, stream_end = file.frames_at(wanted + info.start)
-        last = wanted.max()
+        frames, pts, stream_end = file.frames_at(times + info.start)
+        last = times.max()
     # the last frame's length is often unknown, hence more than one frame of tolerance
     tolerance = max(END_TOLERANCE, 1.5 / info.fps if info.fps else 0.0)
     declared = info.video_end
@@ -262,7 +235,30 @@ def _load_frames(
     return frames, torch.from_numpy(pts - info.start)
 
 
-def _load_waveform(file: Any, info: ClipInfo, start: float, end: float, rate: int) -> torch.Tensor:
+def _requested_times(info: ClipInfo, request: ClipRequest) -> np.ndarray | None:
+    """The seconds `[T]` of the requested frames, or None: every frame of the window."""
+    if request.times is not None:
+        times = np.asarray(request.times, dtype=np.float64)
+        limit = max(request.end, info.duration) + max(END_TOLERANCE, 0.5 / (info.fps or math.inf))
+        if times.ndim != 1 or not len(times) or not np.isfinite(times).all():
+            raise clip_error(info.path, "times", f"{request.times!r} are no seconds; give a list of numbers")
+        if times.min() < 0 or times.max() > limit:
+            raise clip_error(info.path, "times", f"pass 0 s to {info.duration:.3f} s; give times inside the file")
+        return times
+    start, end = request.start, request.end
+    if request.num_frames is not None and request.num_frames >= 1:
+        return frame_times(start, end, request.num_frames)
+    if request.fps is not None and request.fps > 0:
+        num_frames = max(1, round((end - start) * request.fps))
+        return frame_times(start, start + num_frames / request.fps, num_frames)
+    if request.num_frames is None and request.fps is None:
+        return None
+    problem = f"num_frames={request.num_frames}, fps={request.fps}; give a number above 0"
+    raise clip_error(info.path, "frames", problem)
+
+
+def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Tensor:
+    start, end, rate = request.start, request.end, request.sampling_rate or info.sampling_rate
     _check_overlap(info, "audio", info.audio_end, start)
     native = info.sampling_rate
     margin = RESAMPLING_MARGIN if rate != native else 0.0

@@ -20,7 +20,6 @@ from .spectrograms import (
     normalize_fixed,
     normalize_per_clip,
 )
-from .waveforms import as_waveforms
 
 
 logger = logging.get_logger(__name__)
@@ -358,3 +357,44 @@ def padded(sounds: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:
         for place, sound in zip(places, own, strict=True):
             place[: len(sound)] = sound
     return batch
+
+
+def as_waveforms(audio: Any) -> list[torch.Tensor]:
+    """One waveform or a batch as a list of float32 `[n]` tensors.
+
+    Raises:
+        ValueError: no samples, a wrong rank, integers, NaN or infinity; the message names the row.
+    """
+    if isinstance(audio, (list, tuple)):
+        single = len(audio) > 0 and np.isscalar(audio[0])
+        rows = [np.asarray(audio, dtype=np.float32)] if single else list(audio)
+    else:
+        single = np.ndim(audio) == 1 if not isinstance(audio, torch.Tensor) else audio.ndim == 1
+        if not single and getattr(audio, "ndim", 0) != 2:
+            raise ValueError(f"waveform: rank {np.ndim(audio)}; give [n] or a batch [B, n], mono")
+        rows = [audio] if single else list(audio)
+    if not rows:
+        raise ValueError("waveform: the batch is empty; give at least one waveform")
+    return [_as_waveform(row, index) for index, row in enumerate(rows)]
+
+
+def _as_waveform(row: Any, index: int) -> torch.Tensor:
+    if not isinstance(row, torch.Tensor):
+        row = torch.from_numpy(np.ascontiguousarray(np.asarray(row)))
+    if row.ndim != 1:
+        raise ValueError(
+            f"waveform {index}: shape {tuple(row.shape)}; give mono samples [n] (average the channels first)"
+        )
+    if row.numel() == 0:
+        raise ValueError(f"waveform {index}: no samples; leave the sound out (None) or give another clip")
+    if not row.is_floating_point():
+        raise ValueError(
+            f"waveform {index}: {row.dtype}; give floating point samples in -1..1 (int16: divide by 32768)"
+        )
+    row = row.float()
+    # one pass: a sum is finite only if all samples are; large ones may overflow it
+    if not torch.isfinite(row.sum()) and not torch.isfinite(row).all():
+        raise ValueError(
+            f"waveform {index}: NaN or infinite samples; replace them (torch.nan_to_num) or drop the clip"
+        )
+    return row

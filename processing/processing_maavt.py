@@ -4,6 +4,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,9 @@ from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
 
 from .clip_threads import LARGEST_POOL, in_threads
-from .clips import Clip, clip_window, frame_times, load_clip
-from .feature_extraction_maavt import MAAVTFeatureExtractor
+from .clips import EVERYTHING, Clip, ClipRequest, clip_window, frame_times, load_clip
+from .feature_extraction_maavt import MAAVTFeatureExtractor, as_waveforms
 from .video_processing_maavt import MAAVTVideoProcessor, MAAVTVideoProcessorKwargs, as_frames, is_clip_source
-from .waveforms import as_waveforms
 
 
 logger = logging.get_logger(__name__)
@@ -81,44 +81,30 @@ class MAAVTProcessor(ProcessorMixin):
         extractor, frames = cls.default_parts
         return cls(extractor.from_preset(sound.pop("preset", "default"), **sound), frames(**fields))
 
-    def load_clip(
-        self,
-        source: Any,
-        start: float | None = None,
-        end: float | None = None,
-        *,
-        num_frames: int | None = None,
-        fps: float | None = None,
-        times: Sequence[float] | None = None,
-        streams: Sequence[str] = ("video", "audio"),
-        on_missing: str = "raise",
-        decoder: str = "auto",
-        allow_remote: bool = False,
-    ) -> Clip:
+    def load_clip(self, source: Any, request: ClipRequest = EVERYTHING) -> Clip:
         """Decode what this processor needs of a clip, and no more.
 
         Frames are taken from the seconds that the spectrograms cover: T / S at the centers of equal parts of each
-        of the S segments (frame t belongs to segment `t * S // T`). Arguments as in `processing.clips.load_clip`;
-        `num_frames` defaults to the video processor's `frames_per_clip`.
+        of the S segments (frame t belongs to segment `t * S // T`).
+
+        Args:
+            source: as for `processing.clips.load_clip`.
+            request: what to decode. `num_frames` defaults to the video processor's `frames_per_clip`, and the sampling
+                rate is the feature extractor's.
 
         Raises:
             ClipError: the file or the window is bad.
             ValueError: `num_frames` is not a multiple of the number of segments.
         """
-        if sum(value is not None for value in (num_frames, fps, times)) > 1:
-            raise ValueError("num_frames, fps and times exclude each other; give one of them")
-        options = {"on_missing": on_missing, "decoder": decoder, "allow_remote": allow_remote, "streams": streams}
-        if "audio" in streams:
-            options["sampling_rate"] = self.feature_extractor.sampling_rate
-        if times is not None:
-            return load_clip(source, start, end, times=times, **options)
-        start, end = clip_window(source, start, end, decoder=decoder, allow_remote=allow_remote)
+        request = replace(request, sampling_rate=self.feature_extractor.sampling_rate)
+        if request.times is not None:
+            return load_clip(source, request)
+        start, end = clip_window(source, request)
         first, last = self.feature_extractor.heard_window(end - start)
-        if fps is not None:
-            return load_clip(source, start + first, start + last, fps=fps, **options)
-        if "video" in streams:
-            options["times"] = self.frame_times(start, end, num_frames)
-        return load_clip(source, start + first, start + last, **options)
+        if request.fps is None and "video" in request.streams:
+            times = self.frame_times(start, end, request.num_frames)
+            request = replace(request, num_frames=None, times=times)
+        return load_clip(source, replace(request, start=start + first, end=start + last))
 
     def frame_times(self, start: float, end: float, num_frames: int | None = None) -> np.ndarray:
         """The seconds `[T]` at which `load_clip` takes the frames of a window."""
@@ -171,23 +157,24 @@ class MAAVTProcessor(ProcessorMixin):
         sampling = {name: _option(kwargs, name, ("videos_kwargs",)) for name in ("num_frames", "fps")}
         if _option(kwargs, "do_sample_frames", ("videos_kwargs",)) is False:
             sampling = {"num_frames": None, "fps": None}
-        options = {**sampling, "times": times, "on_missing": on_missing or "raise"}
-        options["allow_remote"] = bool(allow_remote)
+        request = ClipRequest(
+            **sampling, times=times, on_missing=on_missing or "raise", allow_remote=bool(allow_remote)
+        )
         if clips is not None:
             clips = _as_list(clips, _is_single_clip)
-            load = partial(self._load, streams=("video", "audio"), **options)
+            load = partial(self._load, request=request)
             loaded = in_threads(load, clips, _threads_for(clips))
             pictures, sounds = [clip.frames for clip in loaded], [self._sound(clip) for clip in loaded]
         else:
             metadata = _option(kwargs, "video_metadata", ("videos_kwargs",))
-            pictures, sounds = self._load_separately(videos, audio, options, metadata)
+            pictures, sounds = self._load_separately(videos, audio, request, metadata)
         if not any(p is not None for p in pictures) and not any(s is not None for s in sounds):
             raise ValueError("every clip of the batch lacks picture and sound; give at least one of them")
         self._check_sampling_rate(sounds, _option(kwargs, "sampling_rate", ("audio_kwargs",)))
         batch = self._process(pictures, sounds, kwargs)
         return BatchFeature(batch, tensor_type=return_tensors)
 
-    def _load_separately(self, videos: Any, audio: Any, options: dict, metadata: Any) -> tuple[list, list]:
+    def _load_separately(self, videos: Any, audio: Any, request: ClipRequest, metadata: Any) -> tuple[list, list]:
         pictures = None if videos is None else _as_list(videos, _is_single_video)
         sounds = None if audio is None else _as_list(audio, _is_single_sound)
         if pictures is not None and sounds is not None and len(pictures) != len(sounds):
@@ -200,37 +187,36 @@ class MAAVTProcessor(ProcessorMixin):
         def load(index: int) -> None:
             picture, sound = pictures[index], sounds[index]
             if isinstance(picture, str) and isinstance(sound, str) and picture == sound:
-                clip = self._load(picture, ("video", "audio"), **options)
+                clip = self._load(picture, request)
                 pictures[index], sounds[index] = clip.frames, self._sound(clip)
                 return
             if picture is not None and is_clip_source(picture):
-                pictures[index] = self._load(picture, ("video",), **options).frames
+                pictures[index] = self._load(picture, replace(request, streams=("video",))).frames
             elif picture is not None:
-                pictures[index] = self._sample(as_frames(picture, index), index, metadata, options)
+                pictures[index] = self._sample(as_frames(picture, index), index, metadata, request)
             if sound is not None and _is_sound_file(sound):
-                sounds[index] = self._sound(self._load(sound, ("audio",), **{**options, "times": None}))
+                sounds[index] = self._sound(self._load(sound, replace(request, streams=("audio",), times=None)))
 
         in_threads(load, range(count), _threads_for(pictures + sounds))
         return pictures, sounds
 
-    def _sample(self, frames: torch.Tensor, index: int, metadata: Any, options: dict) -> torch.Tensor:
+    def _sample(self, frames: torch.Tensor, index: int, metadata: Any, request: ClipRequest) -> torch.Tensor:
         """Fewer of the passed frames, where that is asked for."""
-        sampling = {name: options[name] for name in ("num_frames", "fps") if options[name] is not None}
-        if not sampling:
+        if request.num_frames is None and request.fps is None:
             return frames
         described = make_batched_metadata([frames], None if metadata is None else [metadata[index]])[0]
-        return frames[self.video_processor.sample_frames(described, **sampling)]
+        return frames[self.video_processor.sample_frames(described, request.num_frames, request.fps)]
 
-    def _load(self, clip: Any, streams: Sequence[str], **options: Any) -> Clip:
+    def _load(self, clip: Any, request: ClipRequest) -> Clip:
         if isinstance(clip, Clip) or type(clip).__name__ == "Clip":  # remote code has a class of its own
             return clip
         if isinstance(clip, (tuple, list)):
             if len(clip) != 3:
                 raise ValueError(f"clip {clip!r}: give a file or (file, start, end)")
-            return self.load_clip(clip[0], clip[1], clip[2], streams=streams, **options)
+            return self.load_clip(clip[0], replace(request, start=clip[1], end=clip[2]))
         decoders = {"get_frames_played_at": "video", "get_samples_played_in_range": "audio"}
         held = [kind for method, kind in decoders.items() if hasattr(clip, method)]
-        return self.load_clip(clip, streams=held or streams, **options)
+        return self.load_clip(clip, replace(request, streams=held or request.streams))
 
     @staticmethod
     def _sound(clip: Clip) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
 
 from .clip_threads import LARGEST_POOL, in_threads
-from .clips import load_clip
+from .clips import ClipRequest, load_clip
 
 
 class MAAVTVideoProcessorKwargs(VideosKwargs, total=False):
@@ -103,7 +103,8 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
             num_frames, fps = options.get("num_frames"), options.get("fps")
             if num_frames is None and fps is None and do_sample_frames:
                 num_frames = options.get("frames_per_clip") or self.frames_per_clip
-            clips = [load_clip(video, num_frames=num_frames, fps=fps, streams=("video",)) for video in videos]
+            request = ClipRequest(num_frames=num_frames, fps=fps, streams=("video",))
+            clips = [load_clip(video, request) for video in videos]
             return [clip.frames for clip in clips], make_batched_metadata([clip.frames for clip in clips], None)
         videos = [as_frames(video, index) for index, video in enumerate(make_batched_videos(videos))]
         video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)

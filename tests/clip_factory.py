@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from processing.clip_writing import write_clip
+from processing.generate.clip_writing import write_clip
 
 
 BLOCK = 16  # pixels of one bit; survives strong compression

@@ -11,10 +11,10 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+from clip_factory import numbered_frames, tone, write_numbered
 
-from processing.clip_writing import write_clip
+from processing.generate.clip_writing import write_clip
 from processing.prepare.scan import Facts, Job
-from tests.clip_factory import numbered_frames, tone, write_numbered
 
 
 class ClipCopies:

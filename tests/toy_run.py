@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from processing.clip_writing import write_clip
+from processing.generate.clip_writing import write_clip
 
 
 CLASSES = {"blue": ((30, 30, 220), 300.0), "green": ((30, 200, 30), 700.0), "red": ((220, 30, 30), 1500.0)}

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import train as recipe
-from training.trainer import AudioVisualTrainer
+from training.trainer.audio_visual_trainer import AudioVisualTrainer
 
 
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..clip_splits import TEST, TRAIN, VALIDATION
+from processing.data.clip_splits import TEST, TRAIN, VALIDATION
 
 
 PICTURE_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv")  # where a clip is there twice, the first one

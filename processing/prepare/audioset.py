@@ -9,8 +9,9 @@ from pathlib import Path
 
 from datasets import Value
 
-from ..class_balance import class_balanced_weights
-from ..clip_splits import TEST, TRAIN, VALIDATION
+from processing.data.class_balance import class_balanced_weights
+from processing.data.clip_splits import TEST, TRAIN, VALIDATION
+
 from .annotations import (
     Annotations,
     ClipRow,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from datasets import List, Value
 
-from ..clip_splits import TEST, TRAIN, VALIDATION
+from processing.data.clip_splits import TEST, TRAIN, VALIDATION
+
 from .annotations import (
     Annotations,
     ClipRow,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from datasets import Value
 
-from ..clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN, VALIDATION, split_by_group
+from processing.data.clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN, VALIDATION, split_by_group
+
 from .annotations import (
     SOUND_SUFFIXES,
     Annotations,

@@ -6,7 +6,8 @@ import csv
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..clip_splits import SPLIT_NAMES, TEST, TRAIN, VALIDATION
+from processing.data.clip_splits import SPLIT_NAMES, TEST, TRAIN, VALIDATION
+
 from .annotations import (
     Annotations,
     ClipRow,

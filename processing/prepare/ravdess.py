@@ -9,7 +9,8 @@ from pathlib import Path
 
 from datasets import Value
 
-from ..clip_splits import TEST, TRAIN, VALIDATION, split_by_group
+from processing.data.clip_splits import TEST, TRAIN, VALIDATION, split_by_group
+
 from .annotations import (
     PICTURE_SUFFIXES,
     SOUND_SUFFIXES,

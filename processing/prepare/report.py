@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..clip_splits import SPLITS
-from ..prepared_folders import FORMAT
+from processing.data.clip_splits import SPLITS
+from processing.data.prepared_folders import FORMAT
+
 from .annotations import Annotations
 from .selection import MEANING, PROBLEMS, USED, Verdict
 

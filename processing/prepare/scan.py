@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from ..clip_checks import SILENCE
-from ..clips import END_TOLERANCE, load_clip, probe_clip
+from processing.clips import END_TOLERANCE, ClipRequest, load_clip, probe_clip
+from processing.data.clip_checks import SILENCE
 
 
 FRAMES = 4  # decoded of each clip; with the whole sound that finds files that were cut off
@@ -118,7 +118,7 @@ def _read(path: str, kinds: tuple[str, ...], window: tuple[float, float] | None,
         facts.start, facts.end = window
         if facts.end > info.duration + END_TOLERANCE and facts.start + LONGER < info.duration:
             facts.end = info.duration
-    clip = load_clip(path, facts.start, facts.end, num_frames=FRAMES, streams=present)
+    clip = load_clip(path, ClipRequest(facts.start, facts.end, num_frames=FRAMES, streams=present))
     facts.has_video |= "video" in present
     if "audio" in present:
         facts.has_audio = True

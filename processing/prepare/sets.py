@@ -4,7 +4,7 @@
 
 from types import ModuleType
 
-from . import audioset, ave, crema_d, kinetics_sounds, ravdess, vggsound
+from processing.prepare import audioset, ave, crema_d, kinetics_sounds, ravdess, vggsound
 
 
 SETS: dict[str, ModuleType] = {

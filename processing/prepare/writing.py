@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value, Video
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from ..clip_splits import SPLITS, check_leaks
-from ..prepared_folders import read_report
-from ..whole_folders import whole_folder
+from processing.data.atomic_writing import whole_folder
+from processing.data.clip_splits import SPLITS, check_leaks
+from processing.data.media_columns import MEDIA, as_media, storage
+from processing.data.prepared_folders import read_report
+
 from .annotations import Annotations, ClipRow, PrepareError
 from .report import report_text
 from .selection import USED, Verdict
@@ -41,7 +43,9 @@ def make_tables(annotations: Annotations, verdicts: list[Verdict]) -> DatasetDic
     for side in SPLITS:
         rows = [verdict.row for verdict in verdicts if verdict.status == USED and verdict.row.split == side]
         if rows:
-            parts[side] = Dataset.from_dict(_columns(rows, features, annotations), features=features)
+            parts[side] = as_media(
+                Dataset.from_dict(_columns(rows, features, annotations), features=storage(features))
+            )
     tables = DatasetDict(parts)
     check_leaks(tables)
     return tables
@@ -100,7 +104,7 @@ def _quiet() -> Iterator[None]:
 
 def _features(annotations: Annotations) -> Features:
     label = ClassLabel(names=annotations.classes)
-    features = {"video": Video(decode=False), "audio": Audio(decode=False)}
+    features = dict(MEDIA)
     features["label"] = List(label) if annotations.multi_label else label
     if any(row.segment_labels is not None for row in annotations.rows):
         features["segment_labels"] = List(Value("int64"))

@@ -1,0 +1,187 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which rows of a clip table cannot be used, and why: no file, no label, duplicate, silent, broken, a bad window."""
+
+import hashlib
+import math
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, probe_clip
+
+
+SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
+CHECKS = ("decode", "probe", "none")
+WINDOWS = ("start", "end", "segment_windows")
+Rows = list[dict[str, Any]]
+
+
+def usable_rows(
+    rows: Rows,
+    *,
+    where: Mapping[str, Any] | None,
+    window: float | None,
+    require: Sequence[str],
+    check: str,
+    prepared: bool = False,
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """Sort out rows; options as for `build_clip_table`. Fills in `start` and `end`.
+
+    In a prepared set duplicates are gone, and one window of a file may be two rows (two events of AVE).
+
+    Returns:
+        the rows that are left, and for each skipped one its `file`, its `row` in the table and the `reason`.
+    """
+    skipped: list[dict[str, Any]] = []
+    rows = _keep(rows, skipped, lambda row: _row_problem(row, where))
+    rows = rows if prepared else _without_duplicates(rows, skipped)
+    if check == "none":
+        return _keep(rows, skipped, lambda row: _set_window(row, window, None)), skipped
+    return _without_broken(rows, skipped, require, check, window), skipped
+
+
+def _keep(rows: Rows, skipped: list, problem: Callable[[dict[str, Any]], str | None]) -> Rows:
+    kept = []
+    for row in rows:
+        reason = problem(row)
+        if reason is None:
+            kept.append(row)
+        else:
+            skipped.append({"file": row["name"], "row": row["number"], "reason": reason})
+    return kept
+
+
+def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | None:
+    for column, wanted in (where or {}).items():
+        if column not in row["cells"]:
+            raise ValueError(f"where: no column {column!r}; the columns are {list(row['cells'])}")
+        allowed = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
+        if not any(_same(row["cells"][column], value) for value in allowed):
+            return f"left out by where {column}={wanted}"
+    if row["label"] is None:
+        return "no label: fill the column"
+    if row["video"] is None and row["audio"] is None:
+        return "no file name: fill the column"
+    for cell in (row["video"], row["audio"]):
+        if cell is not None and cell["bytes"] is None and not os.path.isfile(cell["path"]):
+            return "no such file: check the name"
+    try:
+        for key in ("start", "end"):
+            row[key] = None if row[key] is None else float(row[key])
+        if "segment_windows" in row:
+            row["segment_windows"] = [tuple(float(seconds) for seconds in window) for window in row["segment_windows"]]
+    except (TypeError, ValueError):
+        return "bad window: " + ", ".join(f"{key} is {row[key]!r}" for key in WINDOWS if key in row) + "; give seconds"
+    return None
+
+
+def _same(cell: Any, value: Any) -> bool:
+    try:
+        return float(cell) == float(value)
+    except (TypeError, ValueError):
+        return str(cell).strip() == str(value).strip()
+
+
+def _without_duplicates(rows: Rows, skipped: list) -> Rows:
+    """Leave out the same window of the same bytes; only files of one size are read and compared."""
+    by_size = defaultdict(set)
+    for row in rows:
+        for cell in (row["video"], row["audio"]):
+            if cell is not None and cell["bytes"] is None:
+                by_size[os.path.getsize(cell["path"])].add(cell["path"])
+    digest = {}
+    for paths in by_size.values():
+        for path in paths if len(paths) > 1 else ():
+            digest[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    seen: dict[Any, dict[str, Any]] = {}
+
+    def problem(row: dict[str, Any]) -> str | None:
+        sources = []
+        for cell in (row["video"], row["audio"]):
+            if cell is not None and cell["bytes"] is not None:
+                sources.append(hashlib.sha256(cell["bytes"]).hexdigest())
+            else:
+                sources.append(cell and digest.get(cell["path"], cell["path"]))
+        first = seen.setdefault((*sources, row["start"], row["end"]), row)
+        if first is row:
+            return None
+        other = "" if first["label"] == row["label"] else f", which is labeled {first['label']} and not {row['label']}"
+        return f"duplicate: same clip as {first['name']}{other}"
+
+    return _keep(rows, skipped, problem)
+
+
+def _without_broken(rows: Rows, skipped: list, require: Sequence[str], check: str, window: float | None) -> Rows:
+    def problem(row: dict[str, Any]) -> str | None:
+        try:
+            return _clip_problem(row, require, check, window)
+        except ClipError as error:
+            return f"broken: {error}"
+
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        progress = tqdm(pool.map(problem, rows), total=len(rows), desc="checking clips", disable=None)
+        problems = iter(list(progress))
+    return _keep(rows, skipped, lambda row: next(problems))
+
+
+def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, window: float | None) -> str | None:
+    one_file = row["video"] is row["audio"] or row["video"] == row["audio"]
+    infos = {kind: row[kind] and probe_clip(row[kind]) for kind in (("video",) if one_file else ("video", "audio"))}
+    if one_file:
+        infos["audio"] = infos["video"]
+    for kind in ("video", "audio"):
+        if infos[kind] is None or not getattr(infos[kind], f"has_{kind}"):
+            row[kind] = None
+            if kind in require:
+                return f"no {kind} stream: needed for training on it"
+    present = [kind for kind in ("video", "audio") if row[kind] is not None]
+    if not present:
+        return "no stream: neither picture nor sound in it"
+    problem = _set_window(row, window, min(infos[kind].duration for kind in present))
+    if problem or check != "decode":
+        return problem
+    for streams in [present] if one_file else [[kind] for kind in present]:
+        clip = load_clip(row[streams[0]], ClipRequest(row["start"], row["end"], num_frames=1, streams=streams))
+        if "audio" in streams and (clip.waveform.numel() == 0 or clip.waveform.abs().max() < SILENCE):
+            row["audio"] = None
+            if "audio" in require or row["video"] is None:
+                return "silent: nothing is heard in it"
+    return None
+
+
+def _set_window(row: dict[str, Any], window: float | None, duration: float | None) -> str | None:
+    """Fill in `start` and `end`, and the windows of segments, as `_placed` says; or what is wrong with them."""
+    try:
+        if "segment_windows" in row:
+            row["segment_windows"] = [_placed(*ends, window, duration) for ends in row["segment_windows"]]
+            starts, ends = zip(*row["segment_windows"], strict=True)
+            row["start"], row["end"] = min(starts), max(ends)
+        elif (row["start"], row["end"], window) != (None, None, None):
+            row["start"], row["end"] = _placed(row["start"], row["end"], window, duration)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _placed(
+    first: float | None, last: float | None, window: float | None, duration: float | None
+) -> tuple[float, float]:
+    """The window in seconds; with `window` that many around its middle, moved inside the file. ValueError: a bad one."""
+    if duration is None and last is None:
+        raise ValueError("no window: the table gives no end, and check='none' does not look into the file")
+    first, last = first or 0.0, duration if last is None else last
+    if not (math.isfinite(first) and math.isfinite(last)) or first < 0 or last <= first:
+        raise ValueError(f"bad window: {first:g} s to {last:g} s")
+    if duration is not None and last > duration + END_TOLERANCE:
+        raise ValueError(f"window past the end: {first:g} s to {last:g} s of {duration:.2f} s")
+    if window is None:
+        return first, last
+    middle, limit = (first + last) / 2, math.inf if duration is None else duration
+    first = max(0.0, min(middle - window / 2, limit - window))
+    return first, min(first + window, limit)

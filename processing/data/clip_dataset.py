@@ -1,0 +1,297 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Clips as a PyTorch data set, with truly mismatched pairs (foreground mining, section 3.3 of the MA-AVT paper)."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from processing.clips import Clip, ClipRequest, clip_window
+
+from .augmentation import ClipAugmentation, add_white_noise
+from .clip_targets import ClipTargets
+
+
+PAIRING, AUGMENTATION, NOISE, WINDOW = range(4)  # one stream of random numbers for each purpose
+
+
+class ClipDataset(torch.utils.data.Dataset):
+    """Decoded and processed clips of a table.
+
+    Everything random is drawn from (seed, epoch, index), so that batches, workers, processes and a resumed run see the
+    same items; in evaluation the epoch plays no part.
+
+    A mismatched pair joins the picture of one clip and the sound of another whose class **and** group differ. Its
+    labels are -100 and `is_matched` is False. Only the streams that an item shows are decoded.
+
+    Where the table has `segment_labels`, a clip has S of them: the processor cuts the clip into S segments, or each
+    segment has a window of its own in the column `segment_windows` (S pairs of seconds) and is processed like a clip.
+
+    Args:
+        table: rows as `build_clip_table` gives them.
+        processor: a `MAAVTProcessor`, or what has its `load_clip` and is called like it.
+        seed: of everything random.
+        training: draw anew each epoch, and augment.
+        mismatch_probability: share of the items that are mismatched pairs.
+        mismatched_copies: for evaluation: after the n clips come n fixed mismatched pairs; pair n + i shows the
+            picture of clip i where i is even, and its sound where i is odd.
+        modalities: "video", "audio" or both; the other stream is neither decoded nor given.
+        num_frames: frames per clip, at the centers of equal parts of what the spectrogram covers.
+        augmentation: for training, or None.
+        noise_db: add white noise to the sound at this signal-to-noise ratio in dB, or at a random one of (low, high).
+        clean_probability: share of the clips that a range of noise leaves clean.
+        clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
+        on_missing: "raise", or "none": a clip without sound (or picture) becomes a missing modality.
+        label_torn_pairs: in training give the classes of the picture and of the sound of mismatched pairs too.
+
+    Raises:
+        ValueError: a bad option, or no clip has another class and another group.
+    """
+
+    def __init__(
+        self,
+        table: Dataset,
+        processor: Any,
+        *,
+        seed: int = 0,
+        training: bool = False,
+        mismatch_probability: float = 0.0,
+        mismatched_copies: bool = False,
+        modalities: Sequence[str] = ("video", "audio"),
+        num_frames: int = 8,
+        augmentation: ClipAugmentation | None = None,
+        noise_db: float | tuple[float, float] | None = None,
+        clean_probability: float = 0.25,
+        clip_seconds: float | None = None,
+        on_missing: str = "raise",
+        label_torn_pairs: bool = False,
+    ):
+        if not set(modalities) or set(modalities) - {"video", "audio"}:
+            raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
+        if not (0 <= mismatch_probability <= 1 and 0 <= clean_probability <= 1):
+            raise ValueError(f"{mismatch_probability=}, {clean_probability=}; give probabilities between 0 and 1")
+        pairs = mismatched_copies or mismatch_probability > 0
+        if pairs and len(set(modalities)) < 2:
+            raise ValueError(f"modalities={modalities!r}: mismatched pairs need picture and sound; leave them out")
+        if mismatched_copies and (training or mismatch_probability > 0):
+            raise ValueError("mismatched_copies is for evaluation; leave out training and mismatch_probability")
+        if on_missing not in ("raise", "none"):
+            raise ValueError(f'on_missing={on_missing!r}; use "raise" or "none"')
+        self.table = table
+        self.processor = processor
+        self.seed = seed
+        self.training = training
+        self.mismatch_probability = mismatch_probability
+        self.mismatched_copies = mismatched_copies
+        self.modalities = tuple(modalities)
+        self.num_frames = num_frames
+        self.augmentation = augmentation if training else None
+        self.noise_db = noise_db
+        self.clean_probability = clean_probability
+        self.clip_seconds = clip_seconds
+        self.on_missing = on_missing
+        self.label_torn_pairs = label_torn_pairs and training and mismatch_probability > 0
+        self.targets = ClipTargets(table)
+        self.windows = "segment_windows" in table.column_names
+        self._check_segments()
+        self.groups = np.unique(np.array(table["group"], dtype=str), return_inverse=True)[1]
+        self.clip_ids = list(table["clip_id"])
+        self._whole = np.array([row["video"] is not None and row["audio"] is not None for row in table], dtype=bool)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        if pairs:
+            self._check_partners()
+        if (check := getattr(processor, "check_draws", None)) is not None:  # a cache may hold clips too late for them
+            check(noise_db=noise_db, augmentation=self.augmentation, clip_seconds=clip_seconds)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw what is random anew for this epoch, in running workers too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.table) * (2 if self.mismatched_copies else 1)
+
+    def pair(self, index: int) -> tuple[int, int]:
+        """-> (row of the picture, row of the sound) that item `index` shows; equal for a matched pair."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)}")
+        row = index % len(self.table)
+        if not self._whole[row]:
+            return row, row
+        if self.mismatched_copies:
+            if index < len(self.table):
+                return row, row
+            keep_picture = row % 2 == 0
+            partner = self._partner(row, self._generator(index, PAIRING))
+        else:
+            generator = self._generator(index, PAIRING)
+            if generator.random() >= self.mismatch_probability:
+                return row, row
+            keep_picture = generator.random() < 0.5
+            partner = self._partner(row, generator)
+        return (row, partner) if keep_picture else (partner, row)
+
+    def describe(self, index: int) -> dict[str, Any]:
+        """What item `index` shows, without decoding it: for tables of predictions."""
+        picture, sound = self.pair(index)
+        row = index % len(self.table)
+        return {
+            "clip_id": self.clip_ids[row],
+            "group": self.table[row]["group"],
+            "label": self.targets.listed(row, picture == sound),
+            "is_matched": self.targets.is_matched(row, picture == sound).tolist(),
+            "picture": self.clip_ids[picture],
+            "sound": self.clip_ids[sound],
+        }
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
+        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. `label_torn_pairs`
+        adds `video_labels` and `audio_labels`, of the picture and of the sound alone.
+
+        Raises:
+            ClipError: a file cannot be decoded.
+            IndexError: no such item.
+        """
+        index = index + len(self) if index < 0 else index
+        picture, sound = self.pair(index)
+        frames, waveform = self._load(index, picture, sound)
+        if waveform is not None:
+            waveform = self._add_noise(waveform, index)
+        seed = int(self._generator(index, AUGMENTATION).integers(2**31))
+        if self.augmentation is not None:
+            frames = None if frames is None else self.augmentation.frames(frames, seed)
+            waveform = None if waveform is None else self.augmentation.waveform(waveform, seed + 1)
+        matched = picture == sound
+        item = {
+            "has_video": torch.tensor(frames is not None),
+            "has_audio": torch.tensor(waveform is not None),
+            "labels": self.targets.labels(picture, matched),
+            "is_matched": self.targets.is_matched(picture, matched),
+        }
+        if self.label_torn_pairs:  # what a torn pair still teaches
+            item |= {"video_labels": self.targets.labels(picture), "audio_labels": self.targets.labels(sound)}
+        inputs = self._process(frames, waveform)
+        if frames is not None:
+            item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)
+        if waveform is not None:
+            features = inputs["input_features"].flatten(0, 1)
+            if self.augmentation is not None:
+                features = self.augmentation.spectrogram(features, seed + 2)
+            item["input_features"] = features
+        return item
+
+    def _process(self, frames: torch.Tensor | None, waveform: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """The processor's batch of this one clip, or of its segments where these have windows of their own."""
+        parts = self.targets.num_segments if self.windows else 1
+        return self.processor(
+            videos=None if frames is None else list(frames.chunk(parts)),
+            audio=None if waveform is None else list(waveform.chunk(parts)),
+            sampling_rate=None if waveform is None else self.processor.feature_extractor.sampling_rate,
+            return_tensors="pt",
+        )
+
+    def _load(self, index: int, picture: int, sound: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Frames of one row and sound of another; one file is opened once."""
+        rows = {"video": self.table[picture], "audio": self.table[sound]}
+        if picture == sound and rows["video"]["video"] == rows["video"]["audio"]:
+            clip = self._decode(rows["video"], "video", self.modalities, index)
+            return clip.frames, clip.waveform
+        clips = {
+            kind: self._decode(rows[kind], kind, (kind,), index)
+            for kind in self.modalities
+            if rows[kind][kind] is not None or self.on_missing == "raise"
+        }
+        if not clips:
+            row = rows["video"]
+            raise ValueError(f"{row['clip_id']}: neither of {self.modalities} is in it; leave the clip out")
+        return clips.get("video", Clip()).frames, clips.get("audio", Clip()).waveform
+
+    def _decode(self, row: dict[str, Any], kind: str, streams: Sequence[str], index: int) -> Clip:
+        if row[kind] is None:
+            raise ValueError(f"{row['clip_id']}: {kind} is missing; leave the clip out, or use on_missing='none'")
+        start, end = row["start"], row["end"]
+        if self.clip_seconds is not None:
+            start, end = clip_window(row[kind], ClipRequest(start, end))
+            room = max(0.0, end - start - self.clip_seconds)
+            where = self._generator(index, WINDOW).random() if self.training else 0.5
+            start = start + where * room
+            end = min(end, start + self.clip_seconds)
+        windows = row["segment_windows"] if self.windows else [(start, end)]
+        request = ClipRequest(num_frames=self.num_frames // len(windows), streams=streams, on_missing=self.on_missing)
+        clips = [self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows]
+        return clips[0] if len(clips) == 1 else _join(clips)
+
+    def _add_noise(self, waveform: torch.Tensor, index: int) -> torch.Tensor:
+        if self.noise_db is None:
+            return waveform
+        generator = self._generator(index, NOISE)
+        level = self.noise_db
+        if not isinstance(level, (int, float)):
+            clean, share = generator.random(), generator.random()
+            if clean < self.clean_probability:
+                return waveform
+            level = level[0] + share * (level[1] - level[0])
+        return add_white_noise(waveform, level, int(generator.integers(2**31)))
+
+    def _generator(self, index: int, purpose: int) -> np.random.Generator:
+        epoch = int(self._epoch) if self.training else 0
+        return np.random.default_rng([self.seed, epoch, index, purpose])
+
+    def _partner(self, row: int, generator: np.random.Generator) -> int:
+        """A clip with both streams whose class and group differ, each with equal probability."""
+        for _ in range(64):  # almost always enough, and needs no list of candidates
+            partner = int(generator.integers(len(self.table)))
+            if self._is_partner(row, partner):
+                return partner
+        candidates = [partner for partner in range(len(self.table)) if self._is_partner(row, partner)]
+        return int(candidates[generator.integers(len(candidates))])
+
+    def _is_partner(self, row: int, partner: int) -> bool:
+        return bool(
+            self._whole[partner] and self.groups[partner] != self.groups[row] and self.targets.differ(row, partner)
+        )
+
+    def _check_partners(self) -> None:
+        """Every clip needs a partner; clips of one kind (labels and group) are looked at once."""
+        seen = set()
+        for row in np.flatnonzero(self._whole):
+            kind = (tuple(self.targets.labels(row).flatten().tolist()), self.targets.clip_key(row), self.groups[row])
+            if kind in seen:
+                continue
+            seen.add(kind)
+            if not any(self._is_partner(row, partner) for partner in range(len(self.table))):
+                raise ValueError(
+                    f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
+                    "leave mismatched pairs out (mismatch_probability 0)"
+                )
+
+    def _check_segments(self) -> None:
+        """The table's segments are the processor's, or have windows of their own."""
+        wanted, cut = self.targets.num_segments, getattr(self.processor.feature_extractor, "num_segments", 1)
+        if not self.windows:
+            if self.targets.kind == "segments" and cut != wanted:
+                raise ValueError(
+                    f"segment_labels: {wanted} a clip, but the feature extractor cuts {cut} segments; set its num_segments"
+                )
+            return
+        if self.targets.kind != "segments" or cut != 1 or self.clip_seconds is not None:
+            raise ValueError("segment_windows: needs segment_labels, num_segments=1 and no clip_seconds")
+        if bad := {len(windows) for windows in self.table["segment_windows"]} - {wanted}:
+            raise ValueError(f"segment_windows: {sorted(bad)} windows for {wanted} segment_labels; give one for each")
+        if self.num_frames % wanted:
+            raise ValueError(f"num_frames={self.num_frames} for {wanted} segments; give a multiple of {wanted}")
+
+
+def _join(clips: Sequence[Clip]) -> Clip:
+    """Segments one after the other; shorter sound is padded with zeros to the longest, so that it can be cut again."""
+    frames = None if clips[0].frames is None else torch.cat([clip.frames for clip in clips])
+    waveform = None
+    if clips[0].waveform is not None:
+        longest = max(len(clip.waveform) for clip in clips)
+        pad = torch.nn.functional.pad
+        waveform = torch.cat([pad(clip.waveform, (0, longest - len(clip.waveform))) for clip in clips])
+    return Clip(frames=frames, waveform=waveform, sampling_rate=clips[0].sampling_rate, path=clips[0].path)

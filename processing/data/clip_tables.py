@@ -1,0 +1,273 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From a folder or a table of clips to a `datasets.DatasetDict`, split without leaks, with a report."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value
+
+from .clip_checks import CHECKS, usable_rows
+from .clip_rows import read_rows
+from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
+from .clip_targets import IGNORED_LABEL, ClipTargets
+from .media_columns import MEDIA, as_media, media_cell, storage
+from .prepared_folders import is_prepared, read_report
+
+
+def build_clip_table(
+    data: str | os.PathLike | Dataset | DatasetDict,
+    *,
+    label: str = "label",
+    file_name: str = "file_name",
+    start: str | bool | None = None,
+    end: str | bool | None = None,
+    split: str | bool | None = None,
+    group: str | bool | None = None,
+    segments: Sequence[Mapping[str, str]] | None = None,
+    label_separator: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    window: float | None = None,
+    require: Sequence[str] = ("video", "audio"),
+    validation_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    test_split: str | None = None,
+    seed: int = 0,
+    check: str = "decode",
+) -> tuple[DatasetDict, dict[str, Any]]:
+    """Read, check and split clips.
+
+    Args:
+        data: a folder with one subfolder per class (or with `train/`, `test/` folders of such); a folder with a
+            `metadata.csv`; a csv file; a folder written by `processing.prepare` (its sides, classes and clip ids stay)
+            or by `save_to_disk`; or a `Dataset` / `DatasetDict` with columns `video` and / or `audio` and a label.
+            File names count from the csv's folder and may not leave it.
+        label, file_name: the table's columns.
+        start, end: columns with the clip's window in seconds. None takes the column of that name if there is one,
+            False takes none (as for `split` and `group`); without a window a clip is the whole file.
+        split: column with train / validation / test. Sides that it lacks are carved out of train by group.
+        group: column that names what was recorded together; by default each file is a group.
+        segments: for a csv whose clips have S labeled segments: S mappings such as
+            `{"label": "word1", "start": "word1_start", "end": "word1_end"}`; without start and end the processor cuts the
+            clip into S equal segments. Data sets bring a column `segment_labels` instead.
+        label_separator: the label cell of a csv holds several classes with this between them: a multi-label set.
+        where: keep only rows with these values, such as `{"glitch": 0}`; a list of values is any of them.
+        window: take this many seconds around the middle of each clip's (or segment's) window, moved inside the file.
+        require: streams without which a clip is left out; with `()` a missing stream is a missing modality.
+        validation_fraction, test_fraction: shares to carve out.
+        test_split: the table's split to test on; all others train.
+        seed: of the split.
+        check: "decode" reads every clip's sound and a frame of it (finds silent and damaged files), "probe" reads the
+            headers, "none" trusts the table.
+
+    Returns:
+        `DatasetDict` with columns `video`, `audio` (undecoded), `label` (a class, or a list of classes), `start`, `end`
+        (None: whole file), `group` and `clip_id`, and for labeled segments `segment_labels`, `segment_matched`,
+        `segment_windows` (see `ClipTargets`); and a report that fits into JSON (see `report_text`).
+
+    Raises:
+        ValueError: nothing is left, a column or option is wrong, or clips leak between the sides.
+        ClipError: a file name leaves its folder.
+    """
+    if check not in CHECKS:
+        raise ValueError(f"check={check!r}; use one of {', '.join(CHECKS)}")
+    if window is not None and not window > 0:
+        raise ValueError(f"window={window}; give seconds above 0")
+    columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
+    rows, warnings = read_rows(data, columns, segments=segments, label_separator=label_separator)
+    total = len(rows)
+    prepared = is_prepared(data)
+    listed = {row["number"] for row in rows if row["video"] is not None and row["audio"] is not None}
+    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check, prepared=prepared)
+    if not rows:
+        raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
+    _check_groups(rows)
+
+    names = _class_names(rows)
+    labels = _balanced_by(rows, names)
+    given = [row["split"] for row in rows] if all(row["split"] is not None for row in rows) else None
+    if given is None and any(row["split"] is not None for row in rows):
+        raise ValueError("split: some rows have a split and some have none; fill the column, or pass split=False")
+    sides, origin = assign_splits(
+        labels,
+        [row["group"] for row in rows],
+        given,
+        test_split=test_split,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        seed=seed,
+    )
+    warnings += _one_modality([row for row in rows if row["number"] in listed])
+    warnings += missing_classes([_classes_of(row, names) for row in rows], sides, names)
+    table = _as_datasets(rows, sides, names)
+    check_leaks(table)
+    report = {
+        "source": _name(data),
+        "rows": total,
+        "clips": len(rows),
+        "classes": names,
+        "labels": ClipTargets(next(iter(table.values()))).kind,
+        "split": origin,
+        "seed": seed,
+        "splits": {side: _count(part, names) for side, part in table.items()},
+        "skipped": skipped,
+        "left_out_before": _left_out_before(data) if prepared else {},
+        "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
+        "warnings": warnings,
+    }
+    return table, report
+
+
+def _one_modality(rows: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
+    """A warning for each stream that clips turned out not to have: they are kept, and teach the other one."""
+    warnings = []
+    for kind, problem in (("video", "no picture"), ("audio", "no sound, or a silent one")):
+        names = [row["name"] for row in rows if row[kind] is None]
+        if names:
+            named = ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
+            warnings.append(f"{len(names)} clips have {problem} and are kept without: {named}; mend or remove them")
+    return warnings
+
+
+def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
+    """The report as a few lines of plain text; of the skipped clips at most `limit` per reason are named."""
+    lines = [f"{report['source']}: {report['clips']} of {report['rows']} clips, {len(report['classes'])} classes"]
+    lines.append(f"split {report['split']}")
+    for side, count in report["splits"].items():
+        lines.append(f"  {side}: {count['clips']} clips, {count['groups']} groups")
+    for reason, number in report["skipped_by_reason"].items():
+        lines.append(f"skipped {number}, {reason}")
+        of_reason = [entry for entry in report["skipped"] if entry["reason"].split(":")[0] == reason]
+        lines += [f"  {entry['file']}: {entry['reason']}" for entry in of_reason[:limit]]
+        if len(of_reason) > limit:
+            lines.append(f"  and {len(of_reason) - limit} more")
+    return "\n".join(lines + [f"warning: {warning}" for warning in report["warnings"]])
+
+
+def _check_groups(rows: list[dict[str, Any]]) -> None:
+    group_of = {}
+    for row in rows:
+        for cell in (row["video"], row["audio"]):
+            if cell is not None and cell["path"] and group_of.setdefault(cell["path"], row["group"]) != row["group"]:
+                raise ValueError(
+                    f"{row['name']}: stands in the groups {group_of[cell['path']]!r} and {row['group']!r}; one file "
+                    "belongs to one group, mend the `group` column"
+                )
+
+
+def _all_names(row: dict[str, Any]) -> list[str]:
+    label = row["label"]
+    of_segments = [name for name in row.get("segment_labels", ()) if name is not None]
+    return [*(label if isinstance(label, tuple) else [label]), *of_segments]
+
+
+def _class_names(rows: list[dict[str, Any]]) -> list[str]:
+    """The data set's own names in its order where it has them, else what the rows name, sorted."""
+    names = {name for row in rows for name in _all_names(row)}
+    known = rows[0].get("class_names")
+    if known and names <= set(known):
+        return list(known)
+    whole = all(name.lstrip("-").isdigit() for name in names)
+    return sorted(names, key=int) if whole else sorted(names)
+
+
+def _classes_of(row: dict[str, Any], names: list[str]) -> list[int]:
+    """Every class that the row asks for; of labeled segments those alone."""
+    wanted = row.get("segment_labels") or _all_names(row)
+    return sorted({names.index(name) for name in wanted if name is not None})
+
+
+def _balanced_by(rows: list[dict[str, Any]], names: list[str]) -> list[int]:
+    """One class a row, by which a split is balanced: its label, or of several the one that is rarest in the table."""
+    counts = Counter(index for row in rows for index in _classes_of(row, names))
+    return [
+        min((names.index(name) for name in row["label"]), key=lambda index: (counts[index], index))
+        if isinstance(row["label"], tuple)
+        else names.index(row["label"])
+        for row in rows
+    ]
+
+
+def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str]) -> DatasetDict:
+    several = isinstance(rows[0]["label"], tuple)
+    features = {
+        **MEDIA,
+        "label": List(ClassLabel(names=names)) if several else ClassLabel(names=names),
+        "start": Value("float64"),
+        "end": Value("float64"),
+        "group": Value("string"),
+        "clip_id": Value("string"),
+    }
+    of_segments = {"segment_labels": "int64", "segment_matched": "bool", "segment_windows": None}
+    for key, kind in of_segments.items():
+        if key in rows[0]:
+            features[key] = List(Value(kind)) if kind else List(List(Value("float64")))
+    # what sampling (`weight`) and VGGSounder's evaluation (`modalities`: A, V or AV for each label) read
+    if all(_is_number(row["cells"].get("weight")) for row in rows):
+        features["weight"] = Value("float64")
+    if several and all(isinstance(row["cells"].get("modalities"), list) for row in rows):
+        features["modalities"] = List(Value("string"))
+    parts = {}
+    for side in SPLITS:
+        chosen = [row for row, of in zip(rows, sides, strict=True) if of == side]
+        if not chosen:
+            continue
+        columns = {key: [row.get(key) for row in chosen] for key in features}
+        columns["label"] = [
+            [names.index(name) for name in row["label"]] if several else names.index(row["label"]) for row in chosen
+        ]
+        columns["clip_id"] = [_clip_id(row) for row in chosen]
+        if "weight" in features:
+            columns["weight"] = [float(row["cells"]["weight"]) for row in chosen]
+        if "modalities" in features:
+            columns["modalities"] = [row["cells"]["modalities"] for row in chosen]
+        if "segment_labels" in features:
+            columns["segment_labels"] = [
+                [IGNORED_LABEL if name is None else names.index(name) for name in row["segment_labels"]]
+                for row in chosen
+            ]
+        for name in MEDIA:
+            columns[name] = [media_cell(value) for value in columns[name]]
+        parts[side] = as_media(Dataset.from_dict(columns, features=storage(features)))
+    return DatasetDict(parts)
+
+
+def _left_out_before(folder: Any) -> dict[str, int]:
+    """What `processing.prepare` left out of the set, by status."""
+    total = read_report(Path(folder))["total"]
+    return {status: number for status, number in total.items() if status not in ("listed", "found", "used") and number}
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        return cell is not None and isinstance(float(cell), float)
+    except (TypeError, ValueError):
+        return False
+
+
+def _clip_id(row: dict[str, Any]) -> str:
+    if row.get("clip_id"):
+        return row["clip_id"]
+    return row["name"] if row["end"] is None else f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
+
+
+def _count(part: Dataset, names: list[str]) -> dict[str, Any]:
+    per_class = ClipTargets(part).class_counts()
+    classes = {name: int(per_class[index]) for index, name in enumerate(names)}
+    return {"clips": len(part), "groups": len(set(part["group"])), "per_class": classes}
+
+
+def _name(data: Any) -> str:
+    return Path(data).name if isinstance(data, (str, os.PathLike)) else type(data).__name__
+
+
+def _reasons(skipped: list[dict[str, Any]], warnings: list[str]) -> str:
+    reasons = Counter(entry["reason"].split(":")[0] for entry in skipped)
+    first = {}
+    for entry in skipped:
+        first.setdefault(entry["reason"].split(":")[0], f"{entry['file']}: {entry['reason']}")
+    lines = [f"{number} {reason} (first: {first[reason]})" for reason, number in reasons.items()] + warnings
+    return "; ".join(lines) or "It holds none."

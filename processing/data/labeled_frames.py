@@ -1,0 +1,197 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Frames whose sounding pixels are known, with the sound around them: one row a frame, whatever set it comes from."""
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as pictures
+from PIL import Image
+from torch.utils.data import Dataset
+
+from processing.clips import ClipRequest, clip_window, load_clip, safe_join
+from processing.metrics.localization import consensus_map
+
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class LabeledFrame:
+    """One frame.
+
+    Attributes:
+        sound: file with the sound: a clip, or a wav.
+        frame: picture file; None takes the frame from `sound` at `time`.
+        time: of the frame, in seconds of `sound`; None is its middle.
+        mask: picture whose pixels above 127 sound (`semantic`: class indices), or None.
+        boxes: for each annotator `(left, top, right, bottom)` boxes.
+        box_size: (height, width) that the boxes refer to; None: shares of the picture.
+        annotators_needed: for full consensus, see `consensus_map`.
+        semantic: the mask holds class indices.
+        label: class of the sound, or None.
+        group: the video, whose frames belong together.
+        split: "train", "val" or "test".
+    """
+
+    sound: str
+    frame: str | None = None
+    time: float | None = None
+    mask: str | None = None
+    boxes: list[list[Box]] = field(default_factory=list)
+    box_size: tuple[int, int] | None = None
+    annotators_needed: int = 1
+    semantic: bool = False
+    label: str | None = None
+    group: str = ""
+    split: str = "test"
+
+
+def window_around(time: float | None, seconds: float, duration: float) -> tuple[float, float]:
+    """`seconds` of sound around `time`, moved inside the clip; the whole clip where it is shorter."""
+    time = duration / 2 if time is None else time
+    start = min(max(time - seconds / 2, 0.0), max(duration - seconds, 0.0))
+    return start, min(start + seconds, duration)
+
+
+def read_mask(path: str, semantic: bool = False) -> torch.Tensor:
+    """int64 `[H, W]`: 0 and 1, or class indices.
+
+    Raises:
+        ValueError: no picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            values = np.array(picture if semantic else picture.convert("L"))
+    except OSError as error:
+        raise ValueError(f"{path}: mask: cannot be read ({error}); copy it again") from error
+    if values.ndim != 2:
+        raise ValueError(f"{path}: mask: shape {values.shape}; give one value a pixel")
+    return torch.from_numpy(values.astype(np.int64) if semantic else (values > 127).astype(np.int64))
+
+
+def fit_map(values: torch.Tensor, video_processor: Any) -> torch.Tensor:
+    """A map `[H, W]` resized (nearest) and cropped as the video processor does it with its frame."""
+    size = dict(video_processor.size)
+    edge = size.get("shortest_edge")
+    wanted = [edge] if edge else [size["height"], size["width"]]
+    mode = pictures.InterpolationMode.NEAREST_EXACT
+    values = pictures.resize(values[None], wanted, interpolation=mode)[0]
+    if video_processor.do_center_crop:
+        crop = dict(video_processor.crop_size)
+        values = pictures.center_crop(values, [crop["height"], crop["width"]])
+    return values
+
+
+class LabeledFrames(Dataset):
+    """Rows as examples `pixel_values_videos` `[1, 3, H, W]`, `input_features` `[1, F, W]` and `labels`.
+
+    Args:
+        rows: the frames.
+        processor: a `DeepAVFusionProcessor` (or another with its methods), whose sound is one window.
+        target: "mask" (labels int64 `[H, W]`), "boxes" (consensus float `[H, W]`) or "class" (labels int64 scalar).
+        classes: names of the classes, for "class".
+        cache: keep what was decoded in memory.
+
+    Raises:
+        ValueError: an unknown target, or a row without mask, boxes or a known class where they are the target.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[LabeledFrame],
+        processor: Any,
+        target: str = "mask",
+        classes: Sequence[str] = (),
+        cache: bool = False,
+    ):
+        if target not in ("mask", "boxes", "class"):
+            raise ValueError(f'target={target!r}; use "mask", "boxes" or "class"')
+        for row in rows:
+            if {"mask": row.mask is None, "boxes": not row.boxes, "class": row.label not in classes}[target]:
+                raise ValueError(f"{row.frame or row.sound}: has no {target}; choose another target, or leave it out")
+        self.rows, self.processor, self.target, self.classes = list(rows), processor, target, list(classes)
+        self._kept: dict[int, dict[str, torch.Tensor]] | None = {} if cache else None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if self._kept is None:
+            return self._load(self.rows[index])
+        if index not in self._kept:
+            self._kept[index] = self._load(self.rows[index])
+        return dict(self._kept[index])
+
+    def _load(self, row: LabeledFrame) -> dict[str, torch.Tensor]:
+        extractor = self.processor.feature_extractor
+        duration = clip_window(row.sound)[1]
+        seconds = extractor.segment_seconds or extractor.num_frames * extractor.hop_length / extractor.sampling_rate
+        start, end = window_around(row.time, seconds, duration)
+        frame = None
+        if row.frame is not None:
+            with Image.open(row.frame) as picture:
+                frame = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
+        request = ClipRequest(
+            start,
+            end,
+            times=None if frame is not None else [duration / 2 if row.time is None else row.time],
+            sampling_rate=extractor.sampling_rate,
+            streams=("audio",) if frame is not None else ("video", "audio"),
+        )
+        loaded = load_clip(row.sound, request)
+        frame = loaded.frames if frame is None else frame
+        batch = self.processor(videos=[frame], audio=[loaded.waveform], sampling_rate=extractor.sampling_rate)
+        example = {name: batch[name][0] for name in ("pixel_values_videos", "input_features")}
+        return example | {"labels": self._labels(row, frame.shape[-2:])}
+
+    def _labels(self, row: LabeledFrame, size: Sequence[int]) -> torch.Tensor:
+        if self.target == "class":
+            return torch.tensor(self.classes.index(row.label))
+        if self.target == "mask":
+            return fit_map(read_mask(row.mask, row.semantic), self.processor.video_processor)
+        height, width = row.box_size or (1, 1)
+        scale = (size[1] / width, size[0] / height) * 2
+        boxes = [[tuple(v * s for v, s in zip(box, scale, strict=True)) for box in own] for own in row.boxes]
+        consensus = consensus_map(boxes, size[0], size[1], row.annotators_needed)
+        return fit_map(torch.from_numpy(consensus).float(), self.processor.video_processor)
+
+
+def read_duet(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
+    """Rows of the generated shapes (`processing.generate.sounding_shapes`), labeled with the color of the shape that sounds.
+
+    Raises:
+        ValueError: no such table.
+    """
+    path = Path(folder) / "duet.csv"
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no such table; write it with `python -m processing.generate.sounding_shapes --out {folder}`"
+        )
+    rows = []
+    with open(path, newline="", encoding="utf-8") as file:
+        for cells in csv.DictReader(file):
+            if cells["split"] != split:
+                continue
+            clip = safe_join(folder, cells["file_name"])
+            with Image.open(safe_join(folder, cells["mask"])) as picture:
+                size = picture.height, picture.width
+            rows.append(
+                LabeledFrame(
+                    clip,
+                    time=float(cells["time"]),
+                    mask=safe_join(folder, cells["mask"]),
+                    boxes=[[tuple(float(cells[side]) for side in ("left", "top", "right", "bottom"))]],
+                    box_size=size,
+                    label=cells["color"],
+                    group=cells["file_name"],
+                    split=split,
+                )
+            )
+    return rows

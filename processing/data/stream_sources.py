@@ -1,0 +1,373 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets that are read as they come: on the Hub, in Parquet shards, in WebDataset tar shards."""
+
+import hashlib
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.parquet
+from datasets import (
+    Audio,
+    ClassLabel,
+    Dataset,
+    Features,
+    IterableDataset,
+    List,
+    Value,
+    Video,
+    load_dataset_builder,
+)
+
+from processing.clips import clip_error, safe_join
+
+from .clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN
+from .feature_shards import fingerprint
+from .media_columns import as_media, storage
+
+
+HUB = "hf://datasets/"
+SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
+PICTURE_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
+SEGMENT_COLUMNS = {
+    "segment_labels": List(Value("int64")),
+    "segment_matched": List(Value("bool")),
+    "segment_windows": List(List(Value("float64"))),
+}
+JSON_FIELDS = {"label": "string", "start": "float64", "end": "float64", "group": "string", "clip_id": "string"}
+NO_COLUMN = False
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Makes a row of a clip table (`video`, `audio`, `label`, `start`, `end`, `group`, `clip_id`) of a stream's cells.
+
+    Attributes:
+        columns: which cell holds what, by the names above; "json" holds several of them in a WebDataset.
+        names: of the classes, in the order of their numbers.
+        folder: relative paths count from here, and may not leave it; None for a data set on the Hub.
+        several: `label` is a list of classes.
+    """
+
+    columns: Mapping[str, str]
+    names: tuple[str, ...] = ()
+    folder: str | None = None
+    several: bool = False
+
+    def features(self) -> Features:
+        """Types of the columns of the rows."""
+        label = ClassLabel(names=list(self.names))
+        features = {"video": Video(decode=False), "audio": Audio(decode=False)}
+        features |= {"label": List(label) if self.several else label}
+        features |= {"start": Value("float64"), "end": Value("float64")}
+        features |= {"group": Value("string"), "clip_id": Value("string")}
+        return Features(features | {key: kind for key, kind in SEGMENT_COLUMNS.items() if key in self.columns})
+
+    def __call__(self, cells: Mapping[str, Any]) -> dict[str, Any]:
+        """Raises ValueError where the label is no class, and ClipError where the row has no clip."""
+        values = dict(cells.get(self.columns.get("json", "")) or {})
+        values |= {key: cells[column] for key, column in self.columns.items() if key != "json"}
+        key = f"{os.path.basename(cells['__url__'])}/{cells['__key__']}" if "__key__" in cells else None
+        row: dict[str, Any] = {"video": values.get("video"), "audio": values.get("audio")}
+        if "audio" not in self.columns:
+            row["audio"] = row["video"]  # one file holds both
+        elif "video" not in self.columns:
+            row["video"] = None
+        cell = row["video"] or row["audio"]
+        if cell is None:
+            raise clip_error(key or "a row", "video", "is empty, and so is audio; leave the row out")
+        source = key or self._source(cell)
+        for name in ("start", "end"):
+            row[name] = None if values.get(name) is None else float(values[name])
+        window = "" if row["end"] is None else f"@{row['start'] or 0:.3f}-{row['end']:.3f}"
+        row["clip_id"] = str(values.get("clip_id") or source + window)
+        row["group"] = str(source if values.get("group") is None else values["group"])
+        label = values.get("label")
+        if self.several:
+            row["label"] = [self._label(value, row["clip_id"]) for value in label]
+        else:
+            row["label"] = self._label(label, row["clip_id"])
+        row |= {key: values[key] for key in SEGMENT_COLUMNS if key in self.columns}
+        for kind in ("video", "audio"):
+            row[kind] = None if row[kind] is None else self._cell(row[kind], row["clip_id"])
+        return row
+
+    def _source(self, cell: Mapping[str, Any]) -> str:
+        """What names the recording: the path, or for embedded clips, whose paths may repeat, the content."""
+        if cell.get("bytes") is None:
+            return str(cell["path"])
+        return hashlib.sha256(cell["bytes"]).hexdigest()[:16]
+
+    def _label(self, value: Any, clip_id: str) -> int:
+        if isinstance(value, str) and value in self.names:
+            return self.names.index(value)
+        if isinstance(value, str) and value.lstrip("-").isdigit():
+            value = int(value)
+        if isinstance(value, int) and 0 <= value < len(self.names):
+            return value
+        raise ValueError(
+            f"{clip_id}: label {value!r} is none of the {len(self.names)} classes; mend it or the classes"
+        )
+
+    def _cell(self, cell: Mapping[str, Any], clip_id: str) -> dict[str, Any]:
+        if cell.get("bytes") is not None:
+            return {"path": clip_id, "bytes": cell["bytes"]}
+        path = str(cell["path"])
+        if path.startswith("hf://") and self.folder is None:
+            return {"path": path, "bytes": None}
+        if self.folder is None:
+            raise clip_error(
+                clip_id, "path", "the data set on the Hub names a file that is not in it; embed the clips"
+            )
+        return {"path": path if os.path.isabs(path) else safe_join(self.folder, path), "bytes": None}
+
+
+@dataclass
+class ClipSource:
+    """Streams of undecoded rows by split, and what reads them.
+
+    Attributes:
+        splits: `datasets.IterableDataset` for each of train, validation and test that is there.
+        reader: makes table rows of their cells.
+        lengths: rows per split, or None where only reading tells.
+        identity: changes whenever the files do.
+    """
+
+    splits: dict[str, IterableDataset]
+    reader: RowReader
+    lengths: dict[str, int | None]
+    identity: str
+    warnings: list[str] = field(default_factory=list)
+
+
+def open_source(
+    data: str | os.PathLike,
+    *,
+    label: str = "label",
+    start: str | bool | None = None,
+    end: str | bool | None = None,
+    group: str | bool | None = None,
+    class_names: Sequence[str] | str | os.PathLike | None = None,
+    test_split: str | None = None,
+    revision: str | None = None,
+) -> ClipSource:
+    """Open a data set without reading it.
+
+    Args:
+        data: `hf://datasets/user/name`, `user/name`, a folder of `*.parquet` or `*.tar` shards (split by the first word
+            of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`), or one such file. Columns
+            `video` and / or `audio` and a label; tar members `mp4`, `cls` and / or `json` (label, start, end, group,
+            clip_id), and `wav` or the like for a sound of its own.
+        label: column of the class.
+        start, end, group: columns; None takes the one of that name if there is one, False takes none.
+        class_names: the classes in the order of their numbers, or a file with one a line. Needed where neither the
+            column, nor `classes.txt` beside the shards, nor strings in a column say it.
+        test_split: the split to test on.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        ValueError: no such data, no clips or no label in it, or classes that nothing names.
+    """
+    folder, builder, options = _builder(str(data), revision)
+    files = dict(builder.config.data_files or {})
+    if _is_webdataset(builder):
+        fields = _tar_fields(next(iter(files.values()))[0])
+        features = {name: _tar_feature(name) for name in [*fields, "__key__", "__url__"]}
+        builder = load_dataset_builder(**options, features=Features(features))
+        columns, several = _tar_columns(fields, data), False
+    splits = dict(builder.as_streaming_dataset())
+    if not _is_webdataset(builder):
+        features = next(iter(splits.values())).features
+        several = isinstance(features.get(label), List)
+        columns = _table_columns(features, {"label": label, "start": start, "end": end, "group": group}, data)
+        for kind, feature in (("video", Video(decode=False)), ("audio", Audio(decode=False))):
+            if kind in columns:
+                splits = {name: part.cast_column(kind, feature) for name, part in splits.items()}
+        splits = {name: part.select_columns(sorted(set(columns.values()))) for name, part in splits.items()}
+    names = _class_names(class_names, folder) or _names_in(splits, columns, builder, options, data)
+    named = _named_splits(splits, test_split, data)
+    lengths = {side: _length(builder, name, files.get(name, [])) for side, name in named.items()}
+    state = [[name, list(part), list(getattr(part, "origin_metadata", None) or [])] for name, part in files.items()]
+    return ClipSource(
+        {side: splits[name] for side, name in named.items()},
+        RowReader(columns, tuple(names), folder, several),
+        lengths,
+        fingerprint([str(data), state, columns, list(names)]),
+    )
+
+
+def as_table(source: ClipSource, split: str, keep: Any = None, part: str = "") -> Dataset:
+    """The undecoded rows of one split, written once to the cache of `datasets` and mapped into memory from there.
+
+    Args:
+        keep: function of a row; rows for which it is False are left out.
+        part: names what `keep` keeps: a table that was written under that name is taken as it is.
+    """
+    table = Dataset.from_generator(
+        _rows,
+        features=storage(source.reader.features()),
+        gen_kwargs={"source": source, "split": split, "keep": keep},
+        fingerprint=fingerprint([source.identity, split, part]),
+    )
+    return as_media(table)
+
+
+def _rows(source: ClipSource, split: str, keep: Any) -> Iterator[dict[str, Any]]:
+    for cells in source.splits[split]:
+        row = source.reader(cells)
+        if keep is None or keep(row):
+            yield row
+
+
+def read_remote(cell: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A cell whose file lies on the Hub, with its bytes; any other as it is."""
+    if cell is None or cell["bytes"] is not None or "://" not in (cell["path"] or ""):
+        return cell
+    with fsspec.open(cell["path"], "rb") as file:
+        return {"path": cell["path"], "bytes": file.read()}
+
+
+def _builder(data: str, revision: str | None) -> tuple[str | None, Any, dict[str, Any]]:
+    path = Path(data)
+    if not data.startswith("hf://") and path.exists():
+        files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+        for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
+            shards: dict[str, list[str]] = {}
+            for file in files:
+                if file.suffix == suffix and not file.name.startswith("."):
+                    shards.setdefault(_split_of(file), []).append(str(file))
+            if shards:
+                options = {"path": kind, "data_files": shards}
+                folder = str(path if path.is_dir() else path.parent)
+                return folder, load_dataset_builder(**options), options
+        raise ValueError(
+            f"{data}: no *.parquet and no *.tar in it to stream; leave streaming off for a folder of clips or a csv"
+        )
+    if data.startswith("hf://") and not data.startswith(HUB):
+        raise ValueError(f"{data}: is no data set; write hf://datasets/user/name")
+    name, _, tag = data.removeprefix(HUB).partition("@")
+    options = {"path": name, "revision": revision or tag or None}
+    try:
+        return None, load_dataset_builder(**options), options
+    except FileNotFoundError as error:  # what `datasets` raises for an unknown name too
+        raise ValueError(f"{data}: neither a folder here nor a data set on the Hub ({error})") from error
+
+
+def _split_of(file: Path) -> str:
+    for name in (re.split(r"[-_.]", file.stem)[0], file.parent.name):
+        if name.lower() in SPLIT_NAMES:
+            return SPLIT_NAMES[name.lower()]
+    return TRAIN
+
+
+def _is_webdataset(builder: Any) -> bool:
+    return type(builder).__name__ == "WebDataset"
+
+
+def _tar_fields(url: str) -> list[str]:
+    """The members of the first clip: their names behind the first dot."""
+    fields, first = [], None
+    with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as archive:
+        for member in archive:
+            stem, dot, ending = os.path.basename(member.name).partition(".")
+            if not member.isfile() or not stem or not dot:
+                continue
+            if first not in (None, stem):
+                break
+            first = stem
+            fields.append(ending)
+    return fields
+
+
+def _tar_feature(name: str) -> Any:
+    """Types are given, not guessed from the first clips: a `start` of 0 there would make all others whole numbers."""
+    if f".{name}" in PICTURE_SUFFIXES:
+        return Video(decode=False)
+    if f".{name}" in SOUND_SUFFIXES:
+        return Audio(decode=False)
+    if name == "json":
+        return {key: Value(kind) for key, kind in JSON_FIELDS.items()}
+    if name in ("__key__", "__url__"):
+        return Value("string")
+    return Value("int64") if name == "cls" else Value("binary")
+
+
+def _tar_columns(fields: Sequence[str], data: Any) -> dict[str, str]:
+    columns = {}
+    for kind, suffixes in (("video", PICTURE_SUFFIXES), ("audio", SOUND_SUFFIXES)):
+        found = [name for name in fields if f".{name}" in suffixes]
+        columns |= {kind: found[0]} if found else {}
+    if "cls" in fields:
+        columns["label"] = "cls"
+    if "json" in fields:
+        columns["json"] = "json"
+    if not {"video", "audio"} & set(columns) or not {"label", "json"} & set(columns):
+        raise ValueError(f"{data}: the first clip has members {list(fields)}; it needs mp4 or wav, and cls or json")
+    return columns
+
+
+def _table_columns(features: Features, given: Mapping[str, Any], data: Any) -> dict[str, str]:
+    columns = {kind: kind for kind in ("video", "audio", "clip_id", *SEGMENT_COLUMNS) if kind in features}
+    if not {"video", "audio"} & set(columns):
+        raise ValueError(f"{data}: its columns are {list(features)}; it needs `video`, `audio` or both")
+    for key, column in given.items():
+        if column is NO_COLUMN:
+            continue
+        name = column if isinstance(column, str) else key
+        if name in features:
+            columns[key] = name
+        elif isinstance(column, str):
+            raise ValueError(f"{data}: no column {name!r}; its columns are {list(features)}; name one with {key}=")
+    return columns
+
+
+def _class_names(given: Any, folder: str | None) -> list[str]:
+    if given is None and folder is not None and (Path(folder) / "classes.txt").is_file():
+        given = Path(folder) / "classes.txt"
+    if isinstance(given, (str, os.PathLike)):
+        given = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list(given or [])
+
+
+def _names_in(splits: Mapping, columns: Mapping[str, str], builder: Any, options: dict, data: Any) -> list[str]:
+    """The classes that the column's type names, or the strings that stand in it (only that column is read)."""
+    cure = "write them in classes.txt beside the shards, one a line in the order of their numbers, or pass class_names"
+    feature = next(iter(splits.values())).features.get(columns.get("label"))
+    feature = feature.feature if isinstance(feature, List) else feature
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    if not isinstance(feature, Value) or "string" not in feature.dtype or type(builder).__name__ != "Parquet":
+        raise ValueError(f"{data}: nothing names the classes; {cure}")
+    alone = load_dataset_builder(**options, columns=[columns["label"]]).as_streaming_dataset()
+    cells = [row[columns["label"]] for part in alone.values() for row in part]
+    found = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
+    return sorted(name for name in found if name is not None)
+
+
+def _named_splits(splits: Mapping[str, Any], test_split: str | None, data: Any) -> dict[str, str]:
+    """Our name of each split -> its own."""
+    if test_split is not None and test_split not in splits:
+        raise ValueError(f"test_split={test_split!r}: {data} has the splits {sorted(splits)}")
+    named = {TEST: test_split} if test_split else {}
+    for name in splits:
+        side = SPLIT_NAMES.get(str(name).lower())
+        if side is not None and name != test_split:
+            named.setdefault(side, name)
+    if TRAIN not in named:
+        raise ValueError(f"{data}: its splits are {sorted(splits)}; one has to be called train")
+    return {side: named[side] for side in SPLITS if side in named}
+
+
+def _length(builder: Any, split: str, files: Sequence[str]) -> int | None:
+    info = (builder.info.splits or {}).get(split)
+    if info is not None and info.num_examples:
+        return info.num_examples
+    if files and all(str(file).endswith(".parquet") and os.path.isfile(file) for file in files):
+        return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+    return None

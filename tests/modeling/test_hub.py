@@ -1,0 +1,177 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints travel: to a Hub and back by name, and into a process that has never seen this package."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from mock_hub import MockHub
+from toy_run import write_backbone, write_clips, write_config
+from transformers import AutoProcessor
+
+from modeling_maavt import MAAVTForAudioVisualClassification
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+LOAD = """
+import sys, torch, numpy as np
+source, output = sys.argv[1:3]
+for name in ("modeling_maavt", "processing", "training"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    raise SystemExit(f"{name} is importable: this process proves nothing")
+from transformers import (AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForVideoClassification, AutoProcessor,
+                          AutoVideoProcessor)
+trust = {"trust_remote_code": True}
+inputs = torch.load(output + ".inputs", weights_only=True)
+config = AutoConfig.from_pretrained(source, **trust)
+model = AutoModelForVideoClassification.from_pretrained(source, **trust).eval()
+base = AutoModel.from_pretrained(source, **trust).eval()
+processor = AutoProcessor.from_pretrained(source, **trust)
+video_processor = AutoVideoProcessor.from_pretrained(source, **trust)
+feature_extractor = AutoFeatureExtractor.from_pretrained(source, **trust)
+assert type(config).__name__ == "MAAVTConfig" and type(base).__name__ == "MAAVTModel", (type(config), type(base))
+assert type(video_processor).__name__ == "MAAVTVideoProcessor"
+assert type(feature_extractor).__name__ == "MAAVTFeatureExtractor"
+with torch.inference_mode():
+    given = model(**inputs)
+    clip = processor(clips=[sys.argv[3]], return_tensors="pt")
+    read = model(**clip)
+    hidden = base(**{k: v for k, v in inputs.items() if not k.startswith("has_")}).last_hidden_state
+np.savez(output, given=given.logits, match=given.match_logits, read=read.logits, hidden=hidden,
+         labels=[config.id2label[i] for i in range(len(config.id2label))], **clip)
+try:
+    AutoModelForVideoClassification.from_pretrained(source, trust_remote_code=False)
+except ValueError:
+    print("refused without trust")
+"""
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with MockHub() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pushed(hub, tmp_path_factory) -> Path:
+    """A run in a process of its own that uploads its model, then one that uploads its adapter; the runs' folder."""
+    folder = tmp_path_factory.mktemp("pushed")
+    config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
+    command = [sys.executable, str(REPOSITORY / "train.py"), str(config), "--push_to_hub", "true"]
+    environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1"}
+    for kind in ("model", "adapter"):
+        change = ["--hub_upload", kind, "--hub_model_id", f"tester/toy-{kind}", "--output_dir", str(folder / kind)]
+        done = subprocess.run([*command, *change], env=environment, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def load_elsewhere(source: str, folder: Path, clip: Path, environment: dict) -> tuple[dict, str]:
+    """What a fresh, isolated process computes from `source`; the package is not importable there."""
+    output = folder / "elsewhere.npz"
+    script = folder / "load.py"
+    script.write_text(LOAD)
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" and not k.startswith("HF_")}
+    clean |= {"HF_MODULES_CACHE": str(folder / "modules"), "OMP_NUM_THREADS": "1", **environment}
+    # an editable install puts the repository on the path through site-packages: hide its packages
+    blocked = (
+        "import sys; sys.meta_path.insert(0, type('B', (), {'find_spec': staticmethod(lambda n, p=None, t=None: "
+        "(_ for _ in ()).throw(ModuleNotFoundError(n)) if n.split('.')[0] in ('modeling_maavt', 'processing', 'training') "
+        "else None)})); sys.argv = sys.argv[1:]; exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
+    )
+    command = [sys.executable, "-I", "-c", blocked, str(script), source, str(output), str(clip)]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=240, cwd=folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(np.load(output)), done.stdout
+
+
+@pytest.mark.parametrize("where", ["folder", "hub"])
+def test_fresh_process_without_the_package(pushed, hub, tmp_path, where):
+    here = pushed / "model" / "model"
+    clip = next((pushed / "data" / "clips").glob("red*.mp4"))
+    model = MAAVTForAudioVisualClassification.from_pretrained(here).eval()
+    torch.manual_seed(0)
+    inputs = {
+        "pixel_values_videos": torch.randn(2, 2, 3, 32, 32),
+        "input_features": torch.randn(2, 1, 32, 48),
+        "has_video": torch.tensor([True, True]),
+        "has_audio": torch.tensor([True, False]),
+    }
+    torch.save(inputs, tmp_path / "elsewhere.npz.inputs")
+    source, environment = (str(here), {"HF_HUB_OFFLINE": "1"}) if where == "folder" else ("tester/toy-model", hub.env)
+    found, said = load_elsewhere(source, tmp_path, clip, environment)
+    batch = AutoProcessor.from_pretrained(here)(clips=[clip], return_tensors="pt")
+    with torch.inference_mode():
+        given, read = model(**inputs), model(**batch)
+    for name, value in batch.items():
+        assert np.array_equal(found[name], value.numpy()), name
+    assert np.abs(found["given"] - given.logits.numpy()).max() < 1e-5
+    assert np.abs(found["match"] - given.match_logits.numpy()).max() < 1e-5
+    assert np.abs(found["read"] - read.logits.numpy()).max() < 1e-5
+    assert list(found["labels"]) == ["blue", "green", "red"]
+    assert "refused without trust" in said
+
+
+def test_upload_is_one_commit_with_code_processor_and_card(pushed, hub):
+    repository = hub.repos["tester/toy-model"]
+    files = set(repository["files"])
+    assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= files
+    assert {"modeling_maavt.py", "configuration_maavt.py", "processing_maavt.py", "clips.py"} <= files
+    assert len(repository["commits"]) == 1
+    assert not [name for name in files if name.startswith(("checkpoint", "runs")) or name.endswith(".part")]
+    auto_map = json.loads(repository["files"]["config.json"])["auto_map"]
+    assert {"AutoConfig", "AutoModel", "AutoModelForVideoClassification"} <= set(auto_map)
+
+
+def test_adapter_by_name(pushed, hub, tmp_path):
+    """An adapter repository brings its backbone's name; here the backbone is a folder of this machine."""
+    files = hub.repos["tester/toy-adapter"]["files"]
+    assert {"adapter_config.json", "adapter_model.safetensors", "config.json", "README.md"} <= set(files)
+    assert "model.safetensors" not in files
+    script = (
+        "import sys, torch; from modeling_maavt import MAAVTForAudioVisualClassification as M\n"
+        "model = M.from_pretrained('tester/toy-adapter').eval(); torch.manual_seed(0)\n"
+        "x = {'pixel_values_videos': torch.randn(1, 2, 3, 32, 32), 'input_features': torch.randn(1, 1, 32, 48)}\n"
+        "print(model(**x).logits.tolist())"
+    )
+    environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    model = MAAVTForAudioVisualClassification.from_pretrained(pushed / "adapter" / "model").eval()
+    torch.manual_seed(0)
+    inputs = {"pixel_values_videos": torch.randn(1, 2, 3, 32, 32), "input_features": torch.randn(1, 1, 32, 48)}
+    with torch.inference_mode():
+        expected = model(**inputs).logits
+    assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_card_is_filled(pushed, hub, kind):
+    text = hub.repos[f"tester/toy-{kind}"]["files"]["README.md"].decode()
+    head, body = text.split("---\n", 2)[1:]
+    data = yaml.safe_load(head)
+    assert data["pipeline_tag"] == "video-classification" and "maavt" in data["tags"]
+    metrics = {
+        (result["dataset"]["config"], metric["name"]): metric["value"]
+        for result in data["model-index"][0]["results"]
+        for metric in result["metrics"]
+    }
+    rows = json.loads((pushed / kind / "results.json").read_text())["rows"]
+    both = next(row for row in rows if row["model"] == "maavt" and row["input"] == "both")
+    assert metrics[("clean", "accuracy (both)")] == pytest.approx(both["top1"], abs=1e-4)
+    assert "{{" not in body and "}}" not in body and "None" not in body
+    assert f"tester/toy-{kind}" in body and "| maavt | both | clean |" in body and "learning_rate: 0.005" in body
+    assert str(pushed) not in text, "a folder of this machine went into the card"
+    for heading in ("## Use", "## Data", "## Results", "## Recipe", "## Limits", "## License"):
+        assert heading in body

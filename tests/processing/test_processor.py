@@ -1,0 +1,565 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The processor and its parts: every kind of input, missing modalities, bad input, saving, remote code."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clip_factory import numbered_frames, read_numbers, tone, write_flash_and_beep, write_numbered
+from PIL import Image
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor, ViTImageProcessor
+
+from processing import (
+    ClipError,
+    ClipRequest,
+    MAAVTFeatureExtractor,
+    MAAVTProcessor,
+    MAAVTVideoProcessor,
+    load_clip,
+    processing_maavt,
+    video_processing_maavt,
+)
+from processing.clip_decoders import torchcodec_decoders
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def clip(folder):
+    return str(write_numbered(folder / "clip.mp4"))
+
+
+@pytest.fixture(scope="module")
+def other(folder):
+    return str(write_numbered(folder / "other.webm", 1.5, sampling_rate=48000))
+
+
+@pytest.fixture(scope="module")
+def silent(folder):
+    return str(write_numbered(folder / "silent.mp4", sound=False))
+
+
+@pytest.fixture(scope="module")
+def blind(folder):
+    return str(write_numbered(folder / "blind.m4a", picture=False))
+
+
+def small(**video):
+    """A processor whose pictures stay readable: no resizing, no scaling."""
+    pixels = {"do_resize": False, "do_rescale": False, "do_normalize": False, **video}
+    return MAAVTProcessor(MAAVTFeatureExtractor(num_frames=96), MAAVTVideoProcessor(**pixels))
+
+
+def assert_equal(got, want):
+    assert set(got) == set(want)
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], atol=1e-6, rtol=0)
+
+
+# Kinds of input
+
+
+def test_default_batch(clip, other):
+    batch = MAAVTProcessor()(clips=[clip, other], return_tensors="pt")
+    assert batch["pixel_values_videos"].shape == (2, 8, 3, 224, 224)
+    assert batch["input_features"].shape == (2, 1, 112, 448)
+    assert batch["has_video"].tolist() == [True, True] and batch["has_audio"].dtype == torch.bool
+    for name in ("pixel_values_videos", "input_features"):
+        assert batch[name].dtype == torch.float32 and torch.isfinite(batch[name]).all()
+    assert batch["pixel_values_videos"].abs().max() <= 1
+
+
+def test_clips_equal_videos_and_audio(clip, other):
+    processor = MAAVTProcessor()
+    want = processor(clips=[clip, other])
+    assert_equal(processor(videos=[clip, other], audio=[clip, other]), want)
+    assert_equal(
+        processor(videos=[clip, Path(other).read_bytes()], audio=[{"path": clip, "bytes": None}, other]), want
+    )
+    assert_equal(processor(clips=[(clip, None, None), (other, 0.0, None)]), want)
+    assert_equal(processor(clips=[processor.load_clip(clip), processor.load_clip(other)]), want)
+    one = processor(videos=clip, audio=clip, return_tensors="pt")
+    assert_equal(one, {name: value[:1] for name, value in want.items()})
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_files_side_by_side(clip, other, two_threads, monkeypatch, mode):
+    processor, used = MAAVTProcessor(), set()
+    load = processing_maavt.load_clip
+
+    def noted(*args, **kwargs):
+        used.add(threading.get_ident())
+        time.sleep(0.05)  # long enough for the other thread to take the next file
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(processing_maavt, "load_clip", noted)
+    clips = [clip, (other, 0.0, 1.0), clip, (clip, 0.5, 1.5)]
+    with mode():
+        together = processor(clips=clips)
+        assert len(used) == 2 and threading.get_ident() not in used
+        torch.set_num_threads(1)
+        used.clear()
+        after_each_other = processor(clips=clips)
+    assert used == {threading.get_ident()}
+    assert all(torch.equal(together[name], after_each_other[name]) for name in after_each_other)
+    torch.set_num_threads(2)
+    files = [clip, other]
+    assert_equal(processor(videos=files, audio=files, num_frames=4), processor(clips=files, num_frames=4))
+
+
+def test_the_first_bad_file_of_several_is_named(clip, folder, two_threads):
+    with pytest.raises(ClipError, match=r"first\.mp4"):
+        MAAVTProcessor()(clips=[clip, str(folder / "first.mp4"), str(folder / "second.mp4"), clip])
+
+
+def test_open_files_are_for_one_thread(clip, two_threads, monkeypatch):
+    used = set()
+    load = processing_maavt.load_clip
+    monkeypatch.setattr(
+        processing_maavt, "load_clip", lambda *a, **k: used.add(threading.get_ident()) or load(*a, **k)
+    )
+    MAAVTProcessor()(clips=[Path(clip).read_bytes(), clip, clip])
+    assert used == {threading.get_ident()}
+
+
+def test_arrays_equal_files(clip):
+    processor = MAAVTProcessor(MAAVTFeatureExtractor(num_frames=200))
+    want = processor(clips=clip)
+    loaded = load_clip(clip, ClipRequest(num_frames=8, sampling_rate=16000))
+    channels_first, last = loaded.frames, loaded.frames.permute(0, 2, 3, 1)
+    pictures = [Image.fromarray(frame.numpy()) for frame in last]
+    for frames in (
+        channels_first,
+        channels_first.numpy(),
+        last.contiguous(),
+        last.numpy(),
+        pictures,
+        list(last.numpy()),
+    ):
+        for videos in (frames, [frames]):
+            for audio in (
+                loaded.waveform,
+                [loaded.waveform.numpy()],
+                {"array": loaded.waveform, "sampling_rate": 16000},
+            ):
+                assert_equal(processor(videos=videos, audio=audio, sampling_rate=16000), want)
+    batch = processor(videos=torch.stack([channels_first] * 2), audio=np.stack([loaded.waveform] * 2))
+    assert_equal({name: value[1:] for name, value in batch.items()}, want)
+    batch = processor(videos=[clip, channels_first], audio=[loaded.waveform, clip])  # mixed
+    assert_equal({name: value[1:] for name, value in batch.items()}, want)
+
+
+def test_torchcodec_decoders(clip):
+    decoders = torchcodec_decoders()
+    if decoders is None:
+        pytest.skip("torchcodec does not load here")
+    processor = MAAVTProcessor()
+    batch = processor(videos=decoders.VideoDecoder(clip), audio=decoders.AudioDecoder(clip))
+    want = processor(clips=clip)
+    assert torch.equal(batch["pixel_values_videos"], want["pixel_values_videos"])
+    torch.testing.assert_close(batch["input_features"], want["input_features"], atol=0.05, rtol=0)
+
+
+def test_one_modality(clip):
+    processor = MAAVTProcessor()
+    both = processor(clips=clip)
+    picture = processor(videos=clip)
+    assert set(picture) == {"pixel_values_videos", "has_video", "has_audio"}
+    assert torch.equal(picture["pixel_values_videos"], both["pixel_values_videos"])
+    assert picture["has_audio"].tolist() == [False]
+    sound = processor(audio=clip)
+    assert set(sound) == {"input_features", "has_video", "has_audio"}
+    torch.testing.assert_close(sound["input_features"], both["input_features"], atol=1e-6, rtol=0)
+
+
+def test_missing_per_sample(clip, silent, blind):
+    processor = MAAVTProcessor()
+    batch = processor(clips=[silent, clip, blind], on_missing="none")
+    assert batch["has_video"].tolist() == [True, True, False]
+    assert batch["has_audio"].tolist() == [False, True, True]
+    assert (batch["pixel_values_videos"][2] == 0).all() and (batch["input_features"][0] == 0).all()
+    want = processor(clips=clip)
+    for name in ("pixel_values_videos", "input_features"):
+        torch.testing.assert_close(batch[name][1], want[name][0], atol=1e-6, rtol=0)
+    arrays = processor(videos=[None, clip], audio=[clip, None])
+    assert arrays["has_video"].tolist() == [False, True] and arrays["has_audio"].tolist() == [True, False]
+    assert (arrays["pixel_values_videos"][0] == 0).all()
+    nothing = processor(clips=[silent, silent], on_missing="none")
+    assert "input_features" not in nothing and nothing["has_audio"].tolist() == [False, False]
+
+
+def test_numpy_output(clip):
+    batch = MAAVTProcessor()(clips=clip, return_tensors="np")
+    assert all(isinstance(value, np.ndarray) for value in batch.values())
+    assert batch["has_audio"].dtype == bool
+
+
+# Frames and windows
+
+
+def frame_numbers(batch, row=0):
+    return read_numbers(batch["pixel_values_videos"][row])
+
+
+def test_frame_sampling(clip):
+    processor = small()
+    window = (clip, 0.4, 1.2)
+    assert frame_numbers(processor(clips=window, num_frames=4)) == [12, 17, 22, 27]
+    assert frame_numbers(processor(clips=window, videos_kwargs={"num_frames": 4})) == [12, 17, 22, 27]
+    assert frame_numbers(processor(clips=window, fps=5)) == [12, 17, 22, 27]
+    assert frame_numbers(processor(clips=window, times=[0.5, 1.1])) == [12, 27]
+    assert processor(clips=window)["pixel_values_videos"].shape[1] == 8
+    assert small(frames_per_clip=2)(clips=window)["pixel_values_videos"].shape[1] == 2
+    assert processor(videos=numbered_frames(12))["pixel_values_videos"].shape[1] == 12  # passed frames are kept
+    assert frame_numbers(processor(videos=numbered_frames(12), num_frames=3)) == [2, 6, 10]
+
+
+def test_frames_lie_under_the_sound(folder):
+    """A clip longer than the spectrogram: the frames are from the seconds that are heard."""
+    path = str(write_numbered(folder / "ten.mp4", 10.0, fps=10))
+    processor = small()  # hears 0.96 s in the middle
+    assert frame_numbers(processor(clips=path, num_frames=4)) == [46, 48, 51, 53]
+    vggsound = MAAVTProcessor(MAAVTFeatureExtractor.from_preset("vggsound"), processor.video_processor)
+    assert frame_numbers(vggsound(clips=path, num_frames=1)) == [55]  # the middle of seconds 3 to 8
+    ave = MAAVTProcessor(MAAVTFeatureExtractor.from_preset("ave"), processor.video_processor)
+    assert frame_numbers(ave(clips=path, num_frames=10)) == list(range(5, 100, 10))
+    with pytest.raises(ValueError, match="num_frames=8 for 10 sound segments; give a multiple of 10"):
+        ave(clips=path)
+
+
+@pytest.mark.parametrize("name, options", [("late.mp4", {"start_time": 1.5}), ("late.mkv", {"start_time": 0.8})])
+def test_alignment_in_the_batch(folder, name, options):
+    """Flash and beep stand in the same place of their inputs."""
+    path = write_flash_and_beep(folder / name, 1.2, **options)
+    processor = MAAVTProcessor(MAAVTFeatureExtractor(num_frames=96, normalization=None))
+    batch = processor(clips=(path, 0.6, 1.56), num_frames=24)
+    brightness = batch["pixel_values_videos"][0].mean((1, 2, 3))
+    loudness = batch["input_features"][0, 0].amax(0)
+    flash = int((brightness > 0).nonzero()[0]) / 24
+    beep = int((loudness > loudness.max() - 4).nonzero()[0]) / 96
+    assert 0 < flash < 1 and flash == pytest.approx(beep, abs=1.5 / 24)
+
+
+def test_only_the_needed_stream_is_decoded(clip, monkeypatch):
+    from processing import clip_decoders
+
+    for reader in (clip_decoders.PyAVFile, clip_decoders.TorchcodecFile):
+        monkeypatch.setattr(reader, "samples", None)
+    assert MAAVTProcessor()(videos=clip)["has_video"].all()
+    assert MAAVTProcessor().load_clip(clip, ClipRequest(streams=("video",))).waveform is None
+    monkeypatch.undo()
+    for reader in (clip_decoders.PyAVFile, clip_decoders.TorchcodecFile):
+        monkeypatch.setattr(reader, "frames_at", None)
+    assert MAAVTProcessor()(audio=clip)["has_audio"].all()
+
+
+# Pixels
+
+
+def test_pixels_against_the_image_processor(clip):
+    """Frame by frame the same pixels as a ViT image processor's."""
+    frames = load_clip(clip, ClipRequest(num_frames=4, streams=("video",))).frames
+    for mean in ([0.5, 0.5, 0.5], [0.485, 0.456, 0.406]):
+        want = ViTImageProcessor(image_mean=mean)(list(frames), return_tensors="pt").pixel_values
+        got = MAAVTVideoProcessor(image_mean=mean)(frames, return_tensors="pt").pixel_values_videos[0]
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_floating_point_frames_give_the_pixels_of_uint8_frames(clip, dtype):
+    processor = MAAVTVideoProcessor(do_resize=False)
+    clips = [load_clip(clip, ClipRequest(num_frames=count, streams=("video",))).frames[:2] for count in (3, 4)]
+    want = processor(clips, return_tensors="pt").pixel_values_videos
+    got = processor([frames.to(dtype) for frames in clips], return_tensors="pt").pixel_values_videos
+    assert got.dtype == torch.float32 and torch.equal(got, want)
+
+
+def test_video_processor_reads_files(clip, other):
+    processor = MAAVTVideoProcessor()
+    batch = processor([clip, other], return_tensors="pt").pixel_values_videos
+    assert batch.shape == (2, 8, 3, 224, 224)
+    assert torch.equal(processor(clip, return_tensors="pt").pixel_values_videos[0], batch[0])
+    assert processor(clip, num_frames=3, return_tensors="pt").pixel_values_videos.shape[1] == 3
+    assert processor(clip, fps=5, return_tensors="pt").pixel_values_videos.shape[1] == 10
+
+
+def test_from_backbone(tmp_path, clip):
+    ViTImageProcessor(
+        size={"height": 64, "width": 64}, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6], resample=3
+    ).save_pretrained(tmp_path)
+    processor = MAAVTProcessor.from_backbone(
+        str(tmp_path),
+        feature_extractor={"preset": "vggsound", "num_segments": 1},
+        video_processor={"frames_per_clip": 2},
+    )
+    video = processor.video_processor
+    assert dict(video.size)["height"] == 64 and int(video.resample) == 3
+    assert list(video.image_mean) == [0.1, 0.2, 0.3] and list(video.image_std) == [0.4, 0.5, 0.6]
+    batch = processor(clips=clip)
+    assert batch["pixel_values_videos"].shape == (1, 2, 3, 64, 64)
+    assert batch["input_features"].shape == (1, 1, 224, 224)
+    default = MAAVTProcessor.from_backbone(str(tmp_path))
+    assert default.feature_extractor.transform == "log_mel" and default.video_processor.frames_per_clip == 8
+
+
+def test_from_backbone_with_crop(tmp_path):
+    config = {
+        "image_processor_type": "DeiTImageProcessor",
+        "do_center_crop": True,
+        "crop_size": {"height": 48, "width": 48},
+        "size": {"height": 56, "width": 56},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    size = dict(MAAVTProcessor.from_backbone(str(tmp_path)).video_processor.size)
+    assert (size["height"], size["width"]) == (48, 48)
+
+
+def test_from_backbone_without_image_processor(tmp_path):
+    with pytest.raises(OSError):
+        MAAVTProcessor.from_backbone(str(tmp_path))
+
+
+def test_from_deit(shared_path):
+    processor = MAAVTProcessor.from_backbone(str(shared_path("weights/deit_tiny")))
+    assert list(processor.video_processor.image_mean) == [0.485, 0.456, 0.406]
+
+
+# Bad input
+
+
+def test_bad_files(folder, clip, silent, blind):
+    processor = MAAVTProcessor()
+    text = folder / "text.mp4"
+    text.write_text("no clip\n" * 100)
+    cut = folder / "cut.mp4"
+    cut.write_bytes(Path(clip).read_bytes()[:3000])
+    cases = [
+        ({"clips": str(folder / "gone.mp4")}, "gone.mp4.*no such file"),
+        ({"videos": [clip, str(text)]}, "text.mp4.*not a media file"),
+        ({"audio": str(cut)}, "cut.mp4.*cut off"),
+        ({"clips": [clip, silent]}, 'silent.mp4: audio: .* on_missing="none"'),
+        ({"clips": blind}, "blind.m4a: video: "),
+        ({"audio": silent, "on_missing": "none"}, "silent.mp4.*no such stream"),
+        ({"clips": (clip, 1.0, 3.0)}, "clip.mp4: window: .*passes the end"),
+        ({"clips": (clip, 3.0, None)}, "clip.mp4: window"),
+        ({"videos": "http://example.com/a.mp4"}, "refused"),
+    ]
+    for inputs, message in cases:
+        with pytest.raises(ClipError, match=message):
+            processor(**inputs)
+
+
+def test_bad_arrays(clip):
+    processor = MAAVTProcessor()
+    frames, wave = numbered_frames(4), tone(0.5)
+    cases = [
+        ({}, "no input"),
+        ({"clips": clip, "videos": clip}, "alone"),
+        ({"clips": [(clip, 1.0)]}, r"\(file, start, end\)"),
+        ({"videos": [clip, clip], "audio": clip}, "2 videos and 1 sounds"),
+        ({"videos": numbered_frames(0)}, "zero frames"),
+        ({"videos": [numbered_frames(4), numbered_frames(5)]}, r"videos of \[4, 5\] frames"),
+        ({"videos": frames[0, :, :, 0]}, "give frames"),
+        ({"videos": np.zeros((4, 7, 64, 64), np.uint8)}, "no color axis"),
+        ({"videos": np.full((4, 3, 8, 8), np.nan, np.float32)}, "NaN"),
+        ({"videos": frames, "num_frames": 9}, "num_frames=9, but the video has 4"),
+        ({"videos": frames, "fps": 2}, "frame rate"),
+        ({"videos": clip, "num_frames": 2, "fps": 2}, "exclude each other"),
+        ({"audio": wave, "sampling_rate": 44100}, "44100 Hz, but this processor needs 16000 Hz"),
+        ({"audio": {"array": wave, "sampling_rate": 8000}}, "8000 Hz"),
+        ({"audio": np.full(100, np.nan, np.float32)}, "NaN"),
+        ({"audio": np.zeros((1, 2, 100), np.float32)}, "give mono samples|rank 3"),
+        ({"audio": [np.zeros((2, 100), np.float32)]}, "average the channels"),
+        ({"audio": np.zeros(0, np.float32)}, "no samples"),
+        ({"videos": [None], "audio": [None]}, "lacks picture and sound"),
+        ({"clips": clip, "on_missing": "drop"}, 'use "raise" or "none"'),
+    ]
+    for inputs, message in cases:
+        with pytest.raises(ValueError, match=message):
+            processor(**inputs)
+
+
+# Saving and loading
+
+
+def tuned():
+    return MAAVTProcessor(
+        MAAVTFeatureExtractor.from_preset("vggsound", segment_start=0.0),
+        MAAVTVideoProcessor(size={"height": 32, "width": 48}, frames_per_clip=2, image_mean=[0.1, 0.2, 0.3]),
+    )
+
+
+def test_save_and_load(tmp_path, clip):
+    processor = tuned()
+    want = processor(clips=clip)
+    processor.save_pretrained(tmp_path)
+    for loaded in (MAAVTProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+        assert type(loaded) is MAAVTProcessor and loaded.to_dict() == processor.to_dict()
+        assert_equal(loaded(clips=clip), want)
+    assert AutoFeatureExtractor.from_pretrained(tmp_path).to_dict() == processor.feature_extractor.to_dict()
+    assert AutoVideoProcessor.from_pretrained(tmp_path).frames_per_clip == 2
+    assert_equal(pickle.loads(pickle.dumps(processor))(clips=clip), want)
+
+
+REMOTE = """
+import json, sys
+import torch
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
+
+try:
+    import processing
+    raise SystemExit("the package is importable: nothing is proven")
+except ImportError:
+    pass
+
+directory, again, clip, out = sys.argv[1:5]
+try:
+    AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+    raise SystemExit("loaded without trust")
+except ValueError:
+    pass
+processor = AutoProcessor.from_pretrained(directory, trust_remote_code=True)
+video = AutoVideoProcessor.from_pretrained(directory, trust_remote_code=True)
+sound = AutoFeatureExtractor.from_pretrained(directory, trust_remote_code=True)
+batch = dict(processor(clips=[clip, (clip, 0.5, 1.5)], return_tensors="pt"))
+batch["video"] = video(clip, return_tensors="pt")["pixel_values_videos"]
+batch["sound"] = sound(torch.linspace(-0.5, 0.5, 16000), sampling_rate=16000)["input_features"]
+ClipRequest = sys.modules[type(processor).__module__].ClipRequest
+loaded = processor.load_clip(clip, ClipRequest(0.5, 1.5))
+batch["from_clip"] = processor(clips=loaded)["pixel_values_videos"]
+processor.save_pretrained(again)
+reloaded = AutoProcessor.from_pretrained(again, trust_remote_code=True)
+batch["again"] = reloaded(clips=clip)["input_features"]
+torch.save(batch, out)
+print(type(processor).__module__)
+"""
+
+
+def test_remote_code(tmp_path, clip):
+    """A fresh process that cannot import this package loads the processor and its parts from the saved folder."""
+    processor = tuned()
+    processor.save_pretrained(tmp_path / "saved")
+    saved = {path.name for path in (tmp_path / "saved").iterdir()}
+    assert {"processor_config.json", "processing_maavt.py", "clips.py", "spectrograms.py"} <= saved
+    config = json.loads((tmp_path / "saved" / "processor_config.json").read_text())
+    assert config["auto_map"]["AutoProcessor"] == "processing_maavt.MAAVTProcessor"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=str(tmp_path / "modules"), HF_HOME=str(tmp_path / "home"))
+    # -I leaves the working directory out; an editable installation is left out by blocking the name
+    block = "import sys; sys.modules['processing'] = sys.modules['modeling_maavt'] = None\n"
+    script = tmp_path / "remote.py"
+    script.write_text(block + textwrap.dedent(REMOTE))
+    names = [str(tmp_path / name) for name in ("saved", "again")]
+    command = [sys.executable, "-I", str(script), *names, clip, str(tmp_path / "out.pt")]
+    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.strip().startswith("transformers_modules.")
+    got = torch.load(tmp_path / "out.pt", weights_only=True)
+    want = processor(clips=[clip, (clip, 0.5, 1.5)])
+    for name in want:
+        assert torch.equal(got[name], want[name]), name
+    assert torch.equal(got["video"], processor.video_processor(clip, return_tensors="pt").pixel_values_videos)
+    waveform = torch.linspace(-0.5, 0.5, 16000)
+    assert torch.equal(got["sound"], processor.feature_extractor(waveform, sampling_rate=16000).input_features)
+    assert torch.equal(got["from_clip"][0], want["pixel_values_videos"][1])
+    assert torch.equal(got["again"][0], want["input_features"][0])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [{"height": 32, "width": 48}, {"shortest_edge": 32}])
+def test_clips_of_several_sizes(size, threads):
+    rng = np.random.default_rng(0)
+    shapes = [(2, 40, 60, 3), (2, 50, 50, 3), (2, 40, 60, 3), (2, 60, 40, 3)]
+    clips = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
+    processor = MAAVTVideoProcessor(size=size, default_to_square=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = processor(clips).pixel_values_videos
+    finally:
+        torch.set_num_threads(before)
+    assert isinstance(found, torch.Tensor) == ("height" in size)
+    for clip, pixels in zip(clips, found, strict=True):
+        (want,) = processor(clip.astype(np.float32)).pixel_values_videos  # resized without rounding
+        assert pixels.shape == want.shape and (pixels - want).abs().max() <= 1 / 127.5 + 1e-6
+        assert torch.equal(processor(clip).pixel_values_videos[0], pixels)
+
+
+def test_crop_box_shows_a_part_of_the_picture():
+    frames = torch.zeros(2, 3, 40, 80, dtype=torch.uint8)
+    frames[:, :, 20:, 20:40] = 255
+    processor = MAAVTVideoProcessor(crop_box=[0.5, 0.25, 1.0, 0.5], size={"height": 16, "width": 16})
+    pixels = processor(frames, return_tensors="pt").pixel_values_videos
+    assert pixels.shape == (1, 2, 3, 16, 16) and (pixels == 1).all()
+    again = MAAVTVideoProcessor.from_dict(processor.to_dict())
+    assert (again(frames, return_tensors="pt").pixel_values_videos == 1).all()
+    for box in ([0.5, 0.0, 0.25, 1.0], [0.0, 0.0, 1.5, 1.0], [0.1, 0.1, 0.101, 0.2]):
+        with pytest.raises(ValueError, match="crop_box"):
+            processor(frames, crop_box=box, return_tensors="pt")
+
+
+def test_frame_grid_lays_frames_out_row_by_row():
+    frames = torch.arange(8, dtype=torch.uint8)[:, None, None, None].expand(8, 3, 4, 4).contiguous()
+    processor = MAAVTVideoProcessor(frame_grid=[2, 2], do_resize=False, do_rescale=False, do_normalize=False)
+    pixels = processor(frames, return_tensors="pt").pixel_values_videos
+    assert pixels.shape == (1, 2, 3, 8, 8)
+    assert pixels[0, 1, 0, ::4, ::4].tolist() == [[4, 5], [6, 7]]
+    with pytest.raises(ValueError, match="multiple of 4 frames, got 6"):
+        processor(frames[:6], return_tensors="pt")
+
+
+def test_a_batch_keeps_its_memory_while_anybody_holds_it(clip):
+    processor = MAAVTProcessor()
+    first = processor(videos=clip)["pixel_values_videos"]
+    values, place = first.clone(), first.data_ptr()
+    part = first[:, 1:]
+    del first
+    second = processor(videos=np.zeros((8, 20, 20, 3), np.uint8))["pixel_values_videos"]
+    assert second.data_ptr() != place and torch.equal(part, values[:, 1:]) and (second == -1).all()
+    kept = second.numpy()
+    place = second.data_ptr()
+    del part, second
+    assert processor(videos=clip)["pixel_values_videos"].data_ptr() != place and (kept == -1).all()
+    third = processor(videos=clip)["pixel_values_videos"]
+    place = third.data_ptr()
+    del third
+    assert processor(videos=clip)["pixel_values_videos"].data_ptr() == place
+
+
+def test_a_loop_goes_on_in_the_memory_of_its_last_two_batches(clip, monkeypatch):
+    monkeypatch.setattr(video_processing_maavt, "_kept", [])
+    processor, places, batch = MAAVTProcessor(), set(), None
+    for _ in range(6):
+        batch = processor(videos=clip)["pixel_values_videos"]
+        places.add(batch.data_ptr())
+    assert len(places) == 2
+
+
+def test_a_large_batch_is_not_kept(monkeypatch):
+    monkeypatch.setattr(video_processing_maavt, "LARGEST_KEPT", 100)
+    monkeypatch.setattr(video_processing_maavt, "_kept", [])
+    assert video_processing_maavt.empty_batch((10, 11)).shape == (10, 11) and not video_processing_maavt._kept
+    assert video_processing_maavt.empty_batch((10, 10)).shape == (10, 10) and len(video_processing_maavt._kept) == 1

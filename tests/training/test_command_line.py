@@ -1,0 +1,89 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The command `maavt`, in a checkout and from a wheel in an environment of its own."""
+
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from training import command_line
+from training.common.shipped_files import find_config, shipped_file
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def call(*arguments):
+    return CliRunner().invoke(command_line.app, list(arguments))
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = "import sys, training.command_line; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export"])
+def test_each_program_is_listed(command):
+    assert command in call("--help").output
+
+
+def test_arguments_reach_the_program(monkeypatch):
+    seen = []
+    monkeypatch.setattr("processing.prepare.__main__.main", lambda: seen.extend(sys.argv) or 7)
+    result = call("prepare", "ave", "--root", "x", "-h", "--help", "a b")
+    assert seen == ["maavt prepare", "ave", "--root", "x", "-h", "--help", "a b"]
+    assert result.exit_code == 7
+
+
+def test_an_error_is_one_line(monkeypatch, tmp_path):
+    result = call("train", str(tmp_path / "missing.yaml"))
+    assert result.exit_code == 1
+    assert result.output.startswith("maavt train: ") and result.output.count("\n") == 1
+    assert isinstance(call("--debug", "train", str(tmp_path / "missing.yaml")).exception, FileNotFoundError)
+
+
+def test_shipped_configurations_are_found_from_any_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder.yaml", "configs/folder.yaml", "compare/drone.yaml"):
+        assert find_config(name).is_file()
+    assert find_config("mine.yaml") == Path("mine.yaml")
+    (tmp_path / "folder.yaml").write_text("seed: 1")
+    assert find_config("folder.yaml") == Path("folder.yaml")  # the user's own file comes first
+    assert shipped_file("model_card.md") == REPOSITORY / "model_card.md"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_wheel_trains_from_another_folder(tmp_path):
+    """Builds the wheel, installs it with its dependencies into an empty environment, and runs the quick demo there."""
+    uv = [sys.executable, "-m", "uv", "-q"]
+    subprocess.run([*uv, "build", "--wheel", "--out-dir", tmp_path / "dist", REPOSITORY], check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    modules = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    assert modules == {"modeling_deepavfusion", "modeling_maavt", "processing", "training"}
+
+    subprocess.run([*uv, "venv", "--python", sys.executable, tmp_path / "env"], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([*uv, "pip", "install", "--python", python, wheel], check=True)
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    maavt = tmp_path / "env" / "bin" / "maavt"
+    subprocess.run([maavt, "--help"], cwd=elsewhere, check=True, capture_output=True)  # writes the byte code
+    start = time.monotonic()
+    subprocess.run([maavt, "--help"], cwd=elsewhere, check=True, capture_output=True)
+    assert time.monotonic() - start < 2
+
+    subprocess.run([maavt, "demo", "--quick", "--out", "demo"], cwd=elsewhere, check=True)
+    card = (elsewhere / "demo" / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---") and "# MA-AVT demo" in card
+    clip = next((elsewhere / "demo" / "clips" / "clips").glob("test_*.mp4"))
+    answer = subprocess.run([maavt, "predict", "demo/run/model", clip], cwd=elsewhere, check=True, capture_output=True)
+    assert len(json.loads(answer.stdout)[0]["predictions"]) == 5

@@ -1,0 +1,221 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The evaluation table: what each figure means, its files, and the summary over seeds."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_run import write_backbone, write_clips, write_config
+
+from training.common.results import markdown_table
+from training.maavt.arguments import parse_arguments
+from training.maavt.evaluation import (
+    Predictions,
+    pair_records,
+    score,
+    write_results,
+)
+from training.tools import compare
+from training.tools.repeated_runs import shown
+from training.tools.seeds import aggregate, main
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def read_csv(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def predictions(match_logits=(3.0, 2.0, 1.0, 0.5, -1.0, -2.0, 1.5, -3.0)) -> Predictions:
+    """Four matched clips (three right) and four mismatched copies, one of which is accepted above 0.75."""
+    labels = [0, 1, 2, 1, -100, -100, -100, -100]
+    pairs = [
+        {"clip_id": "abcd"[i % 4], "group": ("g1", "g1", "g2", "g3")[i % 4], "label": label, "is_matched": i < 4}
+        for i, label in enumerate(labels)
+    ]
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 0, 1, 2, 0]] * 5
+    return Predictions(logits, np.array(match_logits, dtype=np.float32), pairs)
+
+
+def test_row_counts_matched_pairs_for_classes_and_all_pairs_for_matching():
+    row = score(predictions(), threshold=0.75)
+    assert row["clips"] == 4 and row["groups"] == 3 and row["mismatched_pairs"] == 4
+    assert row["top1"] == pytest.approx(0.75)
+    assert row["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert row["match_auroc"] == pytest.approx(14 / 16)
+    # accepted and right: a, b, c; d falls below the threshold; of the mismatched four one is accepted
+    assert row["combined"] == pytest.approx((3 + 3) / 8)
+
+
+def test_threshold_decides_the_combined_accuracy_and_nothing_else():
+    low, high = score(predictions(), threshold=-10.0), score(predictions(), threshold=10.0)
+    assert low["combined"] == pytest.approx(3 / 8) and high["combined"] == pytest.approx(4 / 8)
+    assert low["top1"] == high["top1"] and low["match_auroc"] == high["match_auroc"]
+
+
+def test_single_modality_has_no_match_columns():
+    found = predictions()
+    row = score(Predictions(found.logits[:4], None, found.pairs[:4]), threshold=None)
+    assert "match_auroc" not in row and "combined" not in row
+    table = markdown_table([{"model": "maavt", "input": "audio", "noise": "clean", **row}])
+    assert "AUROC" not in table and "0.750" in table
+
+
+def test_interval_resamples_groups_not_clips():
+    """Ten groups of forty clips that are all right or all wrong: as uncertain as ten clips."""
+
+    def width(groups: list[str]) -> float:
+        pairs = [{"clip_id": str(i), "group": g, "label": 0, "is_matched": True} for i, g in enumerate(groups)]
+        logits = np.eye(2, dtype=np.float32)[np.repeat([0, 1] * 5, 40)]
+        low, high = score(Predictions(logits, None, pairs), None, bootstrap_samples=300)["top1_interval"]
+        return high - low
+
+    assert width([str(i // 40) for i in range(400)]) > 3 * width([str(i) for i in range(400)])
+
+
+def test_files_of_a_run(tmp_path):
+    found = predictions()
+    rows = [{"model": "maavt", "input": "both", "noise": "-5", **score(found, 0.75)}]
+    write_results(tmp_path, {"rows": rows}, pair_records(found, ["x", "y", "z"], "both", "-5"))
+    assert json.loads((tmp_path / "results.json").read_text())["rows"] == rows
+    assert "| maavt | both | -5 dB | 0.750 |" in (tmp_path / "results.md").read_text()
+    lines = read_csv(tmp_path / "predictions.csv")
+    assert len(lines) == 8 and lines[4]["is_matched"] == "False" and lines[4]["clip_id"] == "a"
+    assert (
+        lines[3]["label"] == "y"
+        and lines[3]["predicted"] == "x"
+        and lines[4]["label"] == ""
+        and lines[3]["match_logit"] == "0.5"
+    )
+    assert not list(tmp_path.glob("*.part"))
+
+
+def run(modalities: str, seed: int, top1: float) -> tuple[dict, dict]:
+    row = {"model": "maavt", "input": modalities, "noise": "clean", "top1": top1, "clips": 4, "groups": 3}
+    baseline = row | {"model": "logistic regression", "top1": 0.5}
+    return {"modalities": modalities, "seed": seed}, {"rows": [row, baseline], "minutes": 1.0}
+
+
+def test_seeds_are_averaged_per_training_modality():
+    rows = aggregate([run("both", 0, 0.8), run("both", 1, 0.9), run("audio", 0, 0.6), run("audio", 1, 0.6)])
+    assert [(r["model"], r["trained"], r["seeds"]) for r in rows] == [
+        ("maavt", "both", 2),
+        ("maavt", "audio", 2),
+        ("logistic regression", "-", 2),
+    ]
+    assert rows[0]["top1"] == pytest.approx(0.85) and rows[0]["top1_spread"] == pytest.approx(0.0707, abs=1e-4)
+    assert rows[0]["top1_seeds"] == [0.8, 0.9]
+    assert shown(rows)[0]["top1"] == "0.850 ± 0.071"
+
+
+def test_failed_run_shows_the_end_of_its_log(tmp_path):
+    config = tmp_path / "x.yaml"
+    config.write_text("model_name_or_path: nowhere\ndata: nowhere\nlerning_rate: 1\n")
+    with pytest.raises(RuntimeError, match="did you mean 'learning_rate'"):
+        main(
+            [
+                str(config),
+                "--seeds",
+                "0",
+                "--trained_on",
+                "both",
+                "--runs",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "r"),
+            ]
+        )
+
+
+def test_seeds_run_once_and_are_summarized(tmp_path, capsys):
+    config = write_config(tmp_path / "toy.yaml", write_clips(tmp_path / "data"), write_backbone(tmp_path / "vit"))
+    arguments = [str(config), "--seeds", "0", "1", "--trained_on", "audio", "--runs", str(tmp_path / "runs")]
+    arguments += ["--parallel", "2", "--out", str(tmp_path / "results" / "toy"), "--max_steps", "2", "--check", "none"]
+    results = main(arguments)
+    assert json.loads((tmp_path / "results" / "toy.json").read_text())["rows"] == results["rows"]
+    assert [(row["model"], row["trained"], row["seeds"]) for row in results["rows"]] == [
+        ("maavt", "audio", 2),
+        ("logistic regression", "-", 2),
+    ]
+    text = (tmp_path / "results" / "toy.md").read_text()
+    assert "±" in text and str(tmp_path) not in text and "--seeds 0 1" in text
+    finished = [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.glob("runs/*/results.json"))]
+    assert len(finished) == 2
+    main(arguments)
+    assert finished == [(path, path.stat().st_mtime_ns) for path in sorted(tmp_path.glob("runs/*/results.json"))]
+
+
+# Comparisons
+
+
+COMPARISON = """
+base: toy.yaml
+variants:
+  MA-AVT: {}
+  no contrast: {model_config: {contrastive: null}, mismatch_probability: 0.5}
+  sound: {modalities: [audio], bf16: false}
+"""
+
+
+def test_variants_become_command_lines(tmp_path):
+    (tmp_path / "toy.yaml").write_text("data: x\nmodel_name_or_path: y\n")
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    jobs = compare.comparison_runs(str(tmp_path / "c.yaml"), ["--check", "none"], [3])
+    assert [job.name for job in jobs] == ["c-ma-avt-seed3", "c-no-contrast-seed3", "c-sound-seed3"]
+    model, data, _, run = parse_arguments([jobs[1].config, *jobs[1].arguments])
+    assert model.model_config == {"contrastive": None} and data.mismatch_probability == 0.5 and run.seed == 3
+    _, data, _, run = parse_arguments([jobs[2].config, *jobs[2].arguments])
+    assert data.modalities == ["audio"] and run.bf16 is False and data.check == "none"
+    assert len(compare.comparison_runs(str(tmp_path / "c.yaml"), [], [0, 1], only=["sound"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: {a: {}}", "expected the keys `base` and `variants`"),
+        ("base: none.yaml\nvariants: {a: {}}", "does not exist"),
+        ("base: toy.yaml\nvariants: [a]", "expected `name"),
+    ],
+)
+def test_bad_comparisons_are_refused(tmp_path, text, message):
+    (tmp_path / "toy.yaml").write_text("data: x\n")
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        compare.read_comparison(tmp_path / "c.yaml")
+    with pytest.raises(FileNotFoundError, match="configs/compare/"):
+        compare.read_comparison(tmp_path / "none.yaml")
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    with pytest.raises(ValueError, match=r"no variant \['x'\]"):
+        compare.comparison_runs(str(tmp_path / "c.yaml"), [], [0], only=["x"])
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs" / "compare").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_shipped_comparison_parses(path):
+    for job in compare.comparison_runs(str(path), ["--data", "clips", "--model_name_or_path", "vit"], [0]):
+        parse_arguments([job.config, *job.arguments])
+
+
+def test_comparison_writes_one_row_a_variant(tmp_path):
+    write_config(tmp_path / "toy.yaml", write_clips(tmp_path / "data"), write_backbone(tmp_path / "vit"))
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    arguments = [str(tmp_path / "c.yaml"), "--seeds", "0", "--only", "MA-AVT", "sound", "--max_steps", "2"]
+    arguments += ["--check", "none", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "r")]
+    rows = compare.main(arguments)["rows"]
+    ours = [row for row in rows if row["variant"] in ("MA-AVT", "sound")]
+    assert [(row["variant"], row["input"], row["seeds"]) for row in ours] == [
+        ("MA-AVT", "both", 1),
+        ("sound", "audio", 1),
+    ]
+    assert ours[0]["trainable"] > ours[1]["trainable"] > 0 and ours[0]["seconds_per_epoch"] > 0
+    assert sorted(row["input"] for row in rows if row["variant"] == "logistic regression") == [
+        "audio",
+        "both",
+        "video",
+    ]
+    text = (tmp_path / "r.md").read_text()
+    assert "seconds per epoch" in text and str(tmp_path) not in text

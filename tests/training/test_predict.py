@@ -1,0 +1,151 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""predict.py: files in, classes, match scores and embeddings out."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy_run import CLASSES, write_backbone, write_clips, write_config
+from transformers import AutoModelForVideoClassification, AutoProcessor
+
+import predict
+import train as recipe
+from predict import classify, windows
+from processing.clips import ClipError
+from processing.generate.clip_writing import write_clip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A folder with a trained checkpoint in `run/model`, its adapter in `run/adapter`, and clips in `data/clips`."""
+    folder = tmp_path_factory.mktemp("predict")
+    config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
+    longer = ["--num_train_epochs", "40", "--learning_rate", "1e-2", "--mismatch_probability", "0.1"]
+    quiet = ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+    recipe.main([str(config), "--baseline", "false", *longer, *quiet])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def long_clip(run) -> Path:
+    """Three seconds: one of blue, one of green, one of red, each with its own pitch."""
+    frames = np.concatenate([np.tile(np.uint8(color), (10, 32, 32, 1)) for color, _ in CLASSES.values()])
+    times = np.arange(16000) / 16000
+    sound = np.concatenate([0.3 * np.sin(2 * np.pi * pitch * times) for _, pitch in CLASSES.values()])
+    return write_clip(run / "long.mp4", frames, sound.astype(np.float32), fps=10, sampling_rate=16000)
+
+
+def test_predictions_are_those_of_the_model(run):
+    files = sorted((run / "data" / "clips").glob("*.mp4"))[:5]
+    records = classify(run / "run" / "model", files, top_k=2, batch_size=2)
+    model = AutoModelForVideoClassification.from_pretrained(run / "run" / "model").eval()
+    processor = AutoProcessor.from_pretrained(run / "run" / "model")
+    assert [record["file"] for record in records] == [str(file) for file in files]
+    for start in range(0, len(files), 2):  # the same batches: the same products, so that only digits are rounded off
+        batch = records[start : start + 2]
+        with torch.inference_mode():
+            outputs = model(**processor(clips=[record["file"] for record in batch], return_tensors="pt"))
+        for row, record in enumerate(batch):
+            probabilities, classes = outputs.logits[row].softmax(-1).sort(descending=True)
+            assert len(record["predictions"]) == 2
+            for i, predicted in enumerate(record["predictions"]):
+                assert predicted["label"] == model.config.id2label[classes[i].item()]
+                assert predicted["probability"] == pytest.approx(probabilities[i].item(), rel=0, abs=1e-6)
+            match = outputs.match_logits[row]
+            assert record["match_logit"] == pytest.approx(match.item(), rel=0, abs=1e-6)
+            assert record["match_probability"] == pytest.approx(match.sigmoid().item(), rel=0, abs=1e-6)
+
+
+def test_a_clip_is_judged_without_its_neighbors(run):
+    """In float64: in float32, products over more clips are rounded in another order."""
+    files = sorted((run / "data" / "clips").glob("*.mp4"))[:5]
+    model = AutoModelForVideoClassification.from_pretrained(run / "run" / "model").double().eval()
+    processor = AutoProcessor.from_pretrained(run / "run" / "model")
+
+    def judge(clips: list[Path]) -> dict:
+        with torch.inference_mode():
+            return model(**processor(clips=clips, return_tensors="pt").to(torch.float64))
+
+    together = judge(files)
+    for row, file in enumerate(files):
+        alone = judge([file])
+        for name in ("logits", "match_logits"):
+            torch.testing.assert_close(alone[name][0], together[name][row], rtol=0, atol=1e-9)
+
+
+def test_adapter_and_merged_model_agree(run):
+    file = run / "data" / "clips" / "red1.mp4"
+    merged, adapter = (classify(run / "run" / kind, [file], embeddings=False)[0] for kind in ("model", "adapter"))
+    assert [p["label"] for p in merged["predictions"]] == [p["label"] for p in adapter["predictions"]]
+    for one, other in zip(merged["predictions"], adapter["predictions"], strict=True):
+        assert one["probability"] == pytest.approx(other["probability"], abs=2e-5)
+    assert merged["match_logit"] == pytest.approx(adapter["match_logit"], abs=2e-4)
+
+
+def test_windows_cover_the_whole_file(long_clip):
+    found = list(windows(str(long_clip), 1.0, 0.5))
+    assert [start for start, _ in found] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0], abs=0.06)
+    found = list(windows(str(long_clip), 0.8, 0.8))
+    assert found[-1][1] == pytest.approx(3.0, abs=0.1) and len(found) == 4
+    assert list(windows(str(long_clip), 60.0, 60.0)) == [(0.0, pytest.approx(3.0, abs=0.1))]
+    assert list(windows(str(long_clip), None, None)) == [(None, None)]
+
+
+def test_sliding_window_names_the_class_of_each_second(run, long_clip):
+    records = classify(run / "run" / "model", [long_clip], window=1.0, stride=1.0, batch_size=2)
+    assert [round(record["start"]) for record in records] == [0, 1, 2]
+    assert [record["predictions"][0]["label"] for record in records] == list(CLASSES)
+
+
+def test_one_modality_and_a_file_without_sound(run, long_clip):
+    model = run / "run" / "model"
+    silent = write_clip(run / "silent.mp4", np.tile(np.uint8((220, 30, 30)), (5, 32, 32, 1)), None, fps=10)
+    record = classify(model, [silent])[0]
+    assert record["match_logit"] is None and record["predictions"]
+    video, audio = (classify(model, [long_clip], modalities=(name,))[0] for name in ("video", "audio"))
+    assert video["match_logit"] is None and audio["match_logit"] is None
+    assert video["predictions"] != audio["predictions"]
+    mixed = classify(model, [silent, run / "data" / "clips" / "red0.mp4"], batch_size=2)
+    assert mixed[0]["match_logit"] is None and mixed[1]["match_logit"] is not None
+    assert mixed[0]["predictions"][0]["probability"] == pytest.approx(
+        record["predictions"][0]["probability"], abs=1e-5
+    )
+
+
+def test_broken_files_are_reported_or_raised(run):
+    broken = run / "broken.mp4"
+    broken.write_text("this is no clip")
+    good = run / "data" / "clips" / "blue0.mp4"
+    with pytest.raises(ClipError, match="broken.mp4"):
+        classify(run / "run" / "model", [broken, good])
+    records = classify(run / "run" / "model", [broken, good, broken], skip_broken=True)
+    assert "broken.mp4" in records[0]["error"] and "predictions" in records[1] and "error" in records[2]
+
+
+@pytest.mark.parametrize("change", [{"modalities": ("smell",)}, {"window": 0.0}, {"stride": 1.0}, {"modalities": ()}])
+def test_bad_arguments_are_refused(run, change):
+    with pytest.raises(ValueError):
+        classify(run / "run" / "model", [], **change)
+
+
+def test_command_line_writes_json_and_embeddings(run, long_clip, capsys):
+    folder = run / "inputs"
+    folder.mkdir()
+    shutil.copy(long_clip, folder / "a.mp4")
+    write_clip(folder / "b.mp4", np.zeros((5, 32, 32, 3), np.uint8), None, fps=10)
+    arguments = [str(run / "run" / "model"), str(folder), "--top_k", "1", "--window", "1.0"]
+    arguments += ["--output", str(run / "out" / "p.json"), "--embeddings", str(run / "out" / "e.npz")]
+    predict.main(arguments)
+    records = json.loads((run / "out" / "p.json").read_text())
+    assert [Path(record["file"]).name for record in records] == ["a.mp4"] * 3 + ["b.mp4"]
+    arrays = np.load(run / "out" / "e.npz")
+    assert arrays["video"].shape[0] == arrays["audio"].shape[0] == 4
+    assert np.isfinite(arrays["video"]).all() and np.isnan(arrays["audio"][3]).all()
+    assert np.isfinite(arrays["audio"][:3]).all()
+    assert np.linalg.norm(arrays["video"], axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+    with pytest.raises(FileNotFoundError, match="no clips inside"):
+        predict.find_files([str(run / "out")])

@@ -1,0 +1,67 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Probes before and after pre-training: what they are given, and one small run over a set whose classes are easy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_deepavfusion import all_close, pretraining_command, tiny_inputs, tiny_model
+from toy_run import write_clips
+
+from modeling_deepavfusion import DeepAVFusionForPreTraining, DeepAVFusionModel
+from training.deepavfusion.encoder_probes import INPUTS, averaged_states, by_label, most_frequent_class, probe_accuracy
+from training.deepavfusion.pretraining_gain import Windows, main, reconstruction_losses
+
+
+def test_states_of_clips_and_of_labeled_windows():
+    encoder = tiny_model(DeepAVFusionModel)
+    clips = {**tiny_inputs(clips=5, windows=2), "labels": torch.zeros(5, 2)}
+    rows = averaged_states(encoder, clips, INPUTS["both"], batch_size=2)
+    assert {name: tuple(values.shape) for name, values in rows.items()} == dict.fromkeys(rows, (10, 32))
+    with torch.no_grad():
+        fusion = encoder(clips["pixel_values_videos"], clips["input_features"]).fusion_last_hidden_state
+    all_close(rows["fusion"], fusion.mean(1))
+    whole = averaged_states(encoder, {**clips, "labels": torch.zeros(5)}, INPUTS["both"], batch_size=5)
+    all_close(whole["fusion"], rows["fusion"].unflatten(0, (5, 2)).mean(1))
+    assert set(averaged_states(encoder, clips, INPUTS["audio"], 5)) == {"audio", "fusion"}
+    assert torch.equal(by_label(torch.arange(8.0).view(2, 2, 2), torch.zeros(2)), torch.tensor([[1.0, 2], [5, 6]]))
+
+
+def test_probe_learns_on_training_rows_alone():
+    generator = np.random.default_rng(0)
+    labels = {side: torch.arange(30) % 3 for side in ("train", "validation", "test")}
+    sides = {side: {"labels": values} for side, values in labels.items()}
+    rows = {side: np.eye(3)[values] + generator.normal(0, 0.1, (30, 3)) for side, values in labels.items()}
+    assert probe_accuracy(rows, sides) == 1
+    assert probe_accuracy({**rows, "test": rows["test"][:, [1, 2, 0]]}, sides) == 0
+    sides["train"] = {"labels": torch.tensor([2, 2, 0])}
+    assert most_frequent_class(sides) == pytest.approx(1 / 3)
+
+
+def test_losses_do_not_depend_on_the_batch():
+    model = tiny_model(DeepAVFusionForPreTraining, image_mask_ratio=0.5, audio_mask_ratio=0.5)
+    windows = Windows(tiny_inputs(clips=3, windows=2))
+    assert len(windows) == 6 and windows[0]["input_features"].shape == (1, 8, 12)
+    state = torch.get_rng_state()
+    losses = reconstruction_losses(model, windows, 6)
+    assert losses == reconstruction_losses(model, windows, 6) and torch.equal(state, torch.get_rng_state())
+    assert losses["image_loss"] == pytest.approx(reconstruction_losses(model, windows, 4)["image_loss"], rel=0.2)
+
+
+def test_small_run(tmp_path):
+    clips = write_clips(tmp_path / "data")
+    settings = {"probe_windows": 2, "pretraining_windows": 3, "max_steps": 6, "per_device_train_batch_size": 9}
+    words = pretraining_command(clips, tmp_path / "run", seconds=0.25, results=tmp_path / "committed", **settings)
+    table = main(words)
+    before, after = table["encoder before pre-training"], table["encoder after pre-training"]
+    assert table["gain"]["audio"] == pytest.approx(after["audio"] - before["audio"])
+    assert after["image_loss"] < before["image_loss"] and table["most frequent class"]["both"] == pytest.approx(1 / 3)
+    record = json.loads((tmp_path / "committed.json").read_text())
+    assert record["facts"]["test"] == "6 clips" and str(tmp_path) not in (tmp_path / "committed.md").read_text()
+    assert (tmp_path / "run" / "seed_0" / "reconstructions.png").is_file()
+    (tmp_path / "run" / "seed_0" / "reconstructions.png").unlink()
+    assert main(words) == table and not (tmp_path / "run" / "seed_0" / "reconstructions.png").exists()
+    with pytest.raises(ValueError, match="output_dir"):
+        main([*words, "--max_steps", "7"])

@@ -1,0 +1,102 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The recipes of segmentation, localization and separation from mp4 files to table, pictures, wav files and checkpoint."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForSemanticSegmentation, AutoProcessor
+
+from processing.generate.sounding_shapes import ShapeSettings, write_shapes
+from training.common.map_pictures import displayed_frame
+from training.deepavfusion import localization, segmentation, separation
+from training.deepavfusion.task_arguments import parse_task_arguments
+
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepavfusion"
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    settings = ShapeSettings(num_train=4, num_test=6, num_pairs=1, frames_per_clip=1)
+    return str(write_shapes(tmp_path_factory.mktemp("shapes") / "clips", settings))
+
+
+def arguments(name: str, clips: str, output: Path, *more: str) -> list[str]:
+    few = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--num_pictures", "1", "--disable_tqdm", "true"]
+    folders = ["--data", clips, "--output_dir", str(output), "--results", str(output / "table")]
+    return [str(CONFIGS / f"{name}.yaml"), "--seeds", "0", *few, *folders, *more]
+
+
+def test_segmentation(clips, tmp_path):
+    table = segmentation.main(arguments("segmentation_shapes", clips, tmp_path))
+    trivial = {"all foreground", "center box", "mean of the training masks"}
+    assert set(table) == {"DeepAVFusion", "DeepAVFusion, sound of another clip"} | trivial
+    record = json.loads((tmp_path / "table.json").read_text())
+    assert record["runs"]["0"]["all foreground"]["miou"] == pytest.approx(table["all foreground"]["miou"])
+    # the shape's share of the picture: an F of 1.3 s / (0.3 s + 1) and an IoU of s
+    share = table["all foreground"]["miou"]
+    assert 0.02 < share < 0.12
+    assert table["all foreground"]["f_score"] == pytest.approx(1.3 * share / (0.3 * share + 1), abs=0.005)
+    assert Image.open(tmp_path / "seed_0" / "masks.png").size[1] >= 32
+    model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "seed_0" / "model")
+    batch = AutoProcessor.from_pretrained(tmp_path / "seed_0" / "model")(clips=f"{clips}/clips/test_0000.mp4")
+    assert model(**batch).logits.shape == (1, 1, 1, 32, 32)
+    before = (tmp_path / "seed_0" / "measured.json").stat().st_mtime_ns
+    again = segmentation.main(arguments("segmentation_shapes", clips, tmp_path))
+    assert again == table and (tmp_path / "seed_0" / "measured.json").stat().st_mtime_ns == before  # not run again
+    with pytest.raises(ValueError, match="choose another --output_dir"):
+        segmentation.main(arguments("segmentation_shapes", clips, tmp_path, "--learning_rate", "1e-5"))
+
+
+@pytest.mark.parametrize(
+    "config, more, name",
+    [
+        ("localization_shapes", [], "DeepAVFusion"),
+        ("localization_shapes", ["--supervision", "class"], "DeepAVFusion"),
+        ("localization_shapes_maavt", [], "MA-AVT"),
+    ],
+)
+def test_localization(clips, tmp_path, config, more, name):
+    table = localization.main(arguments(config, clips, tmp_path, *more))
+    assert set(table) == {name, f"{name}, sound of another clip", "center of the picture", "whole picture"}
+    assert all(0 <= value <= 1 for row in table.values() for value in row.values())
+    assert table["whole picture"]["mean_ciou"] == 0  # a constant map shows no region
+    if name == "MA-AVT":  # its picture does not hear the sound
+        assert table[name] == table[f"{name}, sound of another clip"]
+    assert (tmp_path / "seed_0" / "maps.png").is_file() and (tmp_path / "table.md").read_text().startswith("`python")
+
+
+def test_separation(clips, tmp_path):
+    pytest.importorskip("mir_eval")
+    table = separation.main(arguments("separation_shapes", clips, tmp_path))
+    assert table["true ratio mask"]["sdr"] > 15 > 3 > abs(table["mixture"]["sdr"])
+    assert len(list((tmp_path / "seed_0" / "wav").glob("0_*.wav"))) == 5
+    with Image.open(tmp_path / "seed_0" / "spectrograms.png") as picture:  # one frame, three spectrograms
+        assert picture.size == (226 + 3 * 338, 226)
+
+
+def test_wrong_arguments_are_named(clips, tmp_path):
+    (tmp_path / "run.yaml").write_text("data: x\nlearning_rat: 1\n")
+    with pytest.raises(ValueError, match="unknown keys.*learning_rat"):
+        parse_task_arguments([str(tmp_path / "run.yaml")])
+    with pytest.raises(ValueError, match="has no labeled frames"):
+        segmentation.main(arguments("segmentation_shapes", clips, tmp_path, "--layout", "pairs"))
+    with pytest.raises(ValueError, match="MA-AVT's map"):
+        localization.main(arguments("localization_shapes_maavt", clips, tmp_path, "--supervision", "boxes"))
+    with pytest.raises(ValueError, match="duet.csv: no such table"):
+        segmentation.main(arguments("segmentation_shapes", str(tmp_path), tmp_path))
+
+
+def test_frames_are_shown_as_they_were():
+    class Video:
+        image_mean, image_std = [0.4, 0.5, 0.6], [0.2, 0.3, 0.4]
+
+    picture = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (Video.image_mean, Video.image_std))
+    shown = displayed_frame((picture / 255 - mean) / std, Video)
+    np.testing.assert_array_equal(shown, picture.permute(1, 2, 0).numpy())

@@ -1,0 +1,450 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: arguments, what is trained, resume, selection on validation, outputs."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy_run import write_backbone, write_clips, write_config
+from transformers import TrainerCallback
+
+import train as recipe
+from modeling_maavt import MAAVTForAudioVisualClassification
+from processing import MAAVTProcessor
+from processing.data.clip_cache import ClipCache
+from training.common.yaml_text import read_yaml
+from training.maavt.arguments import parse_arguments, recorded_arguments
+from training.maavt.data import build_processor, build_tables, make_dataset
+from training.maavt.model import build_model
+from training.maavt.retrieval import retrieval_scores
+from training.trainer.audio_visual_trainer import AudioVisualTrainer
+
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> str:
+    """The path of the toy run's YAML."""
+    folder = tmp_path_factory.mktemp("toy")
+    return str(write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit")))
+
+
+@pytest.fixture(scope="module")
+def finished(toy, tmp_path_factory) -> tuple[dict, Path]:
+    """Results and output folder of one whole run."""
+    output = tmp_path_factory.mktemp("finished")
+    options = ["--evaluation_noise_db", "clean", "-5", "--retrieval", "true"]
+    results = recipe.main([toy, "--output_dir", str(output), *options])
+    return results, output
+
+
+def read_csv(path: Path) -> list[dict]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def state_of(output: Path) -> dict:
+    return json.loads((output / "trainer_state.json").read_text())
+
+
+# Arguments
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as end:
+        recipe.main(["--help"])
+    assert end.value.code == 0 and "--bootstrap_samples" in capsys.readouterr().out
+
+
+def test_a_saved_model_is_measured_again(finished, toy, tmp_path):
+    results, output = finished
+    options = ["--evaluation_noise_db", "clean", "-5", "--baseline", "false", "--evaluate_only", "true"]
+    model = ["--model_name_or_path", str(output / "model")]
+    again = recipe.main([toy, "--output_dir", str(tmp_path / "again"), *model, *options])
+    ours = [row for row in results["rows"] if row["model"] == "maavt"]
+    for one, other in zip(ours, again["rows"], strict=True):
+        assert one["top1"] == other["top1"] and one.get("match_auroc") == pytest.approx(other.get("match_auroc"))
+    assert (tmp_path / "again" / "predictions.csv").is_file() and not (tmp_path / "again" / "model").exists()
+    with pytest.raises(ValueError, match="evaluate_only: .* is a vit model"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--evaluate_only", "true"])
+
+
+def test_the_best_epoch_is_told(finished):
+    results, output = finished
+    history = [entry for entry in state_of(output)["log_history"] if "eval_top1" in entry]
+    best = max(history, key=lambda entry: entry["eval_top1"])
+    assert results["best"] == {"epoch": best["epoch"], "metric": "top1", "value": round(best["eval_top1"], 4)}
+
+
+def test_a_backbone_that_is_not_there_is_named(toy, tmp_path):
+    with pytest.raises(OSError, match=r"model_name_or_path: no/such is no folder .* give a folder"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--model_name_or_path", "no/such"])
+
+
+def test_a_side_whose_clips_cannot_be_torn_apart_is_named_before_training(toy, tmp_path):
+    table = Path(toy).parent / "data" / "metadata.csv"
+    (tmp_path / "clips").symlink_to(table.parent / "clips")
+    lines = [line for line in table.read_text().splitlines() if ",test," not in line or line.startswith("clips/red")]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"^test: .* no clip of another class .*mismatch_probability 0"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--data", str(tmp_path)])
+    assert not list((tmp_path / "none").glob("checkpoint-*"))
+
+
+def test_yaml_first_and_the_command_line_wins(toy):
+    model, data, evaluation, run = parse_arguments([toy])
+    assert run.learning_rate == 5e-3 and model.model_config["token_init_std"] == 0.02 and data.num_frames == 2
+    model, data, evaluation, run = parse_arguments(
+        [toy, "--learning_rate", "1e-3", "--model_config", "{temperature: 1e-1}", "--modalities", "audio"]
+    )
+    assert run.learning_rate == 1e-3 and data.modalities == ["audio"]
+    assert model.model_config["temperature"] == 0.1 and model.model_config["num_audio_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--lerning_rate", "1"], "did you mean '--learning_rate'"),
+        (["--modalities", "smell"], "modalities"),
+        (["--evaluation_noise_db", "loud"], "evaluation_noise_db"),
+        (["--mismatch_probability", "1.5"], "mismatch_probability"),
+        (["--tuning", "full", "--lora_rank", "4"], "lora_rank"),
+        (["--model_config", "{tokens: 3}"], "unknown fields"),
+        (["--processor", "{ears: {}}"], "unknown parts"),
+    ],
+)
+def test_contradictions_are_refused_by_name(toy, change, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.main([toy, "--dry_run", *change])
+
+
+def test_unknown_and_mistyped_yaml_keys_are_refused(toy, tmp_path):
+    config = tmp_path / "bad.yaml"
+    config.write_text("data: x\nmodel_name_or_path: y\nnum_frame: 3\n")
+    with pytest.raises(ValueError, match="unknown key 'num_frame'; did you mean 'num_frames'"):
+        parse_arguments([str(config)])
+    config.write_text("data: x\nmodel_name_or_path: y\nnum_frames: 2.5\n")
+    with pytest.raises(SystemExit):
+        parse_arguments([str(config)])
+    with pytest.raises(FileNotFoundError, match="configs/"):
+        parse_arguments([str(tmp_path / "none.yaml")])
+
+
+def test_yaml_numbers_with_exponents_are_numbers():
+    assert read_yaml("[1e-4, 1e3, -2.5E-1, 1.0e2]") == [1e-4, 1e3, -0.25, 100.0]
+    assert read_yaml("{a: e5, b: '1e-4'}") == {"a": "e5", "b": "1e-4"}
+
+
+def test_record_of_arguments_holds_no_folders_and_no_secrets(toy):
+    record = recorded_arguments(parse_arguments([toy, "--hub_token", "secret"]))
+    text = json.dumps(record)
+    assert "secret" not in text and str(Path(toy).parent) not in text
+    assert record["data"] == "data" and record["learning_rate"] == 5e-3
+
+
+@pytest.mark.parametrize("config", sorted(p.name for p in (REPOSITORY / "configs").glob("*.yaml")))
+def test_every_shipped_config_parses_and_says_how_to_launch_it(config):
+    path = REPOSITORY / "configs" / config
+    parse_arguments([str(path), "--data", "clips", "--model_name_or_path", "vit", "--use_cpu", "true"])
+    head = [line for line in path.read_text(encoding="utf-8").splitlines()[:20] if line.startswith("#")]
+    for word in ("Needs:", "Launch:", "Override:"):
+        assert any(word in line for line in head), f"{config}: header without '{word}'"
+
+
+def test_weight_decay_leaves_learned_tokens_norms_and_biases_alone(toy, tmp_path):
+    model_args, data_args, _, args = parse_arguments([toy, "--weight_decay", "0.1", "--output_dir", str(tmp_path)])
+    model = build_model(model_args, ["a", "b"], data_args.modalities, seed=0)
+    args.eval_strategy = "no"
+    optimizer = AudioVisualTrainer(model=model, args=args).create_optimizer()
+    of_parameter = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decayed = {name: of_parameter[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    tokens = [name for name in decayed if "prompt" in name]
+    assert len(tokens) == 5 and all(decayed[name] == 0 for name in tokens)
+    assert all(decayed[name] == 0 for name in decayed if name.endswith("bias"))
+    assert [decay for name, decay in decayed.items() if "classifier" in name and name.endswith("weight")] == [0.1]
+
+
+# The run
+
+
+def test_retrieval_is_measured_on_the_test_clips(finished, toy):
+    results, output = finished
+    found = results["retrieval"]
+    assert found["num_clips"] == 6 and 1 <= found["video_to_audio_median_rank"] <= 6
+    assert json.loads((output / "results.json").read_text())["retrieval"] == found
+    model_args, data_args, *_ = parse_arguments([toy])
+    dataset = make_dataset(build_tables(data_args, 0)[0], build_processor(model_args, data_args), data_args, 0, "test")
+    model = MAAVTForAudioVisualClassification.from_pretrained(output / "model")
+    assert retrieval_scores(model, dataset, batch_size=4) == pytest.approx(found)
+    with pytest.raises(ValueError, match="fewer than two test clips"):
+        retrieval_scores(model, torch.utils.data.Subset(dataset, [0]), batch_size=4)
+
+
+def test_components_of_the_loss_are_logged(finished):
+    history = state_of(finished[1])["log_history"]
+    parts = ("classification_loss", "matching_loss", "contrastive_loss")
+    steps = [entry for entry in history if "loss" in entry]
+    evaluations = [entry for entry in history if "eval_loss" in entry]
+    assert len(steps) == 12 and len(evaluations) == 3
+    for entry in steps:
+        assert sum(entry.get(part, 0.0) for part in parts) == pytest.approx(float(entry["loss"]), abs=2e-3)
+    for entry in evaluations:
+        assert {f"eval_{part}" for part in parts} <= set(entry)
+        assert {"eval_top1", "eval_macro_f1", "eval_match_auroc", "eval_combined"} <= set(entry)
+
+
+def test_learning_rate_and_schedule_are_the_ones_asked_for(finished):
+    rates = [entry["learning_rate"] for entry in state_of(finished[1])["log_history"] if "learning_rate" in entry]
+    expected = [5e-3 * (1 - step / 12) for step in range(12)]
+    assert [float(rate) for rate in rates] == pytest.approx(expected, rel=1e-4)
+
+
+def test_table_and_files_of_a_run(finished):
+    results, output = finished
+    kinds = [(row["model"], row["input"], row["noise"]) for row in results["rows"]]
+    for model in ("maavt", "logistic regression"):
+        for kind in (("audio", "clean"), ("video", "any"), ("both", "clean"), ("audio", "-5"), ("both", "-5")):
+            assert (model, *kind) in kinds
+    assert len(kinds) == 10
+    saved = json.loads((output / "results.json").read_text())
+    assert saved["rows"] == results["rows"] and saved["splits"]["test"]["clips"] == 6
+    lines = read_csv(output / "predictions.csv")
+    assert len(lines) == 6 * 3 + 12 * 2
+    for folder in ("model", "adapter"):
+        assert (output / folder / "README.md").is_file() and (output / folder / "processor_config.json").is_file()
+
+
+def test_frozen_backbone_stays_as_it_was(finished, toy):
+    backbone = load_file(Path(toy).parent / "vit" / "model.safetensors")
+    trained = load_file(finished[1] / "model" / "model.safetensors")
+    same = [
+        n
+        for n in trained
+        if any(t.shape == trained[n].shape and torch.equal(t, trained[n]) for t in backbone.values())
+    ]
+    frozen = [n for n in trained if ".encoder." in n]
+    assert frozen and set(frozen) <= set(same)
+    assert "maavt.prompt.cls_token" in trained and "maavt.prompt.cls_token" not in same
+
+
+def test_selection_never_sees_the_test_clips(toy, tmp_path, monkeypatch):
+    seen = []
+    original = AudioVisualTrainer.evaluate
+
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        seen.extend((eval_dataset or self.eval_dataset).table["clip_id"])
+        return original(self, eval_dataset, *args, **kwargs)
+
+    monkeypatch.setattr(AudioVisualTrainer, "evaluate", evaluate)
+    results = recipe.main([toy, "--output_dir", str(tmp_path), "--num_train_epochs", "2", "--baseline", "false"])
+    state = state_of(tmp_path)
+    best = [entry for entry in state["log_history"] if entry.get("eval_top1") == state["best_metric"]]
+    assert best and results["rows"]
+    tested = {line["clip_id"] for line in read_csv(tmp_path / "predictions.csv")}
+    assert len(tested) == 6 and seen and not tested & set(seen)
+
+
+class _Stop(TrainerCallback):
+    """Ends the process's training as a kill would: in the middle of an epoch, right after a checkpoint."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_killed_and_resumed_equals_uninterrupted(toy, tmp_path, monkeypatch, workers):
+    common = [toy, "--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2"]
+    common += [
+        "--baseline",
+        "false",
+        "--augmentation",
+        "{}",
+        "--train_noise_db",
+        "-5",
+        "20",
+        "--save_total_limit",
+        "9",
+    ]
+    common += ["--model_config", "{modality_dropout: 0.3}", "--dataloader_num_workers", workers]
+    whole = recipe.main([*common, "--output_dir", str(tmp_path / "whole")])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "CheckpointFilesCallback", lambda processor: _Stop(7))
+        with pytest.raises(KeyboardInterrupt):
+            recipe.main([*common, "--output_dir", str(tmp_path / "cut")])
+    assert (tmp_path / "cut" / "checkpoint-6").is_dir() and not (tmp_path / "cut" / "model").exists()
+    resumed = recipe.main([*common, "--output_dir", str(tmp_path / "cut"), "--resume_from_checkpoint", "true"])
+
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+    assert [row["top1"] for row in whole["rows"]] == [row["top1"] for row in resumed["rows"]]
+    losses = [
+        [entry["loss"] for entry in state_of(tmp_path / name)["log_history"] if "loss" in entry]
+        for name in ("whole", "cut")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
+
+
+def test_same_seed_same_run_other_seed_other_run(finished, toy, tmp_path):
+    again = recipe.main([toy, "--output_dir", str(tmp_path / "a"), "--evaluation_noise_db", "clean", "-5"])
+    assert again["rows"] == finished[0]["rows"]
+    recipe.main([toy, "--output_dir", str(tmp_path / "b"), "--baseline", "false", "--seed", "1"])
+    assert state_of(tmp_path / "b")["log_history"][0] != state_of(finished[1])["log_history"][0]
+
+
+def test_earlier_checkpoints_are_neither_mixed_in_nor_deleted_unasked(finished, toy):
+    with pytest.raises(FileExistsError, match="--resume_from_checkpoint true"):
+        recipe.main([toy, "--output_dir", str(finished[1])])
+    assert list(finished[1].glob("checkpoint-*"))
+
+
+def test_every_checkpoint_loads_on_its_own(finished):
+    from modeling_maavt import MAAVTForAudioVisualClassification
+
+    checkpoint = sorted(finished[1].glob("checkpoint-*"))[-1]
+    model = MAAVTForAudioVisualClassification.from_pretrained(checkpoint)
+    assert model.config.id2label == {0: "blue", 1: "green", 2: "red"}
+    assert (checkpoint / "processor_config.json").is_file()
+
+
+def test_early_stopping(toy, tmp_path):
+    recipe.main(
+        [toy, "--output_dir", str(tmp_path), "--baseline", "false", "--num_train_epochs", "9"]
+        + ["--learning_rate", "1e-9", "--early_stopping_patience", "2"]
+    )
+    assert state_of(tmp_path)["epoch"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("change", "trained"),
+    [
+        (["--tuning", "full"], ("embeddings", "encoder", "layernorm", "prompt", "classifier", "match_head")),
+        (["--tuning", "linear_probe"], ("classifier",)),
+        (["--lora_rank", "2"], ("lora_A", "lora_B", "prompt", "classifier", "match_head")),
+    ],
+)
+def test_what_each_tuning_trains(toy, tmp_path, monkeypatch, change, trained):
+    found = {}
+    original = AudioVisualTrainer.train
+
+    def remember(self, *args, **kwargs):
+        found.update({n: p.requires_grad for n, p in self.model.named_parameters()})
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(AudioVisualTrainer, "train", remember)
+    results = recipe.main([toy, "--output_dir", str(tmp_path), "--max_steps", "2", "--baseline", "false", *change])
+    for word in trained:
+        assert any(word in name and needs for name, needs in found.items()), word
+    if "linear_probe" in change:
+        assert all("classifier" in name for name, needs in found.items() if needs)
+        assert results["trainable"] == 3 * 64 + 3
+    if "--lora_rank" in change:
+        assert not any(needs for name, needs in found.items() if ".encoder." in name and "lora" not in name)
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def test_cache_changes_no_item_and_decodes_each_stream_once(toy, monkeypatch):
+    _, data, _, _ = parse_arguments([toy, "--train_noise_db", "0", "--augmentation", "{}"])
+    tables, _ = build_tables(data, 0)
+    processor = build_processor(parse_arguments([toy])[0], data)
+    calls = []
+    original = MAAVTProcessor.load_clip
+    monkeypatch.setattr(
+        MAAVTProcessor,
+        "load_clip",
+        lambda self, source, request: calls.append(request.streams) or original(self, source, request),
+    )
+    plain = make_dataset(tables, processor, data, 0, "train", training=True)
+    cached = make_dataset(tables, ClipCache(processor, 1.0), data, 0, "train", training=True)
+    for epoch in range(3):
+        plain.set_epoch(epoch)
+        cached.set_epoch(epoch)
+        for i in range(len(plain)):
+            one, other = plain[i], cached[i]
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[name], other[name]) for name in one), (epoch, i)
+    assert not all(cached.describe(i)["is_matched"] for i in range(len(cached)))
+    calls.clear()
+    for i in range(len(cached)):
+        cached[i]
+    assert not calls
+    full = ClipCache(processor, 1e-9)
+    for _ in range(2):
+        make_dataset(tables, full, data, 0, "train", training=True)[0]
+    assert len(calls) >= 2 and not full.kept
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_single_modality_training_reads_only_its_stream(toy, tmp_path, monkeypatch, modality):
+    wanted = set()
+    original = MAAVTProcessor.load_clip
+    monkeypatch.setattr(
+        MAAVTProcessor,
+        "load_clip",
+        lambda self, source, request: wanted.update(request.streams) or original(self, source, request),
+    )
+    arguments = [toy, "--output_dir", str(tmp_path), "--modalities", modality, "--max_steps", "2"]
+    results = recipe.main(arguments)
+    assert wanted == {modality}
+    assert {row["input"] for row in results["rows"]} == {modality} and results["threshold"] is None
+
+
+def test_dry_run_trains_and_writes_nothing(toy, tmp_path, capsys):
+    found = recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--dry_run"])
+    assert not (tmp_path / "none").exists()
+    assert found["batch"]["pixel_values_videos"] == [4, 2, 3, 32, 32]
+    assert found["splits"]["train"]["clips"] == 15 and found["splits"]["test"]["groups"] == 6 and found["steps"] == 12
+    assert found["minutes"] >= 0 and found["memory_gb"] > 0 and found["trainable"] < found["parameters"]
+    assert "trainable" in capsys.readouterr().out
+
+
+def test_bfloat16_backbone_keeps_what_is_trained_in_float32(toy, tmp_path, monkeypatch):
+    found = {}
+    original = AudioVisualTrainer.train
+
+    def remember(self, *args, **kwargs):
+        found.update({n: (p.dtype, p.requires_grad) for n, p in self.model.named_parameters()})
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(AudioVisualTrainer, "train", remember)
+    arguments = ["--backbone_dtype", "bfloat16", "--max_steps", "2", "--baseline", "false"]
+    recipe.main([toy, "--output_dir", str(tmp_path), *arguments])
+    assert {dtype for dtype, needs in found.values() if needs} == {torch.float32}
+    assert any(dtype == torch.bfloat16 for dtype, needs in found.values() if not needs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
+def test_two_processes(toy, tmp_path, launcher):
+    """The same recipe under torchrun and accelerate launch; some gloo processes abort at exit after all is written."""
+    launch = {
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
+        "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    }[launcher]
+    command = [*launch, str(REPOSITORY / "train.py"), toy, "--output_dir", str(tmp_path), "--max_steps", "4"]
+    if launcher == "torchrun":
+        command += ["--ddp_backend", "gloo", "--per_device_train_batch_size", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert (tmp_path / "results.json").is_file(), done.stderr[-3000:]
+    assert (tmp_path / "model" / "model.safetensors").is_file(), done.stderr[-3000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {row["clips"] for row in results["rows"]} == {6}
+    for entry in state_of(tmp_path)["log_history"]:
+        if "loss" in entry:
+            parts = [value for name, value in entry.items() if name.endswith("_loss") and not name.startswith("train")]
+            assert sum(parts) == pytest.approx(float(entry["loss"]), abs=2e-3)

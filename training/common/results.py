@@ -1,0 +1,36 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Result tables as Markdown, and the versions that a result depends on."""
+
+from importlib.metadata import version
+
+
+COLUMNS = {
+    "model": "model", "input": "input", "noise": "sound", "top1": "top-1", "top1_interval": "95 % interval",
+    "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "mauc": "mAUC", "d_prime": "d-prime",
+    "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
+}  # fmt: skip
+
+
+def cell(name: str, value: object) -> str:
+    """A table cell: three decimals for figures, `0 dB` for a level, a dash for what was not measured."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return f"{value[0]:.3f} to {value[1]:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value} dB" if name == "noise" and value not in ("clean", "any") else str(value)
+
+
+def markdown_table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
+    """Rows of figures as a Markdown table; a key that no row has leaves no column."""
+    shown = {key: title for key, title in columns.items() if any(row.get(key) is not None for row in rows)}
+    lines = ["| " + " | ".join(shown.values()) + " |", "|" + " --- |" * len(shown)]
+    lines += ["| " + " | ".join(cell(key, row.get(key)) for key in shown) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {name: version(name) for name in ("torch", "transformers", "peft", "accelerate", "datasets")}

@@ -1,0 +1,114 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Fills `model_card.md` with what a run used and measured."""
+
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+from processing.data.atomic_writing import write_text
+from training.common.results import markdown_table
+from training.common.shipped_files import shipped_file
+
+
+USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
+
+model = AutoModelForVideoClassification.from_pretrained("{name}", trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
+print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
+
+USAGE_ADAPTER = """from transformers import AutoProcessor
+from modeling_maavt import MAAVTForAudioVisualClassification
+
+model = MAAVTForAudioVisualClassification.from_pretrained("{name}").eval()  # fetches the backbone, then adds the adapter
+processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
+outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
+print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
+
+NOTES = """Rows `audio` and `video` give this model one input only. Combined: a matched pair is accepted and rightly classified, or
+a mismatched one rejected; the threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
+
+
+def backbone_license(name: str, given: str | None = None) -> str:
+    """The license as given, or as the backbone's own card states it, or 'not stated'."""
+    if given:
+        return given
+    readme = Path(name) / "README.md"
+    try:
+        data = ModelCard.load(readme).data if readme.is_file() else None
+        data = data or (None if Path(name).exists() else model_info(name).card_data)
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
+        return "not stated"
+    return getattr(data, "license", None) or "not stated"
+
+
+def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
+    """The model's own rows in the form that the Hub lists."""
+    results = []
+    for row in (r for r in rows if r["model"] == "maavt"):
+        condition = "clean" if row["noise"] in ("any", "clean") else f"white noise, {row['noise']} dB"
+        for key, metric in (("top1", "accuracy"), ("macro_f1", "f1"), ("match_auroc", "roc_auc")):
+            if row.get(key) is not None:
+                results.append(
+                    EvalResult(
+                        task_type="video-classification",
+                        dataset_type=dataset,
+                        dataset_name=dataset,
+                        dataset_config=condition,
+                        dataset_split="test",
+                        metric_type=metric,
+                        metric_name=f"{metric} ({row['input']})",
+                        metric_value=round(float(row[key]), 4),
+                    )
+                )
+    return results
+
+
+def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False) -> Path:
+    """Writes `directory/README.md` from the template and a run's `results`; returns its path.
+
+    Args:
+        results: what `train.py` writes to `results.json`.
+        name: how a user names the checkpoint: a repository of the Hub, or a folder.
+        adapter: the folder holds an adapter to the backbone, not a whole model.
+    """
+    arguments, card = results["arguments"], results["card"]
+    data = ModelCardData(
+        license="other",
+        license_name=f"backbone-{card['backbone_license']}".replace(" ", "-"),
+        library_name="peft" if adapter else "transformers",
+        base_model=card["backbone"] if "/" in card["backbone"] else None,
+        pipeline_tag="video-classification",
+        tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
+        model_name=card["title"],
+        eval_results=eval_results(results["rows"], card["data_name"]) or None,
+    )
+    split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
+    usage = USAGE_ADAPTER if adapter else USAGE_MODEL
+    window = results.get("window")
+    text = ModelCard.from_template(
+        data,
+        template_path=str(shipped_file("model_card.md")),
+        title=card["title"],
+        summary=card["summary"],
+        usage=usage.format(name=name),
+        num_frames=results["num_frames"],
+        window_text=f"Trained on windows of {window} s; cut longer clips into such windows." if window else "",
+        label_names=", ".join(results["label_names"]),
+        data_description=card["data_description"],
+        data_license=card["data_license"],
+        split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
+        skipped_text=card["skipped"],
+        results_table=markdown_table(results["rows"]),
+        results_notes="" if results["threshold"] is None else NOTES.format(threshold=round(results["threshold"], 3)),
+        recipe_text=card["recipe"],
+        recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).strip(),
+        backbone=card["backbone"],
+        backbone_license=card["backbone_license"],
+        versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
+    )
+    write_text(directory / "README.md", str(text))
+    return directory / "README.md"

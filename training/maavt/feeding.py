@@ -1,0 +1,90 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Where a run's clips come from: decoded as they are needed, kept in memory, or decoded ahead of time."""
+
+import torch
+from datasets import DatasetDict
+from torch import nn
+from transformers import ProcessorMixin
+
+from processing.data.augmentation import ClipAugmentation
+from processing.data.block_state_cache import BlockStateCache, build_block_state_cache
+from processing.data.clip_cache import ClipCache
+from processing.data.feature_cache import FeatureCache, build_feature_cache, changes_pictures
+
+from .arguments import DataArguments, EvaluationArguments, RunArguments
+
+
+def clip_source(
+    processor: ProcessorMixin,
+    tables: DatasetDict,
+    data: DataArguments,
+    evaluation: EvaluationArguments,
+    run: RunArguments,
+) -> tuple[ProcessorMixin | ClipCache | FeatureCache, DatasetDict]:
+    """What loads clips for the data sets, and the tables to give them. A dry run writes nothing, so no cache either."""
+    folder = data.feature_cache or data.block_states
+    if folder and not run.dry_run:
+        forms = cached_forms(data, evaluation)
+        cache = build_feature_cache(
+            folder,
+            processor,
+            tables,
+            num_frames=data.num_frames,
+            streams=tuple(data.modalities),
+            num_workers=run.dataloader_num_workers,
+            multiprocessing_context=getattr(run, "dataloader_multiprocessing_context", None),
+            **forms,
+        )
+        return cache, cache.tables
+    return (ClipCache(processor, data.cache_gb) if data.cache_gb else processor), tables
+
+
+def cached_forms(data: DataArguments, evaluation: EvaluationArguments) -> dict[str, str]:
+    """The latest form of frames and sound that comes before everything that the run changes at random."""
+    augmentation = None if data.augmentation is None else ClipAugmentation(**data.augmentation)
+    noise = data.train_noise_db is not None or any(str(level) != "clean" for level in evaluation.evaluation_noise_db)
+    gain = augmentation is not None and augmentation.gain_db != 0
+    return {
+        "frames": "decoded" if augmentation is not None and changes_pictures(augmentation) else "resized",
+        "sound": "waveform" if noise or gain else "spectrogram",
+    }
+
+
+def block_state_source(
+    cache: FeatureCache, model: nn.Module, data: DataArguments, run: RunArguments
+) -> BlockStateCache:
+    """
+    What gives the model the states that enter its first prompted block, in the type in which it computes them.
+
+    Args:
+        cache: of `clip_source`.
+        model: a `MAAVTForAudioVisualClassification`, also inside a `PeftModel`; goes to the run's device.
+
+    Raises:
+        ValueError: its tokens enter at once, or dropout makes its frozen blocks random.
+    """
+    trunk = getattr(model, "get_base_model", lambda: model)().maavt
+    if trunk.config.prompt_start_layer == 0:
+        raise ValueError(
+            "block_states: the learned tokens enter before the first block, so that nothing can be kept; set "
+            "model_config.prompt_start_layer above 0, or leave block_states out"
+        )
+    vision = trunk.config.vision_config
+    if vision.hidden_dropout_prob or vision.attention_probs_dropout_prob:
+        raise ValueError(
+            "block_states: the backbone's dropout changes its blocks from step to step; leave one of both out"
+        )
+    model.to(run.device)
+
+    def states_of(**inputs: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        return trunk.block_states(**{name: value.to(run.device) for name, value in inputs.items()})
+
+    return build_block_state_cache(
+        data.block_states,
+        cache,
+        states_of,
+        trunk.block_states_fingerprint(),
+        batch_size=run.per_device_eval_batch_size,
+        dtype=next(trunk.encoder.parameters()).dtype,
+    )

@@ -1,0 +1,137 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The figures by which papers report a set, beside the usual table: VGGSounder's subsets and AVE's seconds."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from datasets import Dataset
+
+from processing.data.clip_targets import BACKGROUND
+from processing.metrics.multilabel import VGGSOUNDER_SUBSETS, ModalityConfusion, VGGSounderScore, subset_references
+from processing.metrics.segments import GatedSegmentScore, SegmentScore, best_segment_threshold
+from training.common.results import markdown_table
+
+from .evaluation import Predictions
+
+
+TOP_K = (1, 5)
+COLUMNS = {
+    "input": "input", "subset": "labels", "k": "k", "subset_accuracy": "subset accuracy", "f1": "F1", "hit": "hit",
+    "background": "background by", "segment_accuracy": "segment accuracy", "event_accuracy": "events",
+    "background_accuracy": "background", "num_segments": "segments", "num_clips": "clips",
+}  # fmt: skip
+
+
+def official_scores(
+    predictions: Mapping[str, Predictions],
+    table: Dataset,
+    label_names: list[str],
+    validation: Callable[[], Predictions],
+) -> dict:
+    """What the set's authors ask for; empty for sets of which nothing more is asked.
+
+    Args:
+        predictions: by input (`audio`, `video`, `both`), on the test clips under the first condition of sound.
+        table: the test clips. A column `modalities` makes them VGGSounder's, labeled seconds with background AVE's.
+        validation: gives the predictions from both inputs on validation, for the threshold of the match logit.
+
+    Returns:
+        `vggsounder`: `rows` (`VGGSounderScore` by input, subset of labels and k) and, with both inputs,
+        `modality_confusion`; `segments`: rows of `SegmentScore` by input, and of `GatedSegmentScore` where background
+        is told by the match logit.
+    """
+    if "modalities" in table.column_names:
+        return {"vggsounder": vggsounder_scores(predictions, table, label_names)}
+    if "segment_labels" in table.column_names:
+        rows = segment_scores(predictions, "segment_matched" in table.column_names, label_names, validation)
+        return {"segments": rows} if rows else {}
+    return {}
+
+
+def vggsounder_scores(predictions: Mapping[str, Predictions], table: Dataset, label_names: list[str]) -> dict:
+    """Subsets of which no clip has a label are left out, and so is k > C."""
+    row_of = {clip_id: number for number, clip_id in enumerate(table["clip_id"])}
+    shown = {name: _matched(found) for name, found in predictions.items()}
+    order = {name: [row_of[pair["clip_id"]] for pair in found.pairs] for name, found in shown.items()}
+    rows = []
+    for subset in VGGSOUNDER_SUBSETS:
+        references = subset_references(table["label"][:], table["modalities"][:], len(label_names), subset)
+        if not (references == 1).any():
+            continue
+        for name, found in shown.items():
+            for k in TOP_K[: 1 + (len(label_names) >= TOP_K[1])]:
+                score = VGGSounderScore().compute(predictions=found.logits, references=references[order[name]], k=k)
+                rows.append({"input": name, "subset": subset, **score})
+    if set(shown) != {"audio", "video", "both"}:
+        return {"rows": rows}
+    references = subset_references(table["label"][:], table["modalities"][:], len(label_names), "all")
+    logits = {name: found.logits[np.argsort(order[name])] for name, found in shown.items()}
+    confusion = ModalityConfusion().compute(
+        predictions=logits["both"],
+        audio_predictions=logits["audio"],
+        video_predictions=logits["video"],
+        references=references,
+    )
+    return {"rows": rows, "modality_confusion": confusion}
+
+
+def segment_scores(
+    predictions: Mapping[str, Predictions],
+    gated: bool,
+    label_names: list[str],
+    validation: Callable[[], Predictions],
+) -> list[dict]:
+    """Rows for labeled seconds of which some are background; none where the set knows no background."""
+    background = next((i for i, name in enumerate(label_names) if name.lower() == BACKGROUND), None)
+    if background is not None:
+        rows = []
+        for name, found in predictions.items():
+            found = _matched(found)
+            score = SegmentScore().compute(
+                predictions=_by_clip(found, found.classes),
+                references=_by_clip(found, found.labels),
+                background=background,
+            )
+            rows.append({"input": name, "background": "class", **score})
+        return rows
+    if not gated or "both" not in predictions or predictions["both"].match_logits is None:
+        return []
+    test, tuned = (_gated(_matched(found), len(label_names)) for found in (predictions["both"], validation()))
+    threshold = best_segment_threshold(
+        tuned["match_scores"], tuned["predictions"], tuned["references"], len(label_names)
+    )
+    score = GatedSegmentScore().compute(**test, background=len(label_names), threshold=threshold)
+    return [{"input": "both", "background": "match logit", **score}]
+
+
+def official_tables(scores: Mapping) -> str:
+    """`official_scores` as Markdown."""
+    parts = []
+    if vggsounder := scores.get("vggsounder"):
+        parts.append(f"VGGSounder\n\n{markdown_table(vggsounder['rows'], COLUMNS)}")
+        if confusion := vggsounder.get("modality_confusion"):
+            named = ", ".join(f"{name} {confusion[name]:.3f}" for name in ("mu_a", "mu_v", "mu_av"))
+            parts.append(f"Right from one input and wrong from both: {named} of {confusion['num_clips']} clips")
+    if segments := scores.get("segments"):
+        parts.append(f"Seconds\n\n{markdown_table(segments, COLUMNS)}")
+    return "\n\n".join(parts)
+
+
+def _matched(found: Predictions) -> Predictions:
+    """Without the pairs whose picture and sound are of two clips."""
+    kept = [i for i, pair in enumerate(found.pairs) if pair["picture"] == pair["sound"]]
+    match_logits = None if found.match_logits is None else found.match_logits[kept]
+    return Predictions(found.logits[kept], match_logits, [found.pairs[i] for i in kept])
+
+
+def _by_clip(found: Predictions, values: np.ndarray) -> list[np.ndarray]:
+    """`[n]` arrays of S values: `described_pairs` gives the segments of a clip one after the other."""
+    starts = [i for i, pair in enumerate(found.pairs) if pair["segment"] == 0]
+    return np.split(values, starts[1:])
+
+
+def _gated(found: Predictions, background: int) -> dict[str, list[np.ndarray]]:
+    references = np.where(found.is_matched, found.labels, background)
+    columns = {"predictions": found.classes, "references": references, "match_scores": found.match_logits}
+    return {name: _by_clip(found, values) for name, values in columns.items()}
