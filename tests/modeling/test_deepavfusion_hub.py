@@ -35,7 +35,9 @@ class Hidden:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hidden())
 import torch
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
+from transformers import (
+    AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining, AutoModelForVideoClassification
+)
 inputs = torch.load(sys.argv[1], weights_only=True)
 noise = {name: inputs.pop(name) for name in ("image_noise", "audio_noise")}
 trust = {"trust_remote_code": True}
@@ -47,6 +49,8 @@ with torch.inference_mode():
         outputs[key + "_states"] = base(**inputs).last_hidden_state
     classifier = AutoModelForVideoClassification.from_pretrained(sys.argv[3], **trust).eval()
     outputs["logits"] = classifier(**inputs).logits
+    classifier = AutoModelForAudioClassification.from_pretrained(sys.argv[3], **trust).eval()
+    outputs["audio_auto_class_logits"] = classifier(**inputs).logits
     pretraining = AutoModelForPreTraining.from_pretrained(sys.argv[4], **trust).eval()
     outputs["loss"] = pretraining(**inputs, **noise).loss
 torch.save({name: value.clone() for name, value in outputs.items()}, sys.argv[2])
@@ -103,10 +107,12 @@ def test_fresh_process_without_the_package(saved, tmp_path, where):
         assert not [name for name in uploaded if "dense_tasks" in name or "convert" in name]
         auto_map = json.loads(uploaded["config.json"])["auto_map"]
         assert auto_map["AutoModel"] == "modeling_deepavfusion.DeepAVFusionModel"
+        assert auto_map["AutoModelForAudioClassification"] == auto_map["AutoModelForVideoClassification"]
     assert "refused without trust" in said
     found = torch.load(files[1], weights_only=True)
     with torch.inference_mode():
         all_close(found["logits"], models["classifier"](**inputs).logits)
+        assert torch.equal(found["audio_auto_class_logits"], found["logits"])
         all_close(found["loss"], models["pretraining"](**inputs, **noise).loss)
         for key, model in zip(("first", "second"), models.values(), strict=True):
             all_close(found[f"{key}_states"], model.deepavfusion(**inputs).last_hidden_state)
