@@ -27,6 +27,7 @@ from .pretraining_and_classification_deepavfusion import (
 )
 
 
+# `register` serves Python code that has imported this package, `register_for_auto_class` a saved folder's `auto_map`
 AutoConfig.register("deepavfusion", DeepAVFusionConfig, exist_ok=True)
 DeepAVFusionConfig.register_for_auto_class()
 

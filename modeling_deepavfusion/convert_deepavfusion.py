@@ -24,6 +24,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoConfig, ViTModel
+from transformers.utils import logging
 
 from .configuration_deepavfusion import DeepAVFusionConfig
 from .modeling_deepavfusion import DeepAVFusionModel, DeepAVFusionPreTrainedModel, resample_positions
@@ -32,6 +33,8 @@ from .pretraining_and_classification_deepavfusion import (
     DeepAVFusionForPreTraining,
 )
 
+
+logger = logging.get_logger(__name__)
 
 Weights = dict[str, torch.Tensor]
 
@@ -177,11 +180,14 @@ def config_from_weights(
     Raises:
         ValueError: positions that make no grid, or token counts that contradict the weights.
     """
+    # sizes of the ViTs
     _, num_tokens, width = weights["fusion_tokens"].shape
     projection = weights["image.patch_embed.proj.weight"]
     patch = projection.shape[-1]
     side, (rows, columns) = patch_grids(weights, patch, num_mel_bins)
     num_layers = 1 + max(int(name.split(".")[2]) for name in weights if name.startswith("image.blocks."))
+
+    # fusion blocks and tokens
     fusion = fusion_fields(weights, width)
     if len(fusion["fusion_layers"]) == num_layers:
         fusion["fusion_layers"] = None
@@ -209,6 +215,7 @@ def config_from_weights(
 
 def task_of(weights: Weights, config: DeepAVFusionConfig) -> type[DeepAVFusionPreTrainedModel]:
     """The class of a reference model; sets the fields of `config` that its decoders or heads tell."""
+    # pre-training: heads leave no trace in the weights
     if "image_decoder_mask_token" in weights:
         width = weights["image_decoder_mask_token"].shape[-1]
         depth = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("image_decoder_blocks."))
@@ -216,6 +223,7 @@ def task_of(weights: Weights, config: DeepAVFusionConfig) -> type[DeepAVFusionPr
         config.decoder_num_attention_heads = max(width // 32, 1)
         config.decoder_intermediate_size = weights["image_decoder_blocks.0.mlp.fc1.weight"].shape[0]
         return DeepAVFusionForPreTraining
+    # classification
     if "fusion_head.weight" in weights:
         config.num_labels = weights["fusion_head.weight"].shape[0]
         config.use_pooled_batchnorm = "fusion_norm.running_mean" in weights
@@ -246,6 +254,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
             f"{path}: not a checkpoint of tensors that can be read safely ({str(error).splitlines()[0]}); save its state "
             "dict alone and convert that."
         ) from error
+    # the state dict, without the prefix of data-parallel training
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -272,6 +281,7 @@ def convert(
         KeyError, RuntimeError: a name that is unknown or missing, or a shape that does not fit `fields`.
         ValueError: files that do not belong together.
     """
+    # a DeepAVFusion or MAE encoders?
     torch.manual_seed(seed)
     weights_by_file = {str(path): read_weights(path) for path in files}
     whole_models = [
@@ -332,6 +342,7 @@ def start_from_mae(weights_by_file: dict[str, Weights], fields: dict) -> DeepAVF
             )
         sizes = mae_fields(weights)
 
+        # its encoder
         kept = {name: value for name, value in weights.items() if not name.startswith(MAE_DROPPED)}
         branch = {f"{modality}.{name}": value for name, value in kept.items()}
         converted |= reference_state_dict(branch, "factorized")  # the type says nothing about a ViT
@@ -410,8 +421,8 @@ def deepavfusion_from_vit(
         for name, value in weights.items():
             converted[stock_vit_name(name, modality)] = value
     load_vits(model.base_model, converted, {"image", "audio"}, source, positions=True)
-    print(
-        f"{source}: {len(weights) + 1} tensors to each ViT; dropped: cls_token; new: fusion tokens and blocks, heads"
+    logger.info(
+        f"{source}: {len(weights) + 1} tensors to each ViT; dropped: cls_token; new: fusion tokens, blocks, heads"
     )
     return model
 

@@ -258,7 +258,6 @@ class DeepAVFusionForAudioVisualSegmentation(DeepAVFusionMapModel):
             labels: `[B, S, H, W]` (`[B, H, W]` for S = 1): 0 and 1 for `num_labels=1` (binary cross-entropy), else class
                 indices (cross-entropy). 255 and -100 are ignored.
             output_hidden_states, output_attentions, output_fusion_attentions: as in [`DeepAVFusionModel.forward`].
-            kwargs: ignored.
 
         Raises:
             ValueError: no frames, or labels of another size; see also [`DeepAVFusionModel.forward`].
@@ -398,7 +397,6 @@ class DeepAVFusionForSoundSourceSeparation(DeepAVFusionMapModel):
             labels: log-mel spectrograms of the wanted source `[B, S, F, W]`.
             other_features: those of the rest of the mixture. `config.separation_target` "ratio" and "binary" need them.
             output_hidden_states, output_attentions, output_fusion_attentions: as in [`DeepAVFusionModel.forward`].
-            kwargs: ignored.
 
         Raises:
             ValueError: no mixture, labels of another shape, or no rest where the target needs one; see also
@@ -496,7 +494,6 @@ class DeepAVFusionForSoundSourceLocalization(DeepAVFusionPreTrainedModel):
             labels: consensus maps `[B, S, H, W]` in 0..1 (`[B, H, W]` for S = 1). Frames without a source count for nothing.
                 The loss is the cross-entropy of the attention against the marked area.
             output_hidden_states, output_attentions, output_fusion_attentions: as in [`DeepAVFusionModel.forward`].
-            kwargs: ignored.
 
         Raises:
             ValueError: no frames, no fused layer to look at, or labels of another size.
@@ -526,9 +523,7 @@ class DeepAVFusionForSoundSourceLocalization(DeepAVFusionPreTrainedModel):
         last_layers = outputs.fusion_attentions[-self.config.localization_layers :]
         maps = torch.stack([fusion_attention_map(layer) for layer in last_layers]).mean(0)  # (N, h w)
         maps = maps.unflatten(-1, grid)  # (N, h, w)
-        logits = nn.functional.interpolate(
-            scaled(maps)[:, None], size=(height, width), mode="bilinear", align_corners=False
-        )
+        logits = nn.functional.interpolate(scaled(maps)[:, None], size=(height, width), mode="bilinear")
         logits = logits.squeeze(1).unflatten(0, (num_clips, num_windows))  # (B, S, H, W)
         maps = maps.unflatten(0, (num_clips, num_windows))  # (B, S, h, w)
 

@@ -170,13 +170,9 @@ class DeepAVFusionForPreTraining(DeepAVFusionPreTrainedModel):
     ) -> DeepAVFusionPreTrainingOutput:
         """
         Args:
-            pixel_values_videos, input_features, has_video, has_audio: as in [`DeepAVFusionModel.forward`]. A missing modality
-                is neither read nor reconstructed.
-            image_noise, audio_noise: `[N, N_v]` and `[N, N_a]`. In each window the patches with the smallest values stay
-                visible. Uniform noise is drawn where absent.
+            pixel_values_videos, ..., output_fusion_attentions: as in [`DeepAVFusionModel.forward`]. A missing modality is neither
+                read nor reconstructed. Uniform noise is drawn where `image_noise` or `audio_noise` is absent.
             return_loss: compute the losses.
-            output_hidden_states, output_attentions, output_fusion_attentions: as in [`DeepAVFusionModel.forward`].
-            kwargs: ignored.
 
         Raises:
             ValueError: noise of another shape; see also [`DeepAVFusionModel.forward`].
@@ -343,13 +339,11 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
     ) -> DeepAVFusionClassifierOutput:
         """
         Args:
-            pixel_values_videos, input_features, has_video, has_audio: as in [`DeepAVFusionModel.forward`]. The head of a
-                missing modality is left out of the mean.
+            pixel_values_videos, ..., output_fusion_attentions: as in [`DeepAVFusionModel.forward`]. The head of a missing
+                modality does not count in the mean.
             labels: class indices per clip `[B]` or per window `[B, S]`, or scores `[B, C]` or `[B, S, C]`: soft labels, or
                 multi-hot when `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
             is_matched: bool `[B]` or `[B, S]`, false for audio of another clip, which is not classified.
-            output_hidden_states, output_attentions, output_fusion_attentions: as in [`DeepAVFusionModel.forward`].
-            kwargs: ignored.
 
         Raises:
             ValueError: labels of another shape; see also [`DeepAVFusionModel.forward`].

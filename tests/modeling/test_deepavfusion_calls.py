@@ -48,7 +48,9 @@ MODEL_CLASSES = (
 )
 
 
-@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize(
+    "training", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["evaluation", "training"]
+)
 @pytest.mark.parametrize("model_class", MODEL_CLASSES)
 def test_every_model_compiles_to_one_graph(model_class, training):
     """With masks, which no Python branch may look into; new values in them compile nothing anew."""
