@@ -11,6 +11,9 @@ and audio aggregation tokens.
 """
 
 import math
+import os
+import shutil
+import sys
 from typing import NamedTuple
 
 import torch
@@ -18,6 +21,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
@@ -733,24 +737,28 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
             clips = fill_absent_modality(self.config, clips)
         return clips
 
-    def save_pretrained(self, save_directory, *args, **kwargs):
+    @classmethod
+    def is_remote_code(cls) -> bool:
+        """As in transformers, but false for a class that `fully_shard` derives: it has no file that could be copied."""
+        return super().is_remote_code() and not cls.__name__.startswith("FSDP")
+
+    def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
         """As in transformers, with the encoder and all Auto classes of this class in `auto_map`."""
-        given_class = type(self)
-        # `fully_shard` puts a class of its own before ours: its name and code belong in no checkpoint
-        if any(base.__name__ == "FSDPModule" for base in given_class.__mro__):
-            self.__class__ = given_class.__mro__[2]
         if self._auto_class is not None:
+            model_class = next(base for base in type(self).__mro__ if not base.__name__.startswith("FSDP"))
+            classes = dict.fromkeys((self._auto_class, *self._more_auto_classes), model_class)
             # a checkpoint of another task may have left its entries, whose code is not saved here
             auto_map = getattr(self.config, "auto_map", None) or {}
             auto_map = {name: code for name, code in auto_map.items() if name == "AutoConfig"}
-            classes = {"AutoModel": DeepAVFusionModel} | dict.fromkeys(self._more_auto_classes, type(self))
-            for name, model_class in classes.items():
-                auto_map[name] = f"{model_class.__module__.rpartition('.')[2]}.{model_class.__name__}"
+            for name, code_class in ({"AutoModel": DeepAVFusionModel} | classes).items():
+                auto_map[name] = f"{code_class.__module__.rpartition('.')[2]}.{code_class.__name__}"
             self.config.auto_map = auto_map
-        try:
-            return super().save_pretrained(save_directory, *args, **kwargs)
-        finally:
-            self.__class__ = given_class
+            if is_main_process and not self.is_remote_code():
+                os.makedirs(save_directory, exist_ok=True)
+                source = sys.modules[model_class.__module__].__file__
+                for file in (source, *get_relative_import_files(source)):
+                    shutil.copy(file, save_directory)
+        return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
 
 
 # ---- encoder

@@ -116,3 +116,16 @@ def test_fresh_process_without_the_package(saved, tmp_path, where):
         all_close(found["loss"], models["pretraining"](**inputs, **noise).loss)
         for key, model in zip(("first", "second"), models.values(), strict=True):
             all_close(found[f"{key}_states"], model.deepavfusion(**inputs).last_hidden_state)
+
+
+def test_a_sharded_model_saves_the_class_that_it_is(saved, tmp_path):
+    """`fully_shard` derives a class named FSDP..., which no folder could load."""
+    folder, _ = saved
+    model = tiny_model(DeepAVFusionForAudioVisualClassification)
+    model_class = type(model)
+    model.__class__ = type(f"FSDP{model_class.__name__}", (type("FSDPModule", (), {}), model_class), {})
+    model.save_pretrained(tmp_path)
+    sharded, plain = (json.loads((path / "config.json").read_text()) for path in (tmp_path, folder / "classifier"))
+    assert sharded["architectures"] == plain["architectures"] == [model_class.__name__]
+    assert sharded["auto_map"] == plain["auto_map"]
+    assert {path.name for path in tmp_path.iterdir()} >= {path.name for path in (folder / "classifier").glob("*.py")}
