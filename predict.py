@@ -10,7 +10,6 @@ In Python: `from predict import classify; classify("outputs/demo/model", ["clip.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -22,7 +21,7 @@ from transformers import AutoProcessor, ProcessorMixin
 
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
-from processing.data.atomic_writing import write_text
+from processing.data.atomic_writing import atomic_file, write_text
 from processing.data.clip_rows import CLIP_SUFFIXES
 
 
@@ -209,11 +208,8 @@ def save_embeddings(path: Path, vectors: dict[str, list]) -> None:
     for name, rows in vectors.items():
         width = next((len(row) for row in rows if row is not None), 0)
         arrays[name] = np.stack([np.full(width, np.nan, np.float32) if row is None else row for row in rows])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as stream:
+    with atomic_file(path) as temporary, open(temporary, "wb") as stream:
         np.savez(stream, **arrays)
-    os.replace(temporary, path)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 
-from .figures import FOLDER, description, file_name, ordered, read, write, write_figures
+from processing.data.atomic_writing import write_text
+
+from .figures import FOLDER, description, file_name, ordered, read, write_figures
 from .fresh import in_forked_process
 from .table import draw, markdown
 
@@ -85,7 +87,7 @@ def main() -> int:
 
     draw(path)
     table = markdown(figures)
-    write(path.with_suffix(".md"), table)
+    write_text(path.with_suffix(".md"), table)
     for key, value in ordered(figures).items():
         print(f"{key:60s} {value:.4g}" if isinstance(value, float) else f"{key:60s} {value}")
     print(f"\n{table}\nwritten to {path}" + (f"; FAILED: {', '.join(failed)}" if failed else ""))

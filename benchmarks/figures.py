@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 import transformers
 
+from processing.data.atomic_writing import write_text
+
 
 FOLDER = Path(__file__).resolve().parent / "results"
 RATIOS = re.compile(
@@ -55,13 +57,5 @@ def read(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def write_figures(path: Path, figures: dict) -> None:
-    write(path, json.dumps(ordered(figures), indent=1) + "\n")
+    write_text(path, json.dumps(ordered(figures), indent=1) + "\n")

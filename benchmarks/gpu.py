@@ -1,123 +1,300 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The table of docs/performance.md on one GPU; needs the repository and its packages, no data and no network.
+"""Speed and memory of MA-AVT (ViT-B/16, bfloat16) on one GPU, in under 5 minutes.
 
-    python -m benchmarks.gpu [--batch 8 32 128 256] [--frames 1 4 8 16] [--out FOLDER]
+    python -m benchmarks.gpu [--out FOLDER]
+    python -m benchmarks.gpu --device cpu --small    # a trial of every step with a tiny model
 
-Every line is the bfloat16 model with one attention implementation, compiled or not, at one batch and number of frames:
-seconds of a forward and a training step, the share of the card's own bfloat16 matrix rate, peak memory. A line that does
-not fit into memory is left out and said so.
+Measured are forward and training step, eager and compiled, with each attention implementation that is installed: the
+fraction of the card's own bfloat16 product rate, and the peak memory. Checked are host-device synchronizations of a
+step, a float16 step with a gradient scaler, and a step with FSDP2. Settings for which no time is left, or that do not
+fit into memory, are skipped, and the file says so. Needs PyTorch, Transformers and the model package; no data.
 """
 
 import argparse
+import copy
 import os
+import socket
 import sys
+import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers.utils import is_flash_attn_2_available
 
-from .bench import file_name, ordered, write
-from .fresh import REPOSITORY
-from .machine import description, measure, synchronize
-from .plain_port import PlainPort
-from .speed import check_equal, executed
-from .workload import Step, build_batch, build_model, for_inference, inputs_of, interleaved, median, operations
+from .figures import FOLDER, description, file_name, write_figures
+from .workload import (
+    Step,
+    build_batch,
+    build_model,
+    for_inference,
+    forward_operations,
+    inputs_of,
+    interleaved,
+    matrix_product,
+    median,
+    operations,
+    synchronize,
+)
 
 
-DEVICE = "cuda"
+TARGETS = {"forward": 0.55, "train": 0.45}
+SECONDS_TO_COMPILE = 60  # no new graph is begun with less time left
 
 
-def timed(function, repeats: int = 7) -> float:
-    def once() -> None:
-        function()
-        synchronize(DEVICE)
+class Benchmark:
+    """Runs the settings one after the other and collects their numbers.
 
-    return median(interleaved({"it": once}, repeats)["it"])
+    Args:
+        device: "cuda", or "cpu" for a trial.
+        small: one block and a few clips.
+        seconds: after which no further setting is begun.
+    """
 
+    def __init__(self, device: str, small: bool, seconds: float):
+        self.device, self.small = device, small
+        self.deadline = time.perf_counter() + seconds
+        self.blocks = 1 if small else 12
+        self.figures: dict[str, float | str] = {}
+        self.rate = 0.0
 
-def line(attention: str, compiled: bool, clips: int, frames: int, rate: float) -> dict[str, float]:
-    """Figures of one setting, by the end of their names."""
-    batch = build_batch(clips, frames, dtype=torch.bfloat16)
-    gflop = executed(lambda: for_inference(build_model(torch.bfloat16)), batch) / 1e9
-    meta_model = build_model(torch.bfloat16).to("meta").train()
-    meta_batch = {name: value.to("meta") for name, value in batch.items()}
-    train_gflop = operations(lambda: meta_model(**meta_batch).loss.backward()) / 1e9
-    batch = {name: value.to(DEVICE) for name, value in batch.items()}
-    results = {}
-    for train in (False, True):
-        torch.cuda.reset_peak_memory_stats()
-        model = build_model(torch.bfloat16, DEVICE)
+        self.template = build_model(torch.bfloat16, blocks=self.blocks)  # weights are drawn once: it takes seconds
+
+    def model(self) -> torch.nn.Module:
+        """A new copy of the bfloat16 model."""
+        return copy.deepcopy(self.template).to(self.device)
+
+    def float32_model(self) -> torch.nn.Module:
+        return build_model(torch.float32, self.device, self.blocks).train()
+
+    def batch(self, clips: int, frames: int = 1, dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+        return build_batch(clips, frames, dtype=dtype, device=self.device)
+
+    def seconds(self, function: Callable) -> float:
+        """Median seconds of a call, with the end of the device's work."""
+
+        def call() -> None:
+            function()
+            synchronize(self.device)
+
+        call()  # a second warm-up: kernels are chosen and memory is reserved
+        return median(interleaved({"it": call}, 2 if self.small else 7)["it"])
+
+    def measure_rate(self) -> None:
+        """The bfloat16 product rate, which all fractions refer to."""
+        multiply, count = matrix_product(torch.bfloat16, self.device, 256 if self.small else None)
+        self.rate = count / self.seconds(multiply)
+        self.figures["machine.gemm_gflops.bfloat16"] = self.rate / 1e9
+
+    def attempt(self, name: str, function: Callable, needs_seconds: float = 5) -> None:
+        """Run one setting; what goes wrong is written down and does not stop the others."""
+        left = self.deadline - time.perf_counter()
+        if left < needs_seconds:
+            self.figures[name] = "skipped: out of time"
+            return
+        try:
+            found = function()
+            self.figures |= {f"{name}.{key}" if key else name: value for key, value in found.items()}
+        except torch.OutOfMemoryError:
+            self.figures[name] = "skipped: does not fit into memory"
+        except Exception as error:
+            self.figures[name] = f"failed: {type(error).__name__}: {error}"[:500]
+        finally:
+            torch._dynamo.reset()
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+        print(f"{time.strftime('%X')} {name}", file=sys.stderr, flush=True)
+
+    def speed(self, what: str, clips: int, frames: int, attention: str, way: str) -> dict[str, float]:
+        """Seconds, fraction of the product rate and peak memory of a forward or a training step."""
+        count = self.operations(what, clips, frames)
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        model = self.model()
         model.set_attn_implementation(attention)
-        if train:
-            model = torch.compile(model, fullgraph=True) if compiled else model
-            step = Step(model, lambda model: model(**batch).loss)
-            seconds, done = timed(step), train_gflop
-        else:
+        batch = self.batch(clips, frames)
+        if way == "checkpointing":
+            # Transformers renamed it
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable()
+        if what == "forward":
             model = for_inference(model)
-            model = torch.compile(model, fullgraph=True) if compiled else model
+        if way == "compiled":
+            model = torch.compile(model, fullgraph=True, dynamic=False, backend="eager" if self.small else "inductor")
+        if what == "forward":
             with torch.inference_mode():
-                seconds, done = timed(lambda model=model: model(**inputs_of(batch))), gflop
-        name = "train" if train else "forward"
-        results[f"{name}.seconds"] = seconds
-        results[f"{name}.gemm_fraction"] = done / seconds / rate
-        results[f"{name}.peak_mib"] = torch.cuda.max_memory_allocated() / (1 << 20)
-        del model
-        torch.cuda.empty_cache()
-    return results
+                seconds = self.seconds(lambda: model(**inputs_of(batch)))
+        else:
+            seconds = self.seconds(Step(model, lambda model: model(**batch).loss))
+        results = {"seconds": seconds, "gemm_fraction": count / seconds / self.rate}
+        if self.device == "cuda":
+            results["peak_mib"] = torch.cuda.max_memory_allocated() / (1 << 20)
+        return results
 
+    def operations(self, what: str, clips: int, frames: int) -> int:
+        """Operations of the matrix products that run, counted on meta tensors."""
+        model = copy.deepcopy(self.template)
+        batch = build_batch(clips, frames, dtype=torch.bfloat16)
+        if what == "forward":
+            return forward_operations(for_inference(model), batch)
+        model = model.to("meta").train()
+        batch = {name: tensor.to("meta") for name, tensor in batch.items()}
+        return operations(lambda: model(**batch).loss.backward())
 
-def against_plain_port(clips: int = 8) -> dict[str, float]:
-    """Float32 beside float32, without TF32 on either side; equal outputs are the condition."""
-    batch = build_batch(clips, device=DEVICE)
-    plain = PlainPort(build_model()).to(DEVICE).eval()
-    ours, lean = for_inference(build_model()).to(DEVICE), for_inference(build_model(torch.bfloat16)).to(DEVICE)
-    inputs = inputs_of(batch)
-    halves = {name: value.bfloat16() for name, value in inputs.items()}
-    with torch.inference_mode():
-        expected = plain(*inputs.values())["logits"]
-        results = {
-            "equality.forward.float32.logits": check_equal("float32", ours(**inputs).logits, expected, 1e-3),
-            "equality.forward.bfloat16.logits": check_equal("bfloat16", lean(**halves).logits, expected, 0.1),
-        }
-        base = timed(lambda: plain(*inputs.values()))
-        results["speedup.forward.float32"] = base / timed(lambda: ours(**inputs))
-        results["speedup.forward.bfloat16"] = base / timed(lambda: lean(**halves))
-    return results
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, nargs="+", default=[8, 32, 128, 256])
-    parser.add_argument("--frames", type=int, nargs="+", default=[1, 4, 8, 16])
-    parser.add_argument("--out", default=os.environ.get("BENCH_OUT") or REPOSITORY / "benchmarks" / "results")
-    options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("bench-gpu: no CUDA device is visible; run it where torch.cuda.is_available() holds", file=sys.stderr)
-        return 1
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    figures = {**description(DEVICE), **measure(DEVICE), **against_plain_port()}
-    path = Path(options.out) / file_name(figures)
-    rate = figures["machine.gemm_gflops.bfloat16"]
-    implementations = ["sdpa", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
-    settings = [(clips, 1) for clips in options.batch] + [(8, frames) for frames in options.frames if frames > 1]
-    for attention in implementations:
-        for compiled in (False, True):
-            for clips, frames in settings:
-                name = f"gpu.{attention}.{'compiled' if compiled else 'plain'}.batch{clips}.frames{frames}"
+    def synchronizations(self, clips: int) -> dict[str, int]:
+        """How often a forward and a training step wait for the device."""
+        batch = self.batch(clips)
+        model = self.model()
+        step = Step(model, lambda model: model(**batch).loss)
+        functions = {"train": step, "forward": torch.inference_mode()(lambda: model(**inputs_of(batch)))}
+        results = {}
+        for name, function in functions.items():
+            function()
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                if self.device == "cuda":
+                    torch.cuda.set_sync_debug_mode("warn")
                 try:
-                    found = line(attention, compiled, clips, frames, rate)
-                except torch.OutOfMemoryError:
-                    print(f"{name}: does not fit into memory", flush=True)
-                    torch.cuda.empty_cache()
-                    continue
-                figures |= {f"{name}.{key}": value for key, value in found.items()}
-                print(name, {key: round(value, 4) for key, value in found.items()}, flush=True)
-                write(path, figures)
-    for key, value in ordered(figures).items():
-        print(f"{key:60s} {value}")
+                    function()
+                finally:
+                    if self.device == "cuda":
+                        torch.cuda.set_sync_debug_mode("default")
+            waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
+            results[name] = len(waits)
+            for warning in waits[:5]:
+                results[f"{name}.{Path(warning.filename).name}:{warning.lineno}"] = 1
+        return results
+
+    def scaled_float16_step(self, clips: int) -> dict[str, float]:
+        """A float16 step with a gradient scaler: the loss, and whether all weights stay finite."""
+        model = self.float32_model()
+        batch = self.batch(clips, dtype=torch.float32)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        dtype = torch.float16 if self.device == "cuda" else torch.bfloat16
+        scaler = torch.amp.GradScaler(self.device, enabled=self.device == "cuda")
+        for _ in range(3):
+            with torch.autocast(self.device, dtype=dtype):
+                loss = model(**batch).loss
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        finite = all(bool(parameter.isfinite().all()) for parameter in trained)
+        return {"loss": float(loss.detach()), "finite": float(finite and bool(loss.isfinite()))}
+
+    def sharded_step(self, clips: int) -> dict[str, float]:
+        """A step with FSDP2 on one process, and the loss of the same step without it."""
+        batch = self.batch(clips, dtype=torch.float32)
+        model = self.float32_model()
+        with torch.no_grad():
+            expected = float(model(**batch).loss)
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"tcp://localhost:{free.getsockname()[1]}"
+        backend = "nccl" if self.device == "cuda" else "gloo"
+        dist.init_process_group(backend, init_method=address, world_size=1, rank=0)
+        try:
+            mesh = dist.device_mesh.init_device_mesh(self.device, (1,))
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16)
+            for layer in encoder_layers(model):
+                fully_shard(layer, mesh=mesh, mp_policy=policy)
+            fully_shard(model, mesh=mesh, mp_policy=policy)
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(trained, lr=1e-4)
+            loss = model(**batch).loss
+            loss.backward()
+            optimizer.step()
+            return {"loss": float(loss.detach()), "unsharded_loss": expected}
+        finally:
+            dist.destroy_process_group()
+
+
+def encoder_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The blocks of the encoder: the classes that the model names as units for sharding."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def run(benchmark: Benchmark) -> None:
+    """Every setting, the most important first."""
+    large, medium, frame_counts = (256, 64, (4, 16)) if not benchmark.small else (3, 2, (2,))
+    benchmark.measure_rate()
+    benchmark.attempt("gpu.synchronizations", lambda: benchmark.synchronizations(medium))
+    benchmark.attempt("gpu.float16_step", lambda: benchmark.scaled_float16_step(medium))
+    benchmark.attempt("gpu.fsdp2_step", lambda: benchmark.sharded_step(medium))
+
+    implementations = ["sdpa", *(["flash_attention_2"] if is_flash_attn_2_available() else [])]
+    settings = []
+    for attention in implementations:
+        for clips in (large, medium):
+            settings += [(what, clips, 1, attention, "eager") for what in TARGETS]
+    settings.append(("train", large, 1, "sdpa", "checkpointing"))
+    settings += [(what, large, 1, "sdpa", "compiled") for what in TARGETS]
+    for frames in frame_counts:
+        clips = medium if frames < 16 else medium // 4
+        settings += [(what, clips, frames, "sdpa", "eager") for what in TARGETS]
+    settings += [(what, medium, 1, "sdpa", "compiled") for what in TARGETS]
+    settings += [(what, medium, frame_counts[0], "sdpa", "compiled") for what in TARGETS]
+
+    if benchmark.small:
+        settings = settings[:2] + settings[-4:-2]
+
+    for what, clips, frames, attention, way in settings:
+        name = f"gpu.{attention}.{way}.batch{clips}.frames{frames}.{what}"
+        needed = SECONDS_TO_COMPILE if way == "compiled" and not benchmark.small else 8
+        benchmark.attempt(
+            name,
+            lambda what=what, clips=clips, frames=frames, attention=attention, way=way: benchmark.speed(
+                what, clips, frames, attention, way
+            ),
+            needed,
+        )
+
+
+def short_table(figures: dict) -> str:
+    """The fractions and peaks as Markdown, with what was skipped or failed."""
+    lines = ["| setting | fraction of the product rate | target | ms | peak MiB |", "|---|---|---|---|---|"]
+    for name, fraction in figures.items():
+        if not name.endswith(".gemm_fraction"):
+            continue
+        setting = name.removeprefix("gpu.").removesuffix(".gemm_fraction")
+        stem = name.removesuffix(".gemm_fraction")
+        target = TARGETS[setting.rsplit(".", 1)[1]]
+        peak = figures.get(f"{stem}.peak_mib", 0.0)
+        lines.append(
+            f"| {setting} | {fraction:.2f} | {target} | {1000 * figures[f'{stem}.seconds']:.1f} | {peak:.0f} |"
+        )
+    for name, value in figures.items():
+        is_check = name.startswith(("gpu.synchronizations", "gpu.float16_step", "gpu.fsdp2_step"))
+        if is_check or (name.startswith("gpu.") and isinstance(value, str)):
+            lines.append(f"{name}: {value}")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--small", action="store_true", help="one block and a few clips: a trial of every step")
+    parser.add_argument("--seconds", type=float, default=250, help="after which no further setting is begun")
+    parser.add_argument("--out", type=Path, default=os.environ.get("BENCH_OUT") or FOLDER)
+    options = parser.parse_args(argv)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("benchmarks.gpu: no CUDA device is visible; use --device cpu --small for a trial", file=sys.stderr)
+        return 1
+    benchmark = Benchmark(options.device, options.small, options.seconds)
+    run(benchmark)
+    figures = description(options.device) | benchmark.figures
+    path = Path(options.out) / f"gpu-{file_name(figures)}"
+    write_figures(path, figures)
+    print(short_table(figures))
     print(f"written to {path}")
-    return 0
+    failed = [name for name, value in figures.items() if str(value).startswith("failed")]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def skipped_frames(files: list[str], repeats: int) -> dict[str, float]:
             load_clip(file, ClipRequest(num_frames=NUM_FRAMES, decoder="pyav"))
 
     def load_with_every_frame() -> None:
-        with mock.patch.object(PyAVFile, "frames_at", PyAVFile._frames_at):
+        with mock.patch.object(PyAVFile, "_needed_run", PyAVFile._full_run):
             load()
 
     return {

@@ -9,11 +9,12 @@ the two `benchmark table` comments of that page.
 """
 
 import argparse
-import os
 import re
 from pathlib import Path
 
-from .figures import FOLDER, read, write
+from processing.data.atomic_writing import atomic_file, write_text
+
+from .figures import FOLDER, read
 
 
 ROWS = (  # what, key, target ("" for none)
@@ -48,6 +49,10 @@ ROWS = (  # what, key, target ("" for none)
     ("`maavt --help`, seconds", "startup.help_seconds", "at most 2"),
     ("import to first prediction, ViT-B/16, seconds", "startup.first_prediction_seconds", ""),
     ("memory to load a checkpoint: times its size", "load.peak_over_size", "at most 1.15"),
+    ("exported model, bfloat16: times float32", "exports.speedup.bfloat16", ""),
+    ("int8 weights (torchao)", "exports.speedup.int8", ""),
+    ("ONNX Runtime", "exports.speedup.onnx", ""),
+    ("ONNX Runtime: predictions equal to float32, share of clips", "exports.agreement.onnx", "1.00"),
     ("two processes: efficiency", "processes.efficiency", ""),
     ("DeepAVFusion, masked encoder: times the literal reading", "deepavfusion.masked_factorized", ""),
     ("DeepAVFusion, step of pre-training", "deepavfusion.step_factorized", "1.2"),
@@ -88,7 +93,7 @@ def write_page(page: Path, table: str) -> None:
     if START not in text or END not in text:
         raise ValueError(f"{page}: needs the lines {START} and {END}")
     before, rest = text.split(START, 1)
-    write(page, f"{before}{START}\n{table}{END}{rest.split(END, 1)[1]}")
+    write_text(page, f"{before}{START}\n{table}{END}{rest.split(END, 1)[1]}")
 
 
 def series(figures: dict, what: str, unit: str) -> list[tuple[int, float]]:
@@ -124,10 +129,9 @@ def draw(path: Path) -> Path | None:
         f"bfloat16 training step, {blocks} blocks of ViT-B/16, {figures['hardware']}, {figures['cores']} cores"
     )
     picture = path.with_suffix(".png")
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.png")
-    figure.savefig(temporary, dpi=90)
+    with atomic_file(picture) as temporary:
+        figure.savefig(temporary, dpi=90)
     pyplot.close(figure)
-    os.replace(temporary, picture)
     return picture
 
 

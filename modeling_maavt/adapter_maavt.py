@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 from transformers.dynamic_module_utils import custom_object_save
 
-from .pretrained_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
+from .modeling_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
 
 
-if TYPE_CHECKING:  # PEFT takes longer to import than all that is here: it is, where it is used
+if TYPE_CHECKING:  # import PEFT lazily: it takes longer to import than the rest of this package
     from peft import LoraConfig, PeftModel
 
 TRAINING_ONLY_MODULES = ("contrastive_head", "token_attention")
@@ -27,7 +27,7 @@ def maavt_peft_config(
     model: MAAVTPreTrainedModel, lora_rank: int = 0, modules: Iterable[str] | None = None, **kwargs
 ) -> "LoraConfig":
     """
-    The PEFT configuration that trains MA-AVT's own modules on a frozen backbone, with LoRA on top if asked for.
+    The PEFT configuration that trains MA-AVT's modules on a frozen backbone, with LoRA on top if asked for.
 
     Args:
         model: a MA-AVT model, not yet wrapped.
@@ -41,6 +41,7 @@ def maavt_peft_config(
     from peft import LoraConfig
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
+    # Which of the model's modules are trained.
     trained = list(model.trainable_modules())
     if modules is not None:
         if unknown := sorted(set(modules) - set(trained)):
@@ -48,6 +49,7 @@ def maavt_peft_config(
         trained = list(modules)
     if lora_rank < 0:
         raise ValueError(f"lora_rank={lora_rank} is negative; give 0 (no LoRA) or more.")
+    # Without LoRA no layer is adapted: PEFT only trains and saves the modules.
     if lora_rank == 0:
         if kwargs:
             raise ValueError(f"{sorted(kwargs)} configure LoRA, but lora_rank=0; give a rank or leave them out.")
@@ -80,6 +82,7 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     """
     from peft import PeftModel
 
+    # Count by module, and note what would not be saved.
     counts: dict[str, int] = {}
     unsaved = []
     wrapped = isinstance(model, PeftModel)
@@ -99,6 +102,7 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
             f"These tensors would be trained but not saved with the adapter: {unsaved[:5]} ({len(unsaved)} in all). Name "
             "their module in modules_to_save (see maavt_peft_config) or freeze them."
         )
+    # A name of `modules_to_save` that matches nothing is a misspelled one.
     if wrapped:
         wanted = set(model.active_peft_config.modules_to_save or ())
         if idle := sorted(wanted - set(counts)):
@@ -108,6 +112,31 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     if not counts:
         raise ValueError("Nothing is trainable; wrap the model with get_peft_model(model, maavt_peft_config(model)).")
     return {**counts, "total": sum(counts.values())}
+
+
+def folded_state_dict(peft_model: "PeftModel") -> dict[str, torch.Tensor]:
+    """The adapter's tensors without contrastive projections, with token self-attention folded into the tokens (section 2)."""
+    from peft.utils import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(peft_model, adapter_name=peft_model.active_adapter)
+    trunk = peft_model.get_base_model().trunk
+    with torch.no_grad():
+        tokens = trunk.prompt()
+        if trunk.token_attention is not None:
+            tokens = trunk.token_attention(tokens)
+    folded = {}
+    for name, value in state.items():
+        if set(name.split(".")) & set(TRAINING_ONLY_MODULES):
+            continue
+        if name.endswith("prompt.needs_self_attention"):
+            value = torch.zeros_like(value)
+        elif name.endswith("_tokens"):
+            kind = name.rpartition("prompt.")[2].removesuffix("_tokens")
+            sets = getattr(tokens, kind)  # (K, n, D)
+            # "common" and evolving tokens are stored as one set.
+            value = (sets if value.ndim == 3 else sets[0]).to(value.dtype)
+        folded[name] = value.detach().cpu().clone().contiguous()
+    return folded
 
 
 def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, processor=None) -> Path:
@@ -131,7 +160,6 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
         ValueError: the base model has no name, so that nobody could load the adapter.
     """
     from peft import PeftModel
-    from peft.utils import get_peft_model_state_dict
 
     if not isinstance(peft_model, PeftModel):
         raise TypeError(
@@ -144,28 +172,17 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
             "base_model_name_or_path is empty: this model was built from a config, not loaded from a checkpoint. Save it "
             "with save_pretrained, load it from there, and train that."
         )
+
+    # What is saved, and a config that says so.
     kept = [name for name in peft_config.modules_to_save if name not in TRAINING_ONLY_MODULES]
     peft_config.modules_to_save, peft_config.inference_mode = kept, True
     config = copy.deepcopy(model.config)
     config.token_self_attention, config.contrastive = False, None
     config.architectures = [type(model).__name__]
 
-    state = get_peft_model_state_dict(peft_model, adapter_name=peft_model.active_adapter)
-    state = {name: value for name, value in state.items() if not set(name.split(".")) & set(TRAINING_ONLY_MODULES)}
-    trunk = model.trunk
-    with torch.no_grad():
-        tokens = trunk.prompt(torch.float32)
-        if trunk.token_attention is not None:
-            tokens = trunk.token_attention(tokens)
-    for name, value in state.items():
-        kind = name.rpartition("prompt.")[2].removesuffix("_tokens")
-        if name.endswith("prompt.needs_self_attention"):
-            state[name] = torch.zeros_like(value)
-        elif name.endswith("_tokens"):
-            folded = getattr(tokens, kind)
-            state[name] = (folded if value.ndim == 3 else folded[0]).to(value.dtype)
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    state = folded_state_dict(peft_model)
 
+    # Write under a temporary name, and rename what is whole.
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as unfinished:

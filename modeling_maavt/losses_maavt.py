@@ -139,9 +139,11 @@ def gather_pairs(
     """
     if num_processes() == 1:
         return features, mask, labels
+    # Every process pads its rows to the largest number of them.
     most = torch.tensor([features.shape[0]], device=features.device)
     dist.all_reduce(most, op=dist.ReduceOp.MAX)
     padding = int(most) - features.shape[0]
+    # One collective carries features, mask and labels.
     rows = torch.cat([features.flatten(1), torch.stack([mask, labels], dim=1).to(features.dtype)], dim=1)
     rows = _GatherRows.apply(nn.functional.pad(rows, (0, 0, 0, padding)))
     gathered_mask, gathered_labels = rows[:, -2:].detach().unbind(1)
@@ -155,15 +157,15 @@ def contrastive_loss(
     temperature: float,
     labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Blockwise contrastive loss: symmetric InfoNCE between the two modalities of every pair, one loss a block.
+    """Blockwise contrastive loss: symmetric InfoNCE between the two modalities of every pair, one loss a block (equation 2).
 
     With `labels` it is supervised contrast between the modalities (equation 2a of docs/maavt.md; Khosla et al., *Supervised
-    Contrastive Learning*, NeurIPS 2020, equation 2, "out"): the positives of a picture are the sounds of all pairs of its
-    class, its own among them, and their log-probabilities are averaged.
+    Contrastive Learning*, NeurIPS 2020, equation 2, "out"): the positives of a video are the audio of all pairs of its
+    class, its own pair among them, and their log-probabilities are averaged.
 
     Args:
-        video: `[N, L, d]`, projected shared-token means of the picture, for L blocks.
-        audio: `[N, L, d]`, the same of the sound.
+        video: `[N, L, d]`, projected shared-token means of the video, for L blocks.
+        audio: `[N, L, d]`, the same of the audio.
         mask: bool `[N]`; pairs that are mismatched or lack a modality are dropped: neither anchor nor negative.
         temperature: tau.
         labels: class indices `[N]`; a pair without a label (-100) is its own only positive.
@@ -171,23 +173,27 @@ def contrastive_loss(
     Returns:
         `[L]`, zeros when fewer than one pair is left.
     """
-    features = torch.stack([video, audio], dim=1).float()
+    # All pairs of the global batch, as unit vectors.
     by_class = labels is not None
-    labels = labels if by_class else torch.full_like(mask, -100, dtype=torch.long)
-    features, mask, labels = gather_pairs(nn.functional.normalize(features, dim=-1), mask, labels)
-    video, audio = features.permute(1, 2, 0, 3)
-    scores = video @ audio.transpose(1, 2) / temperature  # [L, N, N]
-    own = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
-    # every pair may compare itself, so that a row never holds infinities alone
-    allowed = (mask[:, None] & mask[None, :]) | own
+    if not by_class:
+        labels = torch.full_like(mask, -100, dtype=torch.long)
+    features = nn.functional.normalize(torch.stack([video, audio], dim=1).float(), dim=-1)
+    features, mask, labels = gather_pairs(features, mask, labels)
+    video, audio = features.permute(1, 2, 0, 3)  # (L, N, d) each
+
+    # Scores of every video with every audio. A pair may always compare itself: no row holds infinities alone.
+    scores = video @ audio.transpose(1, 2) / temperature  # (L, N, N)
+    diagonal = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
+    allowed = (mask[:, None] & mask[None, :]) | diagonal
     scores = scores.masked_fill(~allowed, float("-inf"))
+
+    # The score of the positives: of the pair itself (2), or the mean over the pairs of its class (2a).
+    positive = scores.diagonal(dim1=1, dim2=2)  # (L, N)
     if by_class:
-        same = allowed & (labels[:, None] == labels[None, :]) & (labels != -100)[:, None] | own  # symmetric
+        same = allowed & (labels[:, None] == labels[None, :]) & (labels != -100)[:, None] | diagonal  # symmetric
         alike = torch.where(same, scores, 0.0)
         positive = (alike.sum(2) + alike.sum(1)) / 2 / same.sum(1)
-    else:
-        positive = scores.diagonal(dim1=1, dim2=2)
-    losses = (scores.logsumexp(2) + scores.logsumexp(1)) / 2 - positive  # [L, N]
+    losses = (scores.logsumexp(2) + scores.logsumexp(1)) / 2 - positive  # (L, N)
     return torch.where(mask, losses, 0.0).sum(1) / mask.sum().clamp(min=1)
 
 

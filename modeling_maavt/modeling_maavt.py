@@ -1,45 +1,779 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""MA-AVT: one frozen ViT for picture and sound, joint unimodal and multimodal token learning (arXiv 2406.04930).
+"""MA-AVT: one frozen ViT for video and audio, joint unimodal and multimodal token learning (arXiv 2406.04930).
 
-Shapes: B clips, T frames and S sound segments a clip (S divides T), D width, L blocks, P patches, C classes, n tokens.
+The file follows the data: embeddings, learned tokens, blocks, encoder, trunk, heads, classification. Equation and section
+numbers are those of docs/maavt.md.
+
+Shapes: B clips, T frames and S audio segments a clip (S divides T), N sequences (B*T or B*S), P patches, D width,
+L blocks, n tokens of a kind, K sets of tokens, R rows that are read, C classes.
 """
 
 import hashlib
 import math
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, ViTConfig
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
+from .backbone_maavt import HUB_ARGUMENTS, adapter_config, find_checkpoint, quiet_loading, trunk_from_vit
 from .configuration_maavt import MAAVTConfig
-from .embeddings_maavt import MAAVTEmbeddings
-from .encoder_maavt import MAAVTEncoder
-from .heads_maavt import MATCH_HEAD_CLASSES, MAAVTClassifier, MAAVTContrastiveHead
-from .lavish_maavt import MAAVTLavishAdapters
+from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
-from .outputs_maavt import MAAVTClassifierOutput, MAAVTModelOutput
-from .pretrained_maavt import TRAINED_MODULES, MAAVTPreTrainedModel
-from .tokens_maavt import MAAVTPrompt, MAAVTTokenAttention
+from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
+
+
+logger = logging.get_logger(__name__)
+
+# Trained beside a frozen backbone. No name ends another, because PEFT matches modules_to_save by ending.
+TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
+
+
+# ---- Embeddings: frames and spectrograms to patches with positions (section 1)
+
+
+def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    return tuple(size)
+
+
+class MAAVTPatchEmbeddings(nn.Module):
+    """ViT's patch convolution, for frames of three channels and spectrograms of one.
+
+    A module of its own with all that reads the kernel inside: FSDP gathers the kernel for this forward only.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.patch_size = as_pair(config.patch_size)
+        self.num_channels = config.num_channels
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`[N, 3 or 1, H, W]` to `[N, P, D]`; what exceeds a multiple of the patch size is dropped."""
+        kernel = self.projection.weight
+        if images.shape[1] == 1 and self.num_channels > 1:
+            # Equal to repeating the one channel of a spectrogram, at a third of the cost.
+            kernel = kernel.sum(1, keepdim=True)
+        patches = nn.functional.conv2d(images.to(kernel.dtype), kernel, self.projection.bias, stride=self.patch_size)
+        return patches.flatten(2).transpose(1, 2)  # (N, P, D)
+
+
+class MAAVTEmbeddings(nn.Module):
+    """Patches, class token, background token and positions: `[cls | patches | background?]`.
+
+    Where the learned tokens enter a later block, `own_class_token` keeps the class token here, with the backbone.
+    """
+
+    def __init__(self, config: ViTConfig, position_interpolation: str, own_class_token: bool = False):
+        super().__init__()
+        self.patch_size = as_pair(config.patch_size)
+        height, width = as_pair(config.image_size)
+        self.trained_grid = (height // self.patch_size[0], width // self.patch_size[1])
+        self.position_interpolation = position_interpolation
+
+        class_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if own_class_token else None
+        self.register_parameter("cls_token", class_token)
+        self.patch_embeddings = MAAVTPatchEmbeddings(config)
+        num_positions = 1 + self.trained_grid[0] * self.trained_grid[1]
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def grid(self, images: torch.Tensor) -> tuple[int, int]:
+        """Patches along height and width."""
+        return images.shape[-2] // self.patch_size[0], images.shape[-1] // self.patch_size[1]
+
+    def forward(
+        self, images: torch.Tensor, class_token: torch.Tensor | None, background: torch.Tensor | None
+    ) -> torch.Tensor:
+        """`[N, 3 or 1, H, W]` to `[N, 1 + P (+ 1), D]`."""
+        self._check(images)
+        patches = self.patch_embeddings(images)  # (N, P, D)
+        if class_token is None:
+            class_token = self.cls_token
+        pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
+        if background is not None:
+            pieces.append(background.to(patches.dtype).expand(len(patches), 1, -1))
+        sequence = torch.cat(pieces, dim=1)  # (N, 1 + P (+ 1), D)
+
+        positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
+        if positions.shape[1] < sequence.shape[1]:
+            # On a grid the background token has no position.
+            positions = nn.functional.pad(positions, (0, 0, 0, 1))
+        return self.dropout(sequence + positions)
+
+    def positions(self, grid: tuple[int, int], with_background: bool) -> torch.Tensor:
+        """Position table for a patch grid: `[1, 1 + P, D]`, or `[1, 1 + P + 1, D]` for `"sequence"` with background."""
+        table = self.position_embeddings
+        # The paper's way: one-dimensional, over the class token's row as well.
+        if self.position_interpolation == "sequence":
+            length = 1 + grid[0] * grid[1] + int(with_background)
+            if length == table.shape[1]:
+                return table
+            return nn.functional.interpolate(table.float().transpose(1, 2), length, mode="linear").transpose(1, 2)
+        # Two-dimensional, over the patches alone.
+        if grid == self.trained_grid:
+            return table
+        patches = table[:, 1:].float().unflatten(1, self.trained_grid).permute(0, 3, 1, 2)  # (1, D, rows, columns)
+        patches = nn.functional.interpolate(patches, size=grid, mode="bicubic", align_corners=False)
+        return torch.cat([table[:, :1], patches.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+    def _check(self, images: torch.Tensor) -> None:
+        channels = self.patch_embeddings.num_channels
+        if images.shape[1] not in (1, channels):
+            raise ValueError(f"Inputs have {images.shape[1]} channels; give 1 or {channels}.")
+        if min(self.grid(images)) < 1:
+            raise ValueError(
+                f"Inputs of {images.shape[-2]}x{images.shape[-1]} are smaller than one patch of "
+                f"{self.patch_size[0]}x{self.patch_size[1]}; give larger frames or spectrograms."
+            )
+
+
+# ---- Learned tokens and the self-attention among them (section 2)
+
+
+@dataclass
+class MAAVTTokens:
+    """The learned tokens of one step; K is 1, or the number of blocks that see them when tokens are layerwise.
+
+    Attributes:
+        class_token: `[1, 1, D]`, or None where tokens enter a later block and the backbone keeps its own.
+        background: `[1, D]`, or None without background mining.
+        audio, visual, shared: `[K, n, D]`, n may be 0.
+    """
+
+    class_token: torch.Tensor | None
+    background: torch.Tensor | None
+    audio: torch.Tensor
+    visual: torch.Tensor
+    shared: torch.Tensor
+
+
+class MAAVTPrompt(nn.Module):
+    """Every learned token: class token (section 8), background, audio, visual and shared tokens.
+
+    Where tokens enter a later block (`config.prompt_start_layer`) the class token is not among them.
+
+    The buffer `needs_self_attention` travels with the tokens, so that tokens into which token self-attention has been
+    folded are refused by a model that would apply it again, and the other way round.
+    """
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__()
+        self.width = config.hidden_size
+        self.token_self_attention = config.token_self_attention
+        # Layerwise tokens: "common" ones are one set, handed out to every block; "unique" ones are a set a block.
+        self.repeats, sets = 1, ()
+        if config.layerwise_tokens == "common":
+            self.repeats = config.num_prompted_layers
+        elif config.layerwise_tokens == "unique":
+            sets = (config.num_prompted_layers,)
+        self._add("cls_token", (1, 1, self.width), config.prompt_start_layer == 0)
+        self._add("background_token", (1, self.width), config.background_mining)
+        for kind in ("audio", "visual", "shared"):
+            count = getattr(config, f"num_{kind}_tokens")
+            self._add(f"{kind}_tokens", (*sets, count, self.width), count > 0)
+        flag = torch.tensor([config.token_self_attention], dtype=torch.uint8)
+        self.register_buffer("needs_self_attention", flag)
+
+    def _add(self, name: str, shape: tuple[int, ...], wanted: bool) -> None:
+        # An empty tensor would have to be stored, sharded and optimized: what is not wanted is None.
+        parameter = nn.Parameter(torch.zeros(shape, dtype=torch.float32)) if wanted else None
+        self.register_parameter(name, parameter)
+
+    def forward(self) -> MAAVTTokens:
+        """Hand out copies, never the parameters themselves: a sharded prompt frees those after its forward."""
+        class_token, background = self.cls_token, self.background_token
+        if class_token is not None:
+            class_token = class_token.clone()
+        if background is not None:
+            background = background.clone()
+        return MAAVTTokens(
+            class_token=class_token,
+            background=background,
+            audio=self._sets(self.audio_tokens),
+            visual=self._sets(self.visual_tokens),
+            shared=self._sets(self.shared_tokens),
+        )
+
+    def _sets(self, tokens: torch.Tensor | None) -> torch.Tensor:
+        if tokens is None:
+            return torch.zeros((self.repeats, 0, self.width), device=self.needs_self_attention.device)
+        if tokens.ndim == 3:
+            return tokens.clone()
+        return tokens.clone().expand(self.repeats, -1, -1)  # (K, n, D)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        stored = state_dict.get(prefix + "needs_self_attention")
+        if stored is not None and not stored.is_meta and bool(stored) != self.token_self_attention:
+            state = "need token self-attention" if stored else "hold a folded token self-attention"
+            raise ValueError(
+                f"These tokens {state}, but this model has config.token_self_attention={self.token_self_attention}. "
+                "Build the base model from the config.json beside the adapter: "
+                "config = AutoConfig.from_pretrained(adapter); "
+                "MAAVTForAudioVisualClassification.from_pretrained(backbone, config=config)."
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class MAAVTTokenSelfAttention(nn.Module):
+    """Multi-head self-attention among the tokens of one kind: no residual, no norm, no dropout (equation 1)."""
+
+    def __init__(self, width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width, dtype=torch.float32)
+        self.proj = nn.Linear(width, width, dtype=torch.float32)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """`[K, n, D]` to `[K, n, D]`; softmax(q k^T / sqrt(D / heads)) v."""
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1))  # (K, n, 3, heads, d)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (K, heads, n, d) each
+        states = nn.functional.scaled_dot_product_attention(query, key, value)
+        return self.proj(states.transpose(1, 2).flatten(2))
+
+
+class MAAVTTokenAttention(nn.Module):
+    """One self-attention per kind of token, on `[K, n, D]` and never on a copy per clip."""
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__()
+        for kind in ("audio", "visual", "shared"):
+            attention = None
+            if getattr(config, f"num_{kind}_tokens") > 0:
+                attention = MAAVTTokenSelfAttention(config.hidden_size, config.token_attention_heads)
+            self.register_module(kind, attention)
+
+    def forward(self, tokens: MAAVTTokens) -> MAAVTTokens:
+        attended = {}
+        for kind in ("audio", "visual", "shared"):
+            attention, attended[kind] = getattr(self, kind), getattr(tokens, kind)
+            if attention is not None:
+                attended[kind] = attention(attended[kind])
+        return MAAVTTokens(class_token=tokens.class_token, background=tokens.background, **attended)
+
+
+# ---- A ViT block, with ViT's parameter names, for both streams (section 3)
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention that returns its weights: `[N, R, heads, d]` and `[N, heads, R, len]`."""
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling  # (N, heads, R, len)
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class MAAVTAttention(nn.Module):
+    """ViT's self-attention, for all rows of a sequence or only for those that are read afterwards."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        width = config.num_attention_heads * self.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, query_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`[N, len, D]`, attended to, and `[N, R, D]`, the rows that attend, to `[N, R, D]` and the attention weights."""
+        query = self.split_heads(self.q_proj(query_states))  # (N, heads, R, d)
+        key = self.split_heads(self.k_proj(hidden_states))  # (N, heads, len, d)
+        value = self.split_heads(self.v_proj(hidden_states))
+        implementation = self.config._attn_implementation
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
+        attended, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
+        return self.o_proj(attended.flatten(2)), weights
+
+    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`[N, n, heads * d]` to `[N, heads, n, d]`."""
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def class_map(self, hidden_states: torch.Tensor, num_patches: int) -> torch.Tensor:
+        """Localization map `[N, P]` (section 6): logits of the class query over the patches, mean over heads, softmax."""
+        query = self.split_heads(self.q_proj(hidden_states[:, :1]))  # (N, heads, 1, d)
+        key = self.split_heads(self.k_proj(hidden_states[:, 1 : 1 + num_patches]))  # (N, heads, P, d)
+        logits = (query.float() * key.float()).sum(-1) * self.scaling  # (N, heads, P)
+        return logits.mean(1).softmax(-1)
+
+
+class MAAVTMLP(nn.Module):
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class MAAVTLayer(GradientCheckpointingLayer):
+    """A pre-norm ViT block through which both streams pass without attending to each other.
+
+    Only LAVISH adapters let them meet: `lavish(site, video, audio)` gives what they add to both (section 9).
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.attention = MAAVTAttention(config)
+        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = MAAVTMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        video_rows: torch.Tensor | None = None,
+        audio_rows: torch.Tensor | None = None,
+        lavish: Callable | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """`[N, len, D]` a stream to `(video, audio, video_attentions, audio_attentions)`.
+
+        With `video_rows` and `audio_rows`, `[N, R, D]`, only these rows of the streams are computed.
+        """
+        if lavish is None:
+            return self.for_both(self.block, video, audio, video_rows, audio_rows)
+        # Equation 11: each pair of adapters reads the streams as they enter its half of the block.
+        video_change, audio_change = lavish(0, video, audio)
+        video, audio, *weights = self.for_both(self.attend, video, audio)
+        video, audio = video + video_change, audio + audio_change
+        video_change, audio_change = lavish(1, video, audio)
+        video, audio, *_ = self.for_both(self.transform, video, audio)
+        return video + video_change, audio + audio_change, *weights
+
+    def for_both(
+        self,
+        part: Callable,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        video_rows: torch.Tensor | None = None,
+        audio_rows: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """`part` of the block for both streams: the states of each, then the attention weights of each."""
+        # One pass over both where their lengths agree. Eager attention returns weights, which are recorded per stream.
+        eager = self.attention.config._attn_implementation == "eager"
+        if not eager and video is not None and audio is not None and video.shape[1:] == audio.shape[1:]:
+            rows = None
+            if video_rows is not None:
+                rows = torch.cat([video_rows, audio_rows])  # (Nv + Na, R, D)
+            states, _ = part(torch.cat([video, audio]), rows)  # (Nv + Na, len or R, D)
+            video, audio = states.split([len(video), len(audio)])
+            return video, audio, None, None
+        # Otherwise one stream after the other.
+        video_weights = audio_weights = None
+        if video is not None:
+            video, video_weights = part(video, video_rows)
+        if audio is not None:
+            audio, audio_weights = part(audio, audio_rows)
+        return video, audio, video_weights, audio_weights
+
+    def block(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        states, weights = self.attend(states, rows)
+        states, _ = self.transform(states)
+        return states, weights
+
+    def attend(
+        self, states: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x + Attention(LN(x)), of all states or of the rows that are read."""
+        normalized = self.layernorm_before(states)
+        if rows is None:
+            attended, weights = self.attention(normalized, normalized)
+            return states + self.dropout(attended), weights
+        attended, weights = self.attention(normalized, self.layernorm_before(rows))
+        return rows + self.dropout(attended), weights
+
+    def transform(self, states: torch.Tensor, rows: None = None) -> tuple[torch.Tensor, None]:
+        """x + MLP(LN(x))."""
+        return states + self.dropout(self.mlp(self.layernorm_after(states))), None
+
+    def class_map(self, states: torch.Tensor | None, num_patches: int) -> torch.Tensor | None:
+        """The localization map `[N, P]` of the states that enter this block (section 6); None stays None."""
+        if states is None:
+            return None
+        return self.attention.class_map(self.layernorm_before(states), num_patches)
+
+
+# ---- What all models share: loading, saving, initial weights, what is frozen and trained
+
+
+class MAAVTPreTrainedModel(PreTrainedModel):
+    config: MAAVTConfig
+    base_model_prefix = "maavt"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ("video", "audio")
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["MAAVTEmbeddings", "MAAVTLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
+        """
+        Load a tuned MA-AVT checkpoint, a plain ViT checkpoint (a new MA-AVT on top of it), or an exported adapter.
+
+        Any [`MAAVTConfig`] field may be given beside the arguments of Transformers: with a plain ViT they describe the
+        new model, e.g. `from_pretrained("google/vit-base-patch16-224-in21k", num_labels=28, contrastive="last")`. The
+        backbone is frozen as `config.freeze_backbone` says; what is trained stays in float32 whatever the `dtype`.
+
+        Raises:
+            ValueError: a checkpoint that is neither MA-AVT nor a ViT, an adapter without a readable `config.json`, or a
+                `config` whose `vision_config` does not fit the checkpoint.
+        """
+        # Where the weights are: the checkpoint, and perhaps an adapter on top of it.
+        hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
+        adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
+        adapter = adapter_kwargs.pop("_adapter_model_path", None)  # where the Auto classes have found one
+        checkpoint, is_vit = pretrained_model_name_or_path, False
+        if checkpoint is not None and kwargs.get("state_dict") is None:
+            checkpoint, named_adapter, is_vit = find_checkpoint(checkpoint, hub_kwargs)
+            adapter = named_adapter or adapter
+            if named_adapter is not None and not isinstance(kwargs.get("config"), PreTrainedConfig):
+                kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+
+        # The model: a ViT becomes the trunk of a new one, anything else is loaded as it is.
+        if is_vit:
+            kwargs = trunk_from_vit(checkpoint, kwargs, hub_kwargs)
+            with quiet_loading():  # the new modules are missing on purpose
+                loaded = super().from_pretrained(None, *model_args, **kwargs)
+        else:
+            loaded = super().from_pretrained(checkpoint, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if is_vit:
+            model.name_or_path = model.config._name_or_path = str(checkpoint)  # PEFT records it as the base model
+        if is_vit and adapter is None:
+            new = ", ".join(model.trainable_modules())
+            logger.warning(f"{checkpoint} is a plain ViT; new and untrained on top of it: {new}. Train before use.")
+
+        # What loading undoes: the frozen backbone.
+        if model.config.freeze_backbone:
+            model.freeze_backbone()
+        if adapter is not None:
+            model.load_adapter(adapter, adapter_kwargs={**hub_kwargs, **adapter_kwargs})
+        return loaded
+
+    @classmethod
+    def is_remote_code(cls) -> bool:
+        """As in Transformers, but False for the class that `fully_shard` derives: it has no file that could be copied."""
+        return super().is_remote_code() and not cls.__name__.startswith("FSDP")
+
+    def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
+        """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
+        if self._auto_class is not None:
+            self.config.auto_map = {
+                **(getattr(self.config, "auto_map", None) or {}),
+                "AutoModel": "modeling_maavt.MAAVTModel",
+                "AutoModelForVideoClassification": "modeling_maavt.MAAVTForAudioVisualClassification",
+            }
+            if is_main_process and not self.is_remote_code():
+                os.makedirs(save_directory, exist_ok=True)
+                for file in (__file__, *get_relative_import_files(__file__)):
+                    shutil.copy(file, save_directory)
+        return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        # Linear, convolution and LayerNorm layers.
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        # Learned tokens and positions.
+        if isinstance(module, MAAVTPrompt):
+            self._init_prompt(module)
+        elif isinstance(module, MAAVTEmbeddings):
+            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+            if module.cls_token is not None:
+                init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+        # LAVISH adapters: the states are not changed at first where there is a gate (section 9).
+        elif isinstance(module, MAAVTLavishAdapter):
+            init.normal_(module.latents, mean=0.0, std=std)
+            init.ones_(module.gate_latents)
+            init.zeros_(module.gate_states)
+            if module.gate is not None:
+                init.zeros_(module.gate)
+        elif isinstance(module, MAAVTGroupedPointwise):
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # as a convolution of PyTorch starts
+        # Heads.
+        elif isinstance(module, (MAAVTProjection, MAAVTPairLinear)):
+            init.normal_(module.weight, mean=0.0, std=std)
+            init.zeros_(module.bias)
+        elif isinstance(module, MAAVTRunningNorm):
+            init.zeros_(module.mean)
+            init.ones_(module.square)
+            init.zeros_(module.num_updates)
+
+    def _init_prompt(self, prompt: "MAAVTPrompt") -> None:
+        std = self.config.initializer_range
+        if prompt.cls_token is not None:
+            init.trunc_normal_(prompt.cls_token, mean=0.0, std=std)
+        if prompt.background_token is not None:
+            # Small whatever token_init_std: a large token drowns what it reads, and the match head sees only itself.
+            init.normal_(prompt.background_token, mean=0.0, std=std)
+        for tokens in (prompt.audio_tokens, prompt.visual_tokens, prompt.shared_tokens):
+            if tokens is not None:
+                init.normal_(tokens, mean=0.0, std=self.config.token_init_std)
+        init.copy_(prompt.needs_self_attention, torch.tensor([prompt.token_self_attention], dtype=torch.uint8))
+
+    def post_init(self):
+        # Names of modules that this configuration leaves out would be reported as unknown.
+        leaves = {name.rpartition(".")[2] for name, _ in self.named_modules()}
+        self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict or ()) & leaves
+        super().post_init()
+
+    @property
+    def trunk(self) -> "MAAVTPreTrainedModel":
+        return getattr(self, self.base_model_prefix, self)
+
+    def freeze_backbone(self) -> None:
+        """Fix positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (section 8)."""
+        for module in (self.trunk.embeddings, self.trunk.encoder, self.trunk.layernorm):
+            module.requires_grad_(False)
+
+    def trainable_modules(self) -> dict[str, nn.Module]:
+        """The modules that are trained beside a frozen backbone, by the names that PEFT's `modules_to_save` takes."""
+        modules = {}
+        for name, module in self.named_modules():
+            leaf = name.rpartition(".")[2]
+            if leaf in TRAINED_MODULES:
+                modules[leaf] = module
+        return modules
+
+    @torch.no_grad()
+    def fold_token_attention(self) -> None:
+        """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (section 2)."""
+        trunk = self.trunk
+        if trunk.token_attention is None:
+            return
+        tokens = trunk.token_attention(trunk.prompt())
+        for kind in ("audio", "visual", "shared"):
+            parameter, folded = getattr(trunk.prompt, f"{kind}_tokens"), getattr(tokens, kind)
+            if parameter is not None:
+                parameter.copy_(folded if parameter.ndim == 3 else folded[0])
+        trunk.prompt.needs_self_attention.fill_(False)
+        trunk.token_attention = None
+        trunk.prompt.token_self_attention = False
+        self.config.token_self_attention = False
+
+
+# ---- Encoder: the frozen blocks, with the learned tokens among their inputs (sections 2 and 3)
+
+
+class MAAVTEncoder(MAAVTPreTrainedModel):
+    """The blocks of the shared ViT; appends the learned tokens and reads the shared ones after every block."""
+
+    config: ViTConfig
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(MAAVTLayer, index=0),
+        "audio_hidden_states": OutputRecorder(MAAVTLayer, index=1),
+        "attentions": OutputRecorder(MAAVTLayer, index=2),
+        "audio_attentions": OutputRecorder(MAAVTLayer, index=3),
+    }
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.layers = nn.ModuleList([MAAVTLayer(config) for _ in range(config.num_hidden_layers)])
+        self.post_init()
+
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        tokens: MAAVTTokens,
+        prompt_start: int = 0,
+        first_block: int = 0,
+        all_rows: bool = True,
+        output_localization: bool = False,
+        lavish: Callable | None = None,
+        **kwargs,
+    ) -> MAAVTEncoderOutput:
+        """
+        Args:
+            video, audio: the states that enter block `first_block`, `[N, 1 + P (+ 1), D]`, without the learned tokens.
+            tokens: they enter before block `prompt_start`; where that is above 0, the background token with them.
+            all_rows: False leaves `[cls | background? | shared]` in the final states; the last block computes no other.
+            lavish: `lavish(block, site, video, audio)` gives what the LAVISH adapters add to both streams.
+            kwargs: `output_hidden_states` and its like, which `capture_outputs` reads.
+        """
+        num_shared, last = tokens.shared.shape[1], len(self.layers) - 1
+        background_inside = tokens.background is not None and prompt_start == 0
+        video_patches = count_patches(video, background_inside)
+        audio_patches = count_patches(audio, background_inside)
+        video_shared, audio_shared = [], []
+        video_map = audio_map = None
+
+        for index, layer in enumerate(self.layers[first_block:], first_block):
+            # The learned tokens enter.
+            if index >= prompt_start:
+                video = append_tokens(video, tokens, tokens.visual, index - prompt_start, background_inside)
+                audio = append_tokens(audio, tokens, tokens.audio, index - prompt_start, background_inside)
+
+            # The last block gives the localization maps, and may leave out rows that nobody reads.
+            video_rows = audio_rows = None
+            if index == last and output_localization:
+                video_map = layer.class_map(video, video_patches)  # (N, P)
+                audio_map = layer.class_map(audio, audio_patches)
+            if index == last and not all_rows:
+                video_rows = select_rows(video, tokens, video_patches)  # (N, R, D)
+                audio_rows = select_rows(audio, tokens, audio_patches)
+
+            # Both streams pass the block; the mean of the shared tokens is what contrast reads.
+            meet = None
+            if lavish is not None:
+                meet = partial(lavish, index)
+            video, audio, *_ = layer(video, audio, video_rows, audio_rows, meet)
+            if index >= prompt_start:
+                video_shared.append(shared_mean(video, num_shared))  # (N, D)
+                audio_shared.append(shared_mean(audio, num_shared))
+
+        return MAAVTEncoderOutput(
+            video_state=video,
+            audio_state=audio,
+            video_shared_states=stack_blocks(video_shared),
+            audio_shared_states=stack_blocks(audio_shared),
+            video_localization=video_map,
+            audio_localization=audio_map,
+        )
+
+
+def count_patches(states: torch.Tensor | None, background_inside: bool) -> int:
+    """P of the states `[N, 1 + P (+ 1), D]` that enter the encoder; 0 without a stream."""
+    if states is None:
+        return 0
+    return states.shape[1] - 1 - int(background_inside)
+
+
+def append_tokens(
+    states: torch.Tensor | None, tokens: MAAVTTokens, unimodal: torch.Tensor, step: int, background_inside: bool
+) -> torch.Tensor | None:
+    """The states of a stream with its learned tokens `[unimodal | shared]` at the end.
+
+    Args:
+        states: `[N, len, D]`, or None.
+        unimodal: the tokens that only this stream sees, `[K, n, D]`.
+        step: blocks since the tokens first entered. At 0 they are appended, from 1 on layerwise tokens replace those of
+            the block before; others stay and evolve.
+        background_inside: whether the background token is among the states already.
+    """
+    layerwise = tokens.shared.shape[0] > 1
+    if states is None or (step > 0 and not layerwise):
+        return states
+    # One set for all blocks, or a set a block.
+    index = min(step, unimodal.shape[0] - 1)
+    entering = [unimodal[index], tokens.shared[index]]  # (n, D) each
+    if step > 0:
+        states = states[:, : states.shape[1] - sum(len(part) for part in entering)]
+    elif tokens.background is not None and not background_inside:
+        entering.insert(0, tokens.background)
+    entering = torch.cat(entering).to(states.dtype)  # (n, D)
+    return torch.cat([states, entering.expand(len(states), -1, -1)], dim=1)
+
+
+def select_rows(states: torch.Tensor | None, tokens: MAAVTTokens, num_patches: int) -> torch.Tensor | None:
+    """`[cls | background? | shared]` of `[N, len, D]`: the rows that the heads and the contrastive loss read."""
+    if states is None:
+        return None
+    rows = [states[:, :1]]
+    if tokens.background is not None:
+        rows.append(states[:, 1 + num_patches : 2 + num_patches])
+    rows.append(states[:, states.shape[1] - tokens.shared.shape[1] :])
+    return torch.cat(rows, dim=1)
+
+
+def shared_mean(states: torch.Tensor | None, num_shared: int) -> torch.Tensor | None:
+    """The mean `[N, D]` of the shared tokens, which end a sequence; None without stream or tokens."""
+    if states is None or num_shared == 0:
+        return None
+    return states[:, -num_shared:].mean(1)
+
+
+def stack_blocks(means: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """`[N, L, D]` of one `[N, D]` a block; None where there are none."""
+    if not means or means[0] is None:
+        return None
+    return torch.stack(means, dim=1)
+
+
+# ---- The trunk: from clips to pooled states
+
+
+@dataclass
+class MAAVTStreams:
+    """What enters the blocks.
+
+    Attributes:
+        video, audio: `[B*T, 1 + P (+ 1), D]` and `[B*S, 1 + P (+ 1), D]`, without learned tokens; None without the modality.
+        num_clips, num_segments: B and S.
+        first_block: the block that the states enter.
+        video_grid, audio_grid: patches along height and width; None for kept block states, which do not tell them.
+    """
+
+    video: torch.Tensor | None
+    audio: torch.Tensor | None
+    num_clips: int
+    num_segments: int
+    first_block: int = 0
+    video_grid: tuple[int, int] | None = None
+    audio_grid: tuple[int, int] | None = None
 
 
 class MAAVTModel(MAAVTPreTrainedModel):
-    """The trunk: embeddings, learned tokens and blocks, one ViT for picture and sound; states pooled over segments."""
+    """The trunk: embeddings, learned tokens and blocks, one ViT for video and audio; states pooled over segments."""
 
     _keep_in_fp32_modules_strict = {"prompt", "token_attention", "lavish_adapters", "contrastive_head"}
 
     def __init__(self, config: MAAVTConfig):
         super().__init__(config)
+        vision_config = config.vision_config
         self.prompt = MAAVTPrompt(config)
         self.token_attention = MAAVTTokenAttention(config) if config.token_self_attention else None
         self.embeddings = MAAVTEmbeddings(
-            config.vision_config, config.position_interpolation, own_class_token=config.prompt_start_layer > 0
+            vision_config, config.position_interpolation, own_class_token=config.prompt_start_layer > 0
         )
-        self.encoder = MAAVTEncoder(config.vision_config)
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.vision_config.layer_norm_eps)
-        self.lavish_adapters = MAAVTLavishAdapters(config) if config.lavish_adapters else None
+        self.encoder = MAAVTEncoder(vision_config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=vision_config.layer_norm_eps)
+        self.lavish_adapters = MAAVTLavishAdapters(config) if config.lavish is not None else None
         self.contrastive_head = MAAVTContrastiveHead(config) if config.contrastive is not None else None
         self.post_init()
         if config.freeze_backbone:
@@ -55,135 +789,198 @@ class MAAVTModel(MAAVTPreTrainedModel):
         input_features: torch.Tensor | None = None,
         has_video: torch.Tensor | None = None,
         has_audio: torch.Tensor | None = None,
-        output_localization: bool | None = None,
-        num_segments: int | None = None,
-        output_last_hidden_state: bool = True,
         video_block_states: torch.Tensor | None = None,
         audio_block_states: torch.Tensor | None = None,
+        num_segments: int | None = None,
+        output_localization: bool | None = None,
+        output_last_hidden_state: bool = True,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs,
     ) -> MAAVTModelOutput:
         """
         Args:
-            pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
-            input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
-            has_video, has_audio: bool `[B]`; False marks a zero-filled row, which LAVISH adapters keep away from the other
-                stream. Nothing else in the trunk reads them.
-            output_localization: return localization maps of both streams (docs/maavt.md, 6).
-            num_segments: S where there is no sound to tell it; 1 when absent.
-            output_last_hidden_state: False leaves the sequences out of the output, so that the last block is computed
-                for the class, background and shared tokens alone.
-            video_block_states, audio_block_states: `[B, T, 1 + P, D]` and `[B, S, 1 + P, D]`, what `block_states` gave for
-                the clips, in place of frames and spectrograms.
+            pixel_values_videos, input_features: frames `[B, T, 3, H, W]` and log-spectrograms `[B, S, F, W]`, or None.
+            has_video, has_audio: bool `[B]`; False marks a zero-filled row, which LAVISH adapters keep away from the
+                other stream. Nothing else in the trunk reads them.
+            video_block_states, audio_block_states: `[B, T, 1 + P, D]` and `[B, S, 1 + P, D]`, what `block_states` gave
+                for the clips, in place of frames and spectrograms.
+            num_segments: S where there is no audio to tell it; 1 when absent.
+            output_localization: return localization maps of both streams (section 6).
+            output_last_hidden_state: False leaves the sequences out; the last block then computes few rows.
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
-            ValueError: wrong ranks, batch sizes that differ, an S that does not divide T, no input at all, or block states
-                of a model whose tokens enter at once, beside frames, or with localization maps.
+            ValueError: inputs whose shapes do not fit, or block states where `block_states` cannot have given them.
         """
-        start, mining = self.config.prompt_start_layer, self.config.background_mining
-        cached = video_block_states is not None or audio_block_states is not None
-        if cached:
-            self._check_block_states(pixel_values_videos, input_features, output_localization)
-            pixel_values_videos, input_features = video_block_states, audio_block_states
-        num_clips, num_frames, num_segments = self._check_inputs(
-            pixel_values_videos, input_features, num_segments, cached
-        )
-        frames = None if pixel_values_videos is None else pixel_values_videos.flatten(0, 1)
-        spectrograms = None if input_features is None else input_features.flatten(0, 1)
-        tokens = self.prompt(self.prompt.dtype)
+        # Learned tokens, after self-attention among those of a kind (equation 1).
+        tokens = self.prompt()
         if self.token_attention is not None:
             tokens = self.token_attention(tokens)
-        if cached:
-            dtype = next(self.encoder.parameters()).dtype
-            inputs = [None if states is None else states.to(dtype) for states in (frames, spectrograms)]
-            num_patches = [0 if states is None else states.shape[1] - 1 for states in inputs]
-            grids = [None, None]
+
+        # Embeddings `[cls | patches | background?]`, or the block states that were kept in their place.
+        if video_block_states is None and audio_block_states is None:
+            streams = self._embed(pixel_values_videos, input_features, tokens, num_segments)
         else:
-            spectrograms = None if spectrograms is None else spectrograms.unsqueeze(1)
-            background = tokens.background if start == 0 else None
-            inputs = [
-                None if images is None else self.embeddings(images, tokens.class_token, background)
-                for images in (frames, spectrograms)
-            ]
-            grids = [None if images is None else self.embeddings.grid(images) for images in (frames, spectrograms)]
-            num_patches = [0 if grid is None else grid[0] * grid[1] for grid in grids]
+            self._check_block_states(pixel_values_videos, input_features, output_localization)
+            streams = self._resume(video_block_states, audio_block_states, num_segments)
+        lavish = self._lavish(streams, has_video, has_audio)
+        recorded = self._recorded(streams, output_hidden_states, output_attentions)
 
-        wanted = kwargs.get("output_hidden_states", getattr(self.config, "output_hidden_states", False))
-        if wanted is not None and wanted is not False:
-            kwargs["output_hidden_states"] = wanted
-            kwargs["output_audio_hidden_states"] = spectrograms is not None
-        if kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)):
-            kwargs["output_attentions"] = True
-            kwargs["output_audio_attentions"] = spectrograms is not None
-        if self.lavish_adapters is not None and frames is not None and spectrograms is not None:
-            lengths = tuple(states.shape[1] for states in inputs)
-            kwargs["meet"] = partial(self.lavish_adapters, lengths=lengths, has_video=has_video, has_audio=has_audio)
-        backgrounds = [1 + patches for patches in num_patches]
-        whole = output_last_hidden_state or not self._may_leave_rows_out(kwargs)
-        if not whole:
-            kwargs["read"] = tuple([0, position] if mining else [0] for position in backgrounds)
-            backgrounds = [1, 1]
+        # Blocks. The last one computes all rows only where somebody reads them.
+        all_rows = output_last_hidden_state or any(recorded.values()) or not self._rows_suffice(lavish)
         encoded = self.encoder(
-            *inputs,
-            tokens=tokens,
-            num_patches=tuple(num_patches),
+            streams.video,
+            streams.audio,
+            tokens,
+            prompt_start=self.config.prompt_start_layer,
+            first_block=streams.first_block,
+            all_rows=all_rows,
             output_localization=bool(output_localization),
-            start=start,
-            first=start if cached else 0,
-            **{**kwargs, "return_dict": True},
+            lavish=lavish,
+            return_dict=True,
+            **recorded,
         )
-        video = None if encoded.video_state is None else self.layernorm(encoded.video_state)
-        audio = None if encoded.audio_state is None else self.layernorm(encoded.audio_state)
 
-        def pooled(states: torch.Tensor | None) -> torch.Tensor | None:
-            """`[N, ..., D]` to `[B, S, ..., D]`: frames of a segment are averaged, never each other's negatives."""
-            return None if states is None else states.unflatten(0, (num_clips, num_segments, -1)).mean(2)
+        # Final LayerNorm and one state a segment.
+        return self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
 
-        def token_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:
-            return None if states is None else pooled(states[:, position])
+    def _embed(
+        self,
+        frames: torch.Tensor | None,
+        spectrograms: torch.Tensor | None,
+        tokens: MAAVTTokens,
+        num_segments: int | None,
+    ) -> MAAVTStreams:
+        """Frames `[B, T, C, H, W]` and spectrograms `[B, S, F, W]` to what enters the first block."""
+        if frames is None and spectrograms is None:
+            raise ValueError("Give pixel_values_videos, input_features or both.")
+        if frames is not None and frames.ndim != 5:
+            raise ValueError(f"pixel_values_videos must be [B, T, C, H, W], got shape {tuple(frames.shape)}.")
+        if spectrograms is not None and spectrograms.ndim != 4:
+            raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
+        streams = MAAVTStreams(None, None, *count_clips(frames, spectrograms, num_segments))
+        # The background token enters here, or with the other tokens at a later block.
+        background = None
+        if self.config.prompt_start_layer == 0:
+            background = tokens.background
+        if frames is not None:
+            frames = frames.flatten(0, 1)  # (B*T, C, H, W)
+            streams.video = self.embeddings(frames, tokens.class_token, background)
+            streams.video_grid = self.embeddings.grid(frames)
+        if spectrograms is not None:
+            spectrograms = spectrograms.flatten(0, 1).unsqueeze(1)  # (B*S, 1, F, W)
+            streams.audio = self.embeddings(spectrograms, tokens.class_token, background)
+            streams.audio_grid = self.embeddings.grid(spectrograms)
+        return streams
 
-        def picture(maps: torch.Tensor | None, grid: tuple[int, int] | None) -> torch.Tensor | None:
-            return None if maps is None else maps.unflatten(0, (num_clips, -1)).unflatten(2, grid)
+    def _resume(
+        self, video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None
+    ) -> MAAVTStreams:
+        """Block states `[B, T or S, 1 + P, D]` to what enters block `config.prompt_start_layer`."""
+        for stream, states in (("video", video), ("audio", audio)):
+            if states is not None and states.ndim != 4:
+                raise ValueError(f"{stream}_block_states must be [B, T, 1 + P, D], got shape {tuple(states.shape)}.")
+        streams = MAAVTStreams(None, None, *count_clips(video, audio, num_segments))
+        streams.first_block = self.config.prompt_start_layer
+        dtype = self.layernorm.weight.dtype  # of the frozen part, and of no layer that quantization replaces
+        if video is not None:
+            streams.video = video.flatten(0, 1).to(dtype)  # (B*T, 1 + P, D)
+        if audio is not None:
+            streams.audio = audio.flatten(0, 1).to(dtype)  # (B*S, 1 + P, D)
+        return streams
+
+    def _lavish(
+        self, streams: MAAVTStreams, has_video: torch.Tensor | None, has_audio: torch.Tensor | None
+    ) -> Callable | None:
+        """The adapters between both streams, or None where there is nothing that they could join."""
+        if self.lavish_adapters is None or streams.video is None or streams.audio is None:
+            return None
+        lengths = (streams.video.shape[1], streams.audio.shape[1])
+        return partial(self.lavish_adapters, lengths=lengths, has_video=has_video, has_audio=has_audio)
+
+    def _recorded(
+        self, streams: MAAVTStreams, output_hidden_states: bool | None, output_attentions: bool | None
+    ) -> dict[str, bool]:
+        """What the encoder records of the streams that are there, as the caller or else the config says."""
+        if output_hidden_states is None:
+            output_hidden_states = getattr(self.config, "output_hidden_states", False)
+        if output_attentions is None:
+            output_attentions = getattr(self.config, "output_attentions", False)
+        return {
+            "output_hidden_states": streams.video is not None and output_hidden_states,
+            "output_audio_hidden_states": streams.audio is not None and bool(output_hidden_states),
+            "output_attentions": streams.video is not None and bool(output_attentions),
+            "output_audio_attentions": streams.audio is not None and bool(output_attentions),
+        }
+
+    def _rows_suffice(self, lavish: Callable | None) -> bool:
+        """Whether the last block may compute the rows alone that are read: no adapters, and a kernel that allows it."""
+        implementation = str(self.config.vision_config._attn_implementation)
+        known = implementation in ("sdpa", "eager") or implementation.startswith("flash_attention")
+        return known and lavish is None
+
+    def _outputs(
+        self,
+        encoded: MAAVTEncoderOutput,
+        streams: MAAVTStreams,
+        tokens: MAAVTTokens,
+        *,
+        all_rows: bool,
+        with_sequences: bool,
+    ) -> MAAVTModelOutput:
+        """Final LayerNorm, class and background tokens averaged over the frames of a segment, maps on their grid."""
+        pool = partial(pool_segments, num_clips=streams.num_clips, num_segments=streams.num_segments)
+        video, audio = encoded.video_state, encoded.audio_state  # (B*T or B*S, len or R, D)
+        if video is not None:
+            video = self.layernorm(video)
+        if audio is not None:
+            audio = self.layernorm(audio)
+        sequences = (None, None)
+        if with_sequences:
+            sequences = (video, audio)
+
+        # The background token follows the patches; where only the rows that are read are left, the class token.
+        video_background = audio_background = None
+        if self.config.background_mining:
+            inside = self.config.prompt_start_layer == 0
+            video_background = row_at(video, 1 + all_rows * count_patches(streams.video, inside))  # (B*T, D)
+            audio_background = row_at(audio, 1 + all_rows * count_patches(streams.audio, inside))
 
         return MAAVTModelOutput(
-            last_hidden_state=video if output_last_hidden_state else None,
-            audio_last_hidden_state=audio if output_last_hidden_state else None,
-            video_class_state=token_at(video, 0),
-            audio_class_state=token_at(audio, 0),
-            video_background_state=token_at(video, backgrounds[0]) if mining else None,
-            audio_background_state=token_at(audio, backgrounds[1]) if mining else None,
-            video_shared_states=pooled(encoded.video_shared_states),
-            audio_shared_states=pooled(encoded.audio_shared_states),
-            video_localization=picture(encoded.video_localization, grids[0]),
-            audio_localization=picture(encoded.audio_localization, grids[1]),
+            last_hidden_state=sequences[0],
+            audio_last_hidden_state=sequences[1],
+            video_class_state=pool(row_at(video, 0)),
+            audio_class_state=pool(row_at(audio, 0)),
+            video_background_state=pool(video_background),
+            audio_background_state=pool(audio_background),
+            video_shared_states=pool(encoded.video_shared_states),
+            audio_shared_states=pool(encoded.audio_shared_states),
+            video_localization=on_grid(encoded.video_localization, streams.num_clips, streams.video_grid),
+            audio_localization=on_grid(encoded.audio_localization, streams.num_clips, streams.audio_grid),
             hidden_states=encoded.hidden_states or None,
-            audio_hidden_states=self._audio_hidden_states(encoded, inputs[1], tokens),
+            audio_hidden_states=self._audio_hidden_states(encoded, streams, tokens),
             attentions=encoded.attentions or None,
             audio_attentions=encoded.audio_attentions or None,
         )
 
-    def _may_leave_rows_out(self, kwargs: dict) -> bool:
-        """Whether nothing but its own rows is read of the last block: no recorder, no other stream, no kernel in between."""
-        recorded = kwargs.get("output_hidden_states") or kwargs.get("output_attentions")
-        implementation = self.config.vision_config._attn_implementation
-        known = implementation in ("sdpa", "eager") or str(implementation).startswith("flash_attention")
-        return known and not recorded and "meet" not in kwargs
-
-    def _audio_hidden_states(self, encoded, initial, tokens) -> tuple[torch.Tensor, ...] | None:
-        """The recorder puts the first stream's initial state in front; the sound's is put there here."""
+    def _audio_hidden_states(
+        self, encoded: MAAVTEncoderOutput, streams: MAAVTStreams, tokens: MAAVTTokens
+    ) -> tuple[torch.Tensor, ...] | None:
+        """The recorder puts the video's initial state in front of the others; the audio's is put there here."""
         if not encoded.audio_hidden_states:
             return None
-        if self.config.prompt_start_layer:  # no token has entered yet
-            return (initial, *encoded.audio_hidden_states)
-        own = torch.cat([tokens.audio[0], tokens.shared[0]]).to(initial.dtype).expand(initial.shape[0], -1, -1)
-        return (torch.cat([initial, own], dim=1), *encoded.audio_hidden_states)
+        initial = append_tokens(streams.audio, tokens, tokens.audio, 0, True)
+        if self.config.prompt_start_layer > 0:  # no token has entered yet
+            initial = streams.audio
+        return (initial, *encoded.audio_hidden_states)
 
     @torch.no_grad()
     def block_states(
         self, pixel_values_videos: torch.Tensor | None = None, input_features: torch.Tensor | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """
-        What enters block `config.prompt_start_layer`: the same in every epoch, so that it can be kept (docs/maavt.md, 2).
+        What enters block `config.prompt_start_layer`: the same in every epoch, so that it can be kept (section 2).
 
         Args:
             pixel_values_videos, input_features: as in `forward`.
@@ -195,20 +992,15 @@ class MAAVTModel(MAAVTPreTrainedModel):
             ValueError: the tokens enter before the first block, or bad inputs as in `forward`.
         """
         self._check_block_states(None, None, None)
-        self._check_inputs(pixel_values_videos, input_features, None)
-        streams = [
-            None if images is None else self.embeddings(images, None, None)
-            for images in (
-                None if pixel_values_videos is None else pixel_values_videos.flatten(0, 1),
-                None if input_features is None else input_features.flatten(0, 1).unsqueeze(1),
-            )
-        ]
+        streams = self._embed(pixel_values_videos, input_features, self.prompt(), None)
+        video, audio = streams.video, streams.audio
         for layer in self.encoder.layers[: self.config.prompt_start_layer]:
-            streams = layer(*streams)[:2]
-        return tuple(
-            None if states is None else states.unflatten(0, tuple(images.shape[:2]))
-            for states, images in zip(streams, (pixel_values_videos, input_features), strict=True)
-        )
+            video, audio, *_ = layer(video, audio)
+        if video is not None:
+            video = video.unflatten(0, (streams.num_clips, -1))  # (B, T, 1 + P, D)
+        if audio is not None:
+            audio = audio.unflatten(0, (streams.num_clips, -1))
+        return video, audio
 
     def block_states_fingerprint(self) -> str:
         """20 hexadecimal digits of the weights that `block_states` reads: states kept under it stay those of this model."""
@@ -219,51 +1011,22 @@ class MAAVTModel(MAAVTPreTrainedModel):
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()[:20]
 
-    def _check_block_states(self, frames: torch.Tensor | None, spectrograms: torch.Tensor | None, maps: bool | None):
+    def _check_block_states(
+        self, frames: torch.Tensor | None, spectrograms: torch.Tensor | None, output_localization: bool | None
+    ) -> None:
         if self.config.prompt_start_layer == 0:
             raise ValueError(
                 "block states need config.prompt_start_layer above 0: at 0 the first block already sees trained tokens."
             )
         if frames is not None or spectrograms is not None:
             raise ValueError("Give block states or frames and spectrograms; both name the same clips.")
-        if maps:
+        if output_localization:
             raise ValueError("Localization maps need frames and spectrograms: block states do not tell their grid.")
-
-    @staticmethod
-    def _check_inputs(
-        frames: torch.Tensor | None,
-        spectrograms: torch.Tensor | None,
-        num_segments: int | None,
-        cached: bool = False,
-    ) -> tuple[int, int, int]:
-        if frames is None and spectrograms is None:
-            raise ValueError("Give pixel_values_videos, input_features or both.")
-        for name, states in (("video", frames), ("audio", spectrograms)):
-            if cached and states is not None and states.ndim != 4:
-                raise ValueError(f"{name}_block_states must be [B, T, 1 + P, D], got shape {tuple(states.shape)}.")
-        if frames is not None and frames.ndim != 5 and not cached:
-            raise ValueError(f"pixel_values_videos must be [B, T, C, H, W], got shape {tuple(frames.shape)}.")
-        if spectrograms is not None and spectrograms.ndim != 4:
-            raise ValueError(f"input_features must be [B, S, F, W], got shape {tuple(spectrograms.shape)}.")
-        if frames is None:
-            return spectrograms.shape[0], 0, spectrograms.shape[1]
-        segments = (num_segments or 1) if spectrograms is None else spectrograms.shape[1]
-        if spectrograms is not None and frames.shape[0] != spectrograms.shape[0]:
-            raise ValueError(
-                f"pixel_values_videos holds {frames.shape[0]} clips, input_features {spectrograms.shape[0]}; "
-                "give both for the same clips, zero-filled with has_video / has_audio where one is missing."
-            )
-        if frames.shape[1] % segments:
-            raise ValueError(
-                f"S = {segments} sound segments must divide T = {frames.shape[1]} frames: frame t belongs "
-                "to segment t * S // T."
-            )
-        return frames.shape[0], frames.shape[1], segments
 
     @can_return_tuple
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """
-        Features of the picture for retrieval against [`~MAAVTModel.get_audio_features`].
+        Features of the video for retrieval against [`~MAAVTModel.get_audio_features`].
 
         Args:
             pixel_values_videos: `[B, T, 3, H, W]`.
@@ -273,36 +1036,316 @@ class MAAVTModel(MAAVTPreTrainedModel):
             frames; without a contrastive head (an exported adapter) the class token's state, which is not aligned
             across modalities. `last_hidden_state` `[B, T, len, D]`.
         """
-        outputs = self(pixel_values_videos=pixel_values_videos, **{**kwargs, "return_dict": True})
-        return self._features("video", pixel_values_videos, outputs)
+        outputs = self(pixel_values_videos=pixel_values_videos, return_dict=True, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state.unflatten(0, tuple(pixel_values_videos.shape[:2])),
+            pooler_output=self._retrieval_features("video", outputs),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
     @can_return_tuple
     def get_audio_features(self, input_features: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """The same for the sound: `input_features` `[B, S, F, W]`, `last_hidden_state` `[B, S, len, D]`."""
-        outputs = self(input_features=input_features, **{**kwargs, "return_dict": True})
-        return self._features("audio", input_features, outputs)
-
-    def _features(self, stream: str, inputs: torch.Tensor, outputs: MAAVTModelOutput) -> BaseModelOutputWithPooling:
-        video = stream == "video"
-        states = outputs.video_shared_states if video else outputs.audio_shared_states
-        if self.contrastive_head is not None:
-            head = self.contrastive_head
-            features = head.project(head.video if video else head.audio, states.mean(1))[:, -1]
-        else:
-            features = (outputs.video_class_state if video else outputs.audio_class_state).mean(1)
-        last = outputs.last_hidden_state if video else outputs.audio_last_hidden_state
+        """The same for the audio: `input_features` `[B, S, F, W]`, `last_hidden_state` `[B, S, len, D]`."""
+        outputs = self(input_features=input_features, return_dict=True, **kwargs)
         return BaseModelOutputWithPooling(
-            last_hidden_state=last.unflatten(0, tuple(inputs.shape[:2])),
-            pooler_output=nn.functional.normalize(features.float(), dim=-1),
-            hidden_states=outputs.hidden_states if video else outputs.audio_hidden_states,
-            attentions=outputs.attentions if video else outputs.audio_attentions,
+            last_hidden_state=outputs.audio_last_hidden_state.unflatten(0, tuple(input_features.shape[:2])),
+            pooler_output=self._retrieval_features("audio", outputs),
+            hidden_states=outputs.audio_hidden_states,
+            attentions=outputs.audio_attentions,
         )
+
+    def _retrieval_features(self, stream: str, outputs: MAAVTModelOutput) -> torch.Tensor:
+        """Unit vectors `[B, d]`, or `[B, D]` without a contrastive head."""
+        if self.contrastive_head is None:
+            features = outputs[f"{stream}_class_state"].mean(1)
+        else:
+            projection = getattr(self.contrastive_head, stream)
+            shared = outputs[f"{stream}_shared_states"].mean(1)  # (B, L, D)
+            features = self.contrastive_head.project(projection, shared)[:, -1]
+        return nn.functional.normalize(features.float(), dim=-1)
+
+
+def count_clips(video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None) -> tuple[int, int]:
+    """B and S of inputs `[B, T, ...]` and `[B, S, ...]`; without audio S is `num_segments`, or 1."""
+    if audio is not None:
+        num_segments = audio.shape[1]
+    elif num_segments is None:
+        num_segments = 1
+    if video is None:
+        return audio.shape[0], num_segments
+    if audio is not None and video.shape[0] != audio.shape[0]:
+        raise ValueError(
+            f"pixel_values_videos holds {video.shape[0]} clips, input_features {audio.shape[0]}; "
+            "give both for the same clips, zero-filled with has_video / has_audio where one is missing."
+        )
+    if video.shape[1] % num_segments:
+        raise ValueError(
+            f"S = {num_segments} audio segments must divide T = {video.shape[1]} frames: frame t belongs to segment "
+            "t * S // T."
+        )
+    return video.shape[0], num_segments
+
+
+def pool_segments(states: torch.Tensor | None, num_clips: int, num_segments: int) -> torch.Tensor | None:
+    """`[N, ..., D]` to `[B, S, ..., D]`: frames of a segment are averaged, and never each other's negatives."""
+    if states is None:
+        return None
+    return states.unflatten(0, (num_clips, num_segments, -1)).mean(2)
+
+
+def row_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:
+    """`[N, len, D]` to `[N, D]`; None stays None."""
+    if states is None:
+        return None
+    return states[:, position]
+
+
+def on_grid(maps: torch.Tensor | None, num_clips: int, grid: tuple[int, int] | None) -> torch.Tensor | None:
+    """`[N, P]` to `[B, T, rows, columns]`; None stays None."""
+    if maps is None:
+        return None
+    return maps.unflatten(0, (num_clips, -1)).unflatten(2, grid)
+
+
+# ---- Heads: contrastive projections, class head, match heads (sections 4 and 5)
+
+
+class MAAVTProjection(nn.Module):
+    """One linear projection with bias per block: `[N, L, D]` to `[N, L, d]` in a single batched product."""
+
+    def __init__(self, num_blocks: int, width: int, projection_width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_blocks, projection_width, width, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(num_blocks, projection_width, dtype=torch.float32))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        states = states.to(self.weight.dtype).transpose(0, 1)  # (L, N, D)
+        return torch.baddbmm(self.bias[:, None], states, self.weight.transpose(1, 2)).transpose(0, 1)
+
+
+class MAAVTContrastiveHead(nn.Module):
+    """Projections of the shared-token means; needed in training only (section 4).
+
+    `"blockwise"` keeps a pair per block, `"blockwise_shared"` one pair for all blocks, `"last"` one for the last block.
+    """
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__()
+        self.mode = config.contrastive
+        num_projections = 1
+        if self.mode == "blockwise":
+            num_projections = config.num_prompted_layers
+        self.video = MAAVTProjection(num_projections, config.hidden_size, config.contrastive_dim)
+        self.audio = MAAVTProjection(num_projections, config.hidden_size, config.contrastive_dim)
+
+    def forward(self, video: torch.Tensor, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Project the shared-token means of every block, `[N, L, D]`, to `[N, L', d]`; L' is 1 in mode `"last"`."""
+        return self.project(self.video, video), self.project(self.audio, audio)
+
+    def project(self, projection: MAAVTProjection, states: torch.Tensor) -> torch.Tensor:
+        if self.mode == "last":
+            states = states[:, -1:]  # (N, 1, D)
+        if self.mode == "blockwise_shared":
+            return projection(states.flatten(0, 1)[:, None]).unflatten(0, states.shape[:2]).squeeze(2)
+        return projection(states)
+
+
+class MAAVTPairLinear(nn.Module):
+    """Linear(2D to out) of [video ; audio], of which each modality adds its half of the weights and half of the bias.
+
+    No `nn.Linear`: LoRA and quantization replace those by layers that know only whole inputs.
+    """
+
+    def __init__(self, width: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_features, 2 * width, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=torch.float32))
+
+    def halves(
+        self, video: torch.Tensor | None, audio: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """`[..., D]` each to `[..., out]` each: W_v video + b / 2 and W_a audio + b / 2; None stays None."""
+        video_weight, audio_weight = self.weight.chunk(2, dim=1)
+        if video is not None:
+            video = nn.functional.linear(video.to(self.weight.dtype), video_weight, self.bias / 2)
+        if audio is not None:
+            audio = nn.functional.linear(audio.to(self.weight.dtype), audio_weight, self.bias / 2)
+        return video, audio
+
+
+class MAAVTClassifier(MAAVTPairLinear):
+    """Class logits of [v_cls ; a_cls] (equation 3); a missing modality leaves the other's half (section 5)."""
+
+    def forward(
+        self,
+        video: torch.Tensor | None,
+        audio: torch.Tensor | None,
+        has_video: torch.Tensor,
+        has_audio: torch.Tensor,
+    ) -> torch.Tensor:
+        """`[B, S, D]` each, or None; `has_*` bool `[B]`. Returns `[B, S, C]`."""
+        video_logits, audio_logits = self.halves(video, audio)
+        logits = 0.0
+        if video is not None:
+            logits = logits + video_logits * has_video[:, None, None]
+        if audio is not None:
+            logits = logits + audio_logits * has_audio[:, None, None]
+        return logits
+
+
+class MAAVTLinearMatchHead(MAAVTPairLinear):
+    """The paper's head, Linear(2D to 1) of [v_bg ; a_bg]: f(v) + g(a), which cannot tell shuffled pairs apart."""
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__(config.hidden_size, 1)
+
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        video_logits, audio_logits = self.halves(video, audio)
+        return (video_logits + audio_logits).squeeze(-1)
+
+
+class MAAVTMLPMatchHead(nn.Module):
+    """An MLP on [v_bg ; a_bg]."""
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(2 * config.hidden_size, config.match_dim, dtype=torch.float32)
+        self.fc2 = nn.Linear(config.match_dim, 1, dtype=torch.float32)
+
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        states = torch.cat([video, audio], dim=-1)
+        return self.fc2(nn.functional.gelu(self.fc1(states))).squeeze(-1)
+
+
+class MAAVTRunningNorm(nn.Module):
+    """Centers and scales features by running statistics of the global batch, which take no gradient.
+
+    Background tokens of different clips are nearly parallel, so that normalized projections of them start out equal. The
+    statistics are constants of a step: unlike those of a batch norm they leave the gradient independent of how a batch is
+    split, and a batch of one is as good as any.
+    """
+
+    momentum = 0.1
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
+        self.register_buffer("square", torch.ones(width, dtype=torch.float32))  # of the features, not the deviations
+        self.register_buffer("num_updates", torch.zeros(1, dtype=torch.float32))
+
+    def forward(self, states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        """`[..., D]` to `[..., D]`; rows that are not `present` (bool `[...]`) do not enter the statistics."""
+        if present is None:
+            present = torch.ones_like(states[..., 0], dtype=torch.bool)
+        if self.training:
+            self.update(states.detach().flatten(0, -2), present.flatten())
+        deviation = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
+        return (states - self.mean) / deviation
+
+    @torch.no_grad()
+    def update(self, rows: torch.Tensor, present: torch.Tensor) -> None:
+        """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true."""
+        weight = present.to(rows.dtype)  # (N,)
+        moments = torch.cat([weight @ rows, weight @ rows.square(), weight.sum()[None]]).float()
+        if num_processes() > 1:
+            torch.distributed.all_reduce(moments)
+        mean, square = (moments[:-1] / moments[-1].clamp(min=1)).chunk(2)
+        # An average over the first updates, then an exponential one.
+        rate = torch.clamp(1 / (self.num_updates + 1), min=self.momentum) * (moments[-1] > 0)
+        self.mean.lerp_(mean.to(self.mean.dtype), rate.to(self.mean.dtype))
+        self.square.lerp_(square.to(self.square.dtype), rate.to(self.square.dtype))
+        self.num_updates += moments[-1] > 0
+
+
+class MAAVTBilinearMatchHead(nn.Module):
+    """Product of normalized low-rank projections of v_bg and a_bg, then a small MLP: a function of the pair (equation 6)."""
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__()
+        self.video_norm = MAAVTRunningNorm(config.hidden_size)
+        self.audio_norm = MAAVTRunningNorm(config.hidden_size)
+        self.video_proj = nn.Linear(config.hidden_size, config.match_dim, dtype=torch.float32)
+        self.audio_proj = nn.Linear(config.hidden_size, config.match_dim, dtype=torch.float32)
+        self.fc1 = nn.Linear(config.match_dim, config.match_dim, dtype=torch.float32)
+        self.fc2 = nn.Linear(config.match_dim, 1, dtype=torch.float32)
+
+    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        """`[..., D]` each; returns `[...]`, positive where video and audio belong together."""
+        video = self.video_proj(self.video_norm(video, present))  # (..., r)
+        audio = self.audio_proj(self.audio_norm(audio, present))
+        # Unit vectors have entries near 1/sqrt(r): times r the products are of order 1 whatever the rank.
+        products = nn.functional.normalize(video, dim=-1) * nn.functional.normalize(audio, dim=-1) * video.shape[-1]
+        return self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
+
+
+MATCH_HEAD_CLASSES = {
+    "bilinear": MAAVTBilinearMatchHead,
+    "mlp": MAAVTMLPMatchHead,
+    "linear": MAAVTLinearMatchHead,
+}
+
+
+# ---- Classification: class head, match head and the losses (sections 4 and 5)
+
+
+def presence_mask(
+    features: torch.Tensor | None, mask: torch.Tensor | None, num_clips: int, device: torch.device
+) -> torch.Tensor:
+    """Bool `[B]`: which clips have this modality. Without features: none. Without a mask: all."""
+    if features is None:
+        return torch.zeros(num_clips, dtype=torch.bool, device=device)
+    if mask is None:
+        return torch.ones(num_clips, dtype=torch.bool, device=device)
+    return mask.bool()
+
+
+def matched_mask(is_matched: torch.Tensor | None, both: torch.Tensor) -> torch.Tensor:
+    """Bool `[B, S]` of `is_matched` `[B]` or `[B, S]`, whose shape is checked against that of `both`; absent: all."""
+    if is_matched is None:
+        return torch.ones_like(both)
+    if tuple(is_matched.shape) not in (tuple(both.shape), tuple(both.shape[:1])):
+        raise ValueError(
+            f"is_matched has shape {tuple(is_matched.shape)}; expected {tuple(both.shape[:1])} or {tuple(both.shape)}."
+        )
+    if is_matched.ndim == 1:
+        is_matched = is_matched[:, None]
+    return is_matched.bool().expand_as(both)
+
+
+def with_zeros(video: torch.Tensor | None, audio: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Both streams; None where one is missing. With several processes zeros take its place instead.
+
+    Another process may hold both streams, and its collectives must find this process.
+    """
+    if video is not None and audio is not None:
+        return video, audio
+    if num_processes() == 1 or (video is None and audio is None):
+        return None
+    if video is None:
+        return torch.zeros_like(audio), audio
+    return video, torch.zeros_like(video)
+
+
+@dataclass
+class MAAVTPairs:
+    """What is known of the pairs of a batch.
+
+    Attributes:
+        has_video, has_audio: bool `[B]`.
+        both: bool `[B, S]`, the pairs that have both modalities.
+        matched: bool `[B, S]`, the pairs whose audio is that of the video.
+    """
+
+    has_video: torch.Tensor
+    has_audio: torch.Tensor
+    both: torch.Tensor
+    matched: torch.Tensor
 
 
 class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
-    """MA-AVT with its class head, its match head and its three losses (docs/maavt.md, 4 and 5)."""
+    """MA-AVT with its class head, its match head and its losses (sections 4 and 5)."""
 
-    has_head = True
     _keep_in_fp32_modules_strict = set(TRAINED_MODULES)
 
     def __init__(self, config: MAAVTConfig):
@@ -316,7 +1359,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
     def set_class_weights(self, weights: torch.Tensor | None) -> None:
         """
-        Weigh the classes in the classification loss, against imbalance (docs/maavt.md, 5); None weighs them alike.
+        Weigh the classes in the classification loss, against imbalance (section 5); None weighs them alike.
 
         The weights belong to a training set, not to the model: no checkpoint holds them.
 
@@ -333,7 +1376,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                     f"class_weights of shape {tuple(weights.shape)} must be {self.num_labels} finite numbers, one a class, "
                     "none below 0 and one above."
                 )
-            weights = weights.to(self.classifier.weight.device)
+            weights = weights.to(self.device)
         self.class_weights = weights
 
     def get_video_features(self, pixel_values_videos: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
@@ -353,103 +1396,67 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         has_audio: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         is_matched: torch.Tensor | None = None,
-        video_labels: torch.Tensor | None = None,
-        audio_labels: torch.Tensor | None = None,
-        output_localization: bool | None = None,
+        video_targets: torch.Tensor | None = None,
+        audio_targets: torch.Tensor | None = None,
         num_segments: int | None = None,
-        video_block_states: torch.Tensor | None = None,
-        audio_block_states: torch.Tensor | None = None,
         **kwargs,
     ) -> MAAVTClassifierOutput:
         """
         Args:
-            pixel_values_videos: frames `[B, T, 3, H, W]`, or None.
-            input_features: log-spectrograms `[B, S, F, W]`, or None; S divides T.
+            pixel_values_videos, input_features: frames `[B, T, 3, H, W]` and log-spectrograms `[B, S, F, W]`, or None.
             has_video, has_audio: bool `[B]`; False marks a zero-filled row. Such a clip is classified by the other
                 modality alone and takes no part in contrast and matching. Without an input its mask is not read.
-            labels: class indices per clip `[B]` or per segment `[B, S]`, or scores `[B, C]` or `[B, S, C]`: soft labels, or
-                multi-hot when `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
-            is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted;
-                all matched when absent.
-            video_labels, audio_labels: of the picture and of the sound alone, in the shape of `labels`: what either half
-                is taught where `config.unimodal_loss_weight` is above 0, in mismatched pairs too. Absent: `labels`, in
-                matched pairs only.
-            output_localization: return localization maps of both streams (docs/maavt.md, 6).
-            num_segments: S where there is no sound to tell it; absent: as many as class indices `[B, S]` name, or 1.
-            video_block_states, audio_block_states: in place of frames and spectrograms, see [`MAAVTModel.forward`].
+            labels: class indices `[B]` or `[B, S]`, or scores `[B, C]` or `[B, S, C]`: soft labels, or multi-hot when
+                `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
+            is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted.
+            video_targets, audio_targets: classes of the video and of the audio alone, in the shape of `labels`, for
+                `unimodal_loss`, in mismatched pairs too. Absent: `labels`, in matched pairs only.
+            num_segments: S where there is no audio to tell it; absent: as many as class indices `[B, S]` name, or 1.
+            kwargs: the other arguments of [`MAAVTModel.forward`].
 
         Raises:
-            ValueError: labels or is_matched of another shape, labels that are no class indices with
-                `contrastive_positives="label"` or class weights; see also [`MAAVTModel.forward`].
+            ValueError: labels or is_matched of another shape, or labels that a loss of this config cannot use.
         """
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
-        outputs = self.maavt(
-            pixel_values_videos,
-            input_features,
-            has_video,
-            has_audio,
-            output_localization=output_localization,
-            num_segments=num_segments,
-            output_last_hidden_state=False,
-            video_block_states=video_block_states,
-            audio_block_states=audio_block_states,
-            **{**kwargs, "return_dict": True},
-        )
+        kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}
+        outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
+        pairs = self._pairs(outputs, has_video, has_audio, is_matched)
+
+        # Class logits (equation 3).
         video, audio = outputs.video_class_state, outputs.audio_class_state
-        present = video if video is not None else audio
-        num_clips, num_segments = present.shape[:2]
-        everywhere = torch.ones(num_clips, dtype=torch.bool, device=present.device)
-        has_video = torch.zeros_like(everywhere) if video is None else everywhere if has_video is None else has_video
-        has_audio = torch.zeros_like(everywhere) if audio is None else everywhere if has_audio is None else has_audio
-        both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)
-
-        logits = self.classifier(video, audio, *self._drop_modalities(has_video, has_audio))
+        logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
         if self._labels_per_clip(labels, logits):
-            logits = logits.mean(1)
-        matched = self._segment_mask(is_matched, both)
-        shifted = self._batch_mismatches(both & matched, labels)
-        match_logits, shifted_logits = self._match(outputs, both, len(shifted))
-        if match_logits is not None and (num_segments == 1 if is_matched is None else is_matched.ndim == 1):
-            match_logits, shifted_logits = match_logits.mean(1), shifted_logits.mean(2)
-            shifted = shifted.all(2)
+            logits = logits.mean(1)  # (B, C)
 
-        losses = {}
+        # Match logits (equation 4), of the pairs and of those that training adds.
+        added = self._added_mismatches(pairs, labels)  # (K, B, S)
+        match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
+        if match_logits is not None and self._matched_per_clip(is_matched, pairs):
+            match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
+
+        # Losses (equation 5).
+        losses, per_block = {}, None
+        if labels is not None:
+            losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
         if labels is not None or is_matched is not None:
-            if labels is not None:
-                counted = (has_video | has_audio)[:, None] & matched
-                counted = counted.all(1) if logits.ndim == 2 else counted
-                losses["classification_loss"] = classification_loss(
-                    logits, labels, counted, self.config.problem_type, self.class_weights
-                )
-                if self.config.unimodal_loss_weight and video is not None and audio is not None:
-                    paired = both[:, 0] if logits.ndim == 2 else both
-                    own = [
-                        (labels, counted & paired) if one is None else (one, paired)
-                        for one in (video_labels, audio_labels)
-                    ]
-                    losses["unimodal_loss"] = self._unimodal_loss(video, audio, own)
             if match_logits is not None:
-                targets = matched if match_logits.ndim == 2 else matched.all(1)
-                paired = both if match_logits.ndim == 2 else both[:, 0]
-                losses["matching_loss"] = matching_loss(
-                    torch.cat([match_logits.flatten(), shifted_logits.flatten()]),
-                    torch.cat([targets.flatten(), torch.zeros_like(shifted).flatten()]),
-                    torch.cat([paired.flatten(), shifted.flatten()]),
-                )
-            per_block = self._contrastive_losses(outputs, both & matched, labels)
+                losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
+            per_block = self._contrastive_losses(outputs, pairs, labels)
             if per_block is not None:
-                losses["contrastive_loss"] = per_block.mean()
-        loss = (
-            sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items()) if losses else None
-        )
+                losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
+        return self._output(outputs, logits, match_logits, losses, per_block)
 
+    def _output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
+        loss = None
+        if losses:
+            loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
         return MAAVTClassifierOutput(
             loss=loss,
             logits=logits,
             match_logits=match_logits,
             **losses,
-            contrastive_loss_per_block=per_block.detach() if "contrastive_loss" in losses else None,
+            contrastive_loss_per_block=per_block,
             video_localization=outputs.video_localization,
             audio_localization=outputs.audio_localization,
             hidden_states=outputs.hidden_states,
@@ -458,27 +1465,35 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             audio_attentions=outputs.audio_attentions,
         )
 
-    def _unimodal_loss(
-        self, video: torch.Tensor, audio: torch.Tensor, own: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> torch.Tensor:
-        """Cross-entropy of either half's logits with its own labels and mask, summed (docs/maavt.md, equation 7)."""
-        loss = 0.0
-        for logits, (labels, counted) in zip(self.classifier.halves(video, audio), own, strict=True):
-            logits = logits.mean(1) if counted.ndim == 1 else logits
-            loss = loss + classification_loss(logits, labels, counted, self.config.problem_type, self.class_weights)
-        return loss
+    # Which pairs there are, and what is known of their labels
 
-    def _drop_modalities(self, has_video: torch.Tensor, has_audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the classifier sees of training clips: one half is hidden with probability `modality_dropout`, either as often.
+    def _pairs(
+        self,
+        outputs: MAAVTModelOutput,
+        has_video: torch.Tensor | None,
+        has_audio: torch.Tensor | None,
+        is_matched: torch.Tensor | None,
+    ) -> MAAVTPairs:
+        video, audio = outputs.video_class_state, outputs.audio_class_state
+        num_clips, num_segments = (audio if video is None else video).shape[:2]
+        has_video = presence_mask(video, has_video, num_clips, self.device)
+        has_audio = presence_mask(audio, has_audio, num_clips, self.device)
+        both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)  # (B, S)
+        return MAAVTPairs(has_video, has_audio, both, matched_mask(is_matched, both))
 
-        Matching and contrast go on with both halves.
+    def _drop_modalities(self, pairs: MAAVTPairs) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the class head sees of training clips: one modality is hidden with probability `modality_dropout`.
+
+        Either is hidden as often as the other. Matching and contrast go on with both.
         """
         chance = self.config.modality_dropout
         if not self.training or not chance:
-            return has_video, has_audio
-        draw = torch.rand(len(has_video), device=has_video.device)
-        hide_video, hide_audio = draw < chance / 2, (draw >= chance / 2) & (draw < chance)
-        return has_video & ~(has_audio & hide_video), has_audio & ~(has_video & hide_audio)
+            return pairs.has_video, pairs.has_audio
+        # One draw a clip: below chance / 2 the video is hidden, below chance the audio. The last modality stays.
+        draw = torch.rand(len(pairs.has_video), device=pairs.has_video.device)
+        hide_video = pairs.has_audio & (draw < chance / 2)
+        hide_audio = pairs.has_video & (draw >= chance / 2) & (draw < chance)
+        return pairs.has_video & ~hide_video, pairs.has_audio & ~hide_audio
 
     def _are_scores(self, labels: torch.Tensor) -> bool:
         """Whether labels hold a value per class, not a class index."""
@@ -489,98 +1504,144 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         num_clips, num_segments, num_labels = logits.shape
         if labels is None:
             return num_segments == 1
-        scores = self._are_scores(labels)
-        per_clip = (num_clips, num_labels) if scores else (num_clips,)
-        per_segment = (num_clips, num_segments, num_labels) if scores else (num_clips, num_segments)
+        per_clip, per_segment = (num_clips,), (num_clips, num_segments)
+        if self._are_scores(labels):
+            per_clip, per_segment = (*per_clip, num_labels), (*per_segment, num_labels)
         if tuple(labels.shape) not in (per_clip, per_segment):
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; expected {per_clip} (per clip) or {per_segment} (per segment)."
             )
         return tuple(labels.shape) == per_clip
 
-    @staticmethod
-    def _segment_mask(is_matched: torch.Tensor | None, both: torch.Tensor) -> torch.Tensor:
+    def _matched_per_clip(self, is_matched: torch.Tensor | None, pairs: MAAVTPairs) -> bool:
+        """Whether match logits are averaged over segments: what the shape of `is_matched` asks for."""
         if is_matched is None:
-            return torch.ones_like(both)
-        if tuple(is_matched.shape) not in (tuple(both.shape), tuple(both.shape[:1])):
-            raise ValueError(
-                f"is_matched has shape {tuple(is_matched.shape)}; expected {tuple(both.shape[:1])} or {tuple(both.shape)}."
-            )
-        return (is_matched if is_matched.ndim == 2 else is_matched[:, None]).bool().expand_as(both)
+            return pairs.both.shape[1] == 1
+        return is_matched.ndim == 1
 
-    def _batch_mismatches(self, usable: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
-        """Which pairs of a picture and the sound k clips before it training adds as mismatched: `[K, B, S]`.
+    # Classification (equations 3 and 7)
+
+    def _classification_losses(
+        self,
+        outputs: MAAVTModelOutput,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        targets: tuple[torch.Tensor | None, torch.Tensor | None],
+        pairs: MAAVTPairs,
+    ) -> dict[str, torch.Tensor]:
+        counted = (pairs.has_video | pairs.has_audio)[:, None] & pairs.matched  # (B, S)
+        both = pairs.both
+        if logits.ndim == 2:
+            counted, both = counted.all(1), both[:, 0]  # (B,)
+        options = (self.config.problem_type, self.class_weights)
+        losses = {"classification_loss": classification_loss(logits, labels, counted, *options)}
+
+        # The class from either half of the head alone.
+        video, audio = outputs.video_class_state, outputs.audio_class_state
+        if self.config.unimodal_loss_weight and video is not None and audio is not None:
+            losses["unimodal_loss"] = 0.0
+            for half, classes in zip(self.classifier.halves(video, audio), targets, strict=True):
+                mask = both
+                if classes is None:
+                    classes, mask = labels, counted & both
+                if mask.ndim == 1:
+                    half = half.mean(1)  # (B, C)
+                losses["unimodal_loss"] = losses["unimodal_loss"] + classification_loss(half, classes, mask, *options)
+        return losses
+
+    # Matching (equation 4)
+
+    def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
+        """Which pairs of a video and the audio k clips before it training adds as mismatched: `[K, B, S]`.
 
         The streams do not meet before the match head, so that such a pair costs nothing but the head. Both clips are
-        `usable`, and their classes differ as far as labels tell.
+        matched pairs, and their classes differ as far as labels tell.
         """
-        wanted = self.config.in_batch_mismatches if self.training and self.match_head is not None else 0
-        shifts = range(1, 1 + min(wanted, len(usable) - 1))
-        pairs = [usable & usable.roll(k, 0) & self._classes_differ(labels, k, usable) for k in shifts]
-        return torch.stack(pairs) if pairs else usable.new_zeros((0, *usable.shape))
+        usable = pairs.both & pairs.matched  # (B, S)
+        wanted = 0
+        if self.training and self.match_head is not None:
+            wanted = min(self.config.in_batch_mismatches, len(usable) - 1)
+        added = usable.new_zeros((wanted, *usable.shape))
+        for shift in range(1, 1 + wanted):
+            added[shift - 1] = usable & usable.roll(shift, 0) & self._classes_differ(labels, shift, usable)
+        return added
 
     def _classes_differ(self, labels: torch.Tensor | None, shift: int, usable: torch.Tensor) -> torch.Tensor:
         """Bool `[B, S]` or `[B, 1]`: the classes of a clip and of the one `shift` before it are known and differ."""
         if labels is None:
             return torch.ones_like(usable)
         other = labels.roll(shift, 0)
+        # Scores share a class where both are above 0; class indices are compared.
         if self._are_scores(labels):
             differ = (labels.clamp(min=0) * other.clamp(min=0)).sum(-1) == 0
             differ &= ((labels != -100) & (other != -100)).all(-1)
         else:
             differ = (labels != other) & (labels != -100) & (other != -100)
-        return differ if differ.ndim == 2 else differ[:, None]
+        if differ.ndim == 1:
+            differ = differ[:, None]
+        return differ
 
     def _match(
-        self, outputs: MAAVTModelOutput, both: torch.Tensor, num_shifts: int = 0
+        self, outputs: MAAVTModelOutput, pairs: MAAVTPairs, num_added: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Match logits `[B, S]`, 0 where a modality is missing, and those with the sound of earlier clips `[K, B, S]`.
+        """Match logits `[B, S]`, 0 where a modality is missing, and those with the audio of earlier clips `[K, B, S]`.
 
         None without match head or without a stream.
         """
-        video, audio = outputs.video_background_state, outputs.audio_background_state
-        one_missing = video is None or audio is None
-        if self.match_head is None or (one_missing and num_processes() == 1):
+        states = with_zeros(outputs.video_background_state, outputs.audio_background_state)
+        if self.match_head is None or states is None:
             return None, None
-        if one_missing:  # another process may hold both streams: its collectives must find this process
-            filler = torch.zeros_like(video if audio is None else audio)
-            video, audio = (filler if states is None else states for states in (video, audio))
-        shifts = range(1, 1 + num_shifts)
+        dtype = self.classifier.bias.dtype  # of no layer that quantization replaces
+        video, audio, both = states[0].to(dtype), states[1].to(dtype), pairs.both
+        shifts = range(1 + num_added)
         logits = self.match_head(
-            torch.stack([video] * (1 + num_shifts)),
-            torch.stack([audio, *(audio.roll(k, 0) for k in shifts)]),
-            torch.stack([both, *(both & both.roll(k, 0) for k in shifts)]),
+            torch.stack([video for _ in shifts]),  # (1 + K, B, S, D)
+            torch.stack([audio.roll(shift, 0) for shift in shifts]),
+            torch.stack([both & both.roll(shift, 0) for shift in shifts]),
         )
         return logits[0] * both, logits[1:]
 
+    def _matching_loss(
+        self, match_logits: torch.Tensor, added_logits: torch.Tensor, added: torch.Tensor, pairs: MAAVTPairs
+    ) -> torch.Tensor:
+        matched, both = pairs.matched, pairs.both
+        if match_logits.ndim == 1:
+            matched, both, added = matched.all(1), both[:, 0], added.all(2)
+        return matching_loss(
+            torch.cat([match_logits.flatten(), added_logits.flatten()]),
+            torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),
+            torch.cat([both.flatten(), added.flatten()]),
+        )
+
+    # Contrast (equation 2)
+
     def _contrastive_losses(
-        self, outputs: MAAVTModelOutput, mask: torch.Tensor, labels: torch.Tensor | None
+        self, outputs: MAAVTModelOutput, pairs: MAAVTPairs, labels: torch.Tensor | None
     ) -> torch.Tensor | None:
-        """Blockwise contrast over all pairs of the batch: `[L]`, or None where there is nothing to contrast."""
+        """Blockwise contrast over all pairs of the batch: `[L']`, or None where there is nothing to contrast."""
         head = self.maavt.contrastive_head
-        video, audio = outputs.video_shared_states, outputs.audio_shared_states
-        one_missing = video is None or audio is None
-        if head is None or (one_missing and num_processes() == 1):
+        states = with_zeros(outputs.video_shared_states, outputs.audio_shared_states)  # (B, S, L, D) each
+        if head is None or states is None:
             return None
-        if one_missing:  # as above: the gather of the other processes must find this one
-            filler = torch.zeros_like(video if audio is None else audio)
-            video, audio = (filler if states is None else states for states in (video, audio))
-        video, audio = head(video.flatten(0, 1), audio.flatten(0, 1))
+        video, audio = head(states[0].flatten(0, 1), states[1].flatten(0, 1))  # (B*S, L', d)
+        mask = pairs.both & pairs.matched
         positives = self._positive_labels(labels, mask)
         return contrastive_loss(video, audio, mask.flatten(), self.config.temperature, positives)
 
     def _positive_labels(self, labels: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor | None:
-        """Class index of every pair, `[B*S]`, for contrast by label; None for contrast by pair."""
+        """Class index of every pair, `[B*S]`, for contrast by label (equation 2a); None for contrast by pair."""
         if self.config.contrastive_positives == "pair":
             return None
         if labels is None:
             return torch.full_like(mask, -100, dtype=torch.long).flatten()
-        if torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification":
+        if self._are_scores(labels):
             raise ValueError(
                 'contrastive_positives="label" needs one class index a clip or segment; soft labels (MixUp) and '
                 'multi-label targets name several classes. Use contrastive_positives="pair".'
             )
-        return (labels if labels.ndim == 2 else labels[:, None]).expand_as(mask).flatten()
+        if labels.ndim == 1:
+            labels = labels[:, None]
+        return labels.expand_as(mask).flatten()
 
 
 __all__ = ["MAAVTForAudioVisualClassification", "MAAVTModel", "MAAVTPreTrainedModel"]

@@ -4,19 +4,18 @@
 
 Both readers have the same methods and the same clock, the file's own presentation time:
 
-* `info()` -> `ClipInfo`;
-* `frames_at(times)` -> the frame on the screen at each time, `(uint8 [T, 3, H, W], pts [T], end)`;
-* `frames_between(start, end)` -> every frame shown in `[start, end)`, likewise;
-* `samples(start, end)` -> `(float32 [channels, n], time of the first sample)`.
-
-`end` is where the pictures ended if reading met the end of the stream, else None.
+* `info()` gives a `ClipInfo`;
+* `frames_at(times)` gives the frame on the screen at each time, as `Frames`;
+* `frames_between(start, end)` gives every frame shown in `[start, end)`, as `Frames`;
+* `waveform(start, end)` gives a mono `Waveform`.
 """
 
 import functools
 import io
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,12 +23,31 @@ import torch
 
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
-ATTACHED_PIC = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
-PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
-PACKETS_AHEAD = 128  # read before they are decoded, to know which frames will be shown
-LARGEST_REORDER = 16  # frames by which H.264 may decode a frame before its turn
+TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
+MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
+DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
+ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
 LFS_POINTER = b"version https://git-lfs"
+# FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775, without the low-frequency channel), scaled to sum to one
+SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
+
+# FFmpeg's names of the containers that are opened. Playlists, session descriptions, image sequences, text and capture
+# devices are not among them: they open other files and addresses.
+CONTAINERS = (
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "flv", "mpeg", "mpegts", "asf", "ogg", "wav",
+    "w64", "mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "aiff", "au", "caf", "dts", "flac", "h264", "hevc",
+    "ivf", "m4v", "mpegvideo", "mxf", "nut", "obu", "rm", "dv", "tta", "voc", "vc1", "wv", "wtv", "gif", "yuv4mpegpipe",
+)  # fmt: skip
+# Containers without an index: their length is a guess from the bit rate, so that the packets are counted.
+GUESSED_LENGTH = {
+    "aac", "ac3", "amr", "amrnb", "amrwb", "dts", "eac3", "h264", "hevc", "m4v", "mp3", "mpeg", "mpegvideo", "obu", "vc1",
+}  # fmt: skip
+# Containers whose frames are read from the beginning of the file: seeking gives frames with wrong times ...
+SEQUENTIAL = {"avi", "h264", "hevc", "m4v", "mpeg", "mpegvideo", "obu", "vc1"}
+# ... and those that give no presentation times: their frames are timed by their order.
+TIMED_BY_ORDER = SEQUENTIAL - {"mpeg"}
 
 
 class ClipError(ValueError):
@@ -46,7 +64,9 @@ class ClipError(ValueError):
 
 
 def clip_error(path: str, field: str, problem: str) -> ClipError:
-    return ClipError(f"{path}: {field}: {problem}", path, field)
+    """The error for a file. A name that is not UTF-8 is written with backslashes, so that it can be printed."""
+    printable = path.encode("utf-8", "backslashreplace").decode()
+    return ClipError(f"{printable}: {field}: {problem}", path, field)
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,614 @@ class ClipInfo:
         return self.start + self.duration
 
 
+@dataclass
+class Frames:
+    """Decoded frames: uint8 `pixels` `[T, 3, H, W]` and the presentation time of each in `seconds` `[T]`.
+
+    `stream_end` is where the video ended if reading met the end of the stream, else None.
+    """
+
+    pixels: torch.Tensor
+    seconds: np.ndarray
+    stream_end: float | None = None
+
+
+@dataclass
+class Waveform:
+    """Decoded mono samples, float32 `[n]`, and the presentation time of the first one."""
+
+    samples: torch.Tensor
+    start: float
+
+
+def open_file(source: str | bytes, name: str, decoder: str = "auto", max_pixels: int = MAX_PIXELS) -> Any:
+    """The reader for a file: PyAV, which skips frames that nobody asks for, or torchcodec where PyAV is not installed.
+
+    With `decoder="torchcodec"`, PyAV still reads the files whose frames torchcodec times or turns wrongly.
+
+    Raises:
+        ClipError: not a media file, or its frames have more than `max_pixels`.
+        ImportError: the decoder is not installed.
+    """
+    if decoder == "pyav" or (decoder == "auto" and (has_pyav() or torchcodec_decoders() is None)):
+        return PyAVFile(source, name, max_pixels)
+    if not has_pyav():
+        return TorchcodecFile(source, name)
+    file = PyAVFile(source, name, max_pixels)
+    if file.container in SEQUENTIAL | {"mpegts"} or file.is_mirrored():
+        return file
+    return TorchcodecFile(source, name, pyav_file=file)
+
+
+@functools.lru_cache(maxsize=1)
+def torchcodec_decoders() -> Any:
+    """`torchcodec.decoders`, or None where it is not installed or finds no FFmpeg."""
+    try:
+        import torchcodec
+        from torchcodec import decoders
+
+        # recent versions import without FFmpeg, and look for it anew, in vain, at every file
+        return None if getattr(torchcodec, "ffmpeg_major_version", True) is None else decoders
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def has_pyav() -> bool:
+    """Whether PyAV can be imported."""
+    try:
+        import av  # noqa: F401
+
+        return True
+    except (ImportError, OSError):
+        return False
+
+
+class PyAVFile:
+    """One open container for both streams. Right by presentation time for any frame rate; seeks in long files."""
+
+    def __init__(self, source: str | bytes, name: str, max_pixels: int = MAX_PIXELS):
+        try:
+            import av
+        except ImportError as error:
+            raise ImportError("reading clips needs PyAV (pip install av) or torchcodec with FFmpeg") from error
+        self.name, self._av, self._source, self._max_pixels = name, av, source, max_pixels
+        self._converter = av.video.reformatter.VideoReformatter()
+        self._interleavers: dict[tuple[str, str], Any] = {}  # by sample format and layout
+        self._open()
+
+    def _open(self) -> None:
+        # Remote addresses need other protocols and playlists. Whoever allowed them has chosen so.
+        options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+        if isinstance(self._source, str) and not os.path.exists(self._source):
+            options = {}
+        try:
+            file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
+            self._file = self._av.open(file, metadata_errors="ignore", options=options)
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise unreadable(self._source, self.name, error) from error
+        self.container = self._file.format.name.split(",")[0]
+        self.video = self._default_track("video")
+        self.audio = self._default_track("audio")
+        for stream in self._streams():
+            if stream.codec_context is None:
+                problem = f"is cut off, or its {stream.type} has a codec that FFmpeg does not know"
+                raise clip_error(self.name, "path", f"{problem}; copy it again, or transcode it")
+        if self.video is not None:
+            self._check_size(self.video.codec_context)
+            self.video.codec_context.options = {"max_pixels": str(self._max_pixels)}
+            self.video.codec_context.thread_count = 1  # a short window ends before more threads have begun
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _default_track(self, kind: str) -> Any:
+        """The track that players show: the first one marked as default, else the first. A cover picture is no video."""
+        tracks = [s for s in getattr(self._file.streams, kind) if not s.disposition.value & ATTACHED_PICTURE]
+        return max(tracks, key=lambda track: track.disposition.value & DEFAULT_TRACK, default=None)
+
+    def _streams(self) -> list[Any]:
+        return [stream for stream in (self.video, self.audio) if stream is not None]
+
+    def _check_size(self, picture: Any) -> None:
+        if picture.width * picture.height > self._max_pixels:
+            problem = f"frames of {picture.width}x{picture.height} have more than max_pixels={self._max_pixels} pixels"
+            raise clip_error(self.name, "video", f"{problem}; scale the video down, or raise max_pixels")
+
+    # Lengths
+
+    def info(self, check: bool = False) -> ClipInfo:
+        """What the headers say. `check` also decodes the first frame and looks for a file that was cut off."""
+        if not self._streams():
+            raise clip_error(self.name, "path", "holds neither a video nor an audio stream; is it the right file?")
+        if check:
+            self._check_complete()
+        starts, ends = self._stream_times()
+        start = min(starts.values())
+        fields: dict[str, Any] = {}
+        if self.video is not None:
+            fields |= self._video_fields(starts["video"], check)
+            fields |= {"video_start": starts["video"], "video_end": ends["video"]}
+        if self.audio is not None:
+            codec = self.audio.codec_context
+            if codec.sample_rate <= 0:
+                raise clip_error(
+                    self.name, "audio", f"a sampling rate of {codec.sample_rate} Hz; write the file again"
+                )
+            fields |= {"sampling_rate": codec.sample_rate, "num_channels": codec.channels}
+            fields |= {"audio_start": starts["audio"], "audio_end": ends["audio"]}
+        return ClipInfo(
+            path=self.name,
+            duration=max(ends.values()) - start,
+            start=start,
+            has_video=self.video is not None,
+            has_audio=self.audio is not None,
+            **fields,
+        )
+
+    def _video_fields(self, start: float, check: bool) -> dict[str, Any]:
+        rate, codec = self.video.average_rate, self.video.codec_context
+        height, width = codec.height, codec.width
+        if check:
+            frame = next(self._frames(start), None)
+            if frame is None:
+                raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+            height, width, _ = self._to_rgb(frame).shape
+        return {"fps": float(rate) if rate else None, "height": height, "width": width}
+
+    def _stream_times(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Where each stream starts and ends, by kind."""
+        starts, ends = {}, {}
+        for stream in self._streams():
+            starts[stream.type] = max(0.0, float((stream.start_time or 0) * stream.time_base))
+            if stream.duration and self.container not in GUESSED_LENGTH:
+                ends[stream.type] = starts[stream.type] + float(stream.duration * stream.time_base)
+        if len(ends) == len(starts):
+            return starts, ends
+
+        # mkv and webm give no length per stream, or none at all; other files give a guess
+        scanned = self._scan_end()
+        for kind, start in starts.items():
+            ends.setdefault(kind, scanned.get(kind, start))
+        declared = (self._file.duration or 0) / self._av.time_base  # some muxers count from 0, some not
+        if self.container not in GUESSED_LENGTH and max(ends.values()) + 0.5 < declared:
+            raise self._truncated(max(ends.values()), declared)
+        return starts, ends
+
+    def _scan_end(self) -> dict[str, float]:
+        """Where each stream ends, from the packets at the end of the file (nothing is decoded)."""
+        ends: dict[str, float] = {}
+        for from_start in (self.container in GUESSED_LENGTH, True):
+            try:
+                if from_start:
+                    self._open()
+                else:
+                    self._file.seek(self._file.duration or 0)
+                ends = self._packet_ends()
+            except self._av.FFmpegError:
+                continue
+            if len(ends) == len(self._streams()):
+                break
+        self._open()
+        return ends
+
+    def _packet_ends(self) -> dict[str, float]:
+        ends: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for packet in self._file.demux(self._streams()):
+            kind = packet.stream.type
+            if not packet.size:
+                continue
+            counts[kind] = counts.get(kind, 0) + 1
+            if packet.pts is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                ends[kind] = max(end, ends.get(kind, end))
+        if self.video is not None and self.container in TIMED_BY_ORDER and self.video.average_rate:
+            ends["video"] = counts.get("video", 0) / float(self.video.average_rate)
+        return ends
+
+    def _check_complete(self) -> None:
+        """The index of a file may name packets that a copy has lost."""
+        if self.container in GUESSED_LENGTH:
+            return
+        scanned = self._scan_end()
+        for stream in self._streams():
+            if stream.duration and stream.type in scanned:
+                declared = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+                if scanned[stream.type] + 0.5 < declared:
+                    raise self._truncated(scanned[stream.type], declared)
+
+    def _truncated(self, end: float, declared: float) -> ClipError:
+        problem = f"is cut off: it ends at {end:.2f} s of {declared:.2f} s; copy or download it again"
+        return clip_error(self.name, "path", problem)
+
+    # Packets and frames
+
+    def _seek(self, stream: Any, time: float) -> None:
+        """Go to the last key frame at or before `time`, or to the beginning of the file."""
+        if stream.type == "video" and self.container in SEQUENTIAL:
+            self._open()
+            return
+        try:
+            self._file.seek(int(time / stream.time_base), stream=stream, backward=True)
+        except self._av.FFmpegError:  # avi refuses times below 0; some files have no index
+            self._open()
+
+    def _decoded(self, kind: str) -> Iterator:
+        """Decoded frames with a presentation time, from here on."""
+        stream = getattr(self, kind)
+        stream.codec_context.skip_frame = "DEFAULT"
+        by_order = kind == "video" and self.container in TIMED_BY_ORDER
+        count, ticks = 0, deque()  # decoding times come in the order in which frames are shown
+        try:
+            for packet in self._file.demux(stream):
+                if by_order and packet.size:
+                    ticks.append(self._decoding_tick(packet, count))
+                    count += 1
+                for frame in packet.decode():
+                    if by_order:
+                        frame.pts = ticks.popleft() if ticks else None
+                    elif frame.pts is None:
+                        frame.pts = frame.dts
+                    if frame.time is not None:
+                        yield frame
+        except self._av.EOFError:
+            return
+        except self._av.FFmpegError as error:
+            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            raise clip_error(self.name, kind, problem) from error
+
+    def _decoding_tick(self, packet: Any, count: int) -> int:
+        """When a packet is decoded. A raw stream has no times at all: its frames follow at its frame rate."""
+        if packet.dts is not None:
+            return packet.dts
+        return round(count / (self.video.average_rate * self.video.time_base))
+
+    def _frames(self, time: float) -> Iterator:
+        """Decoded frames in order of time, from the last key frame at or before `time`."""
+        self._seek(self.video, time)
+        frames = self._decoded("video")
+        first = next(frames, None)
+        if first is None or first.time > time:  # no index, or a bad one: read from the beginning
+            self._open()
+            frames = self._decoded("video")
+            first = next(frames, None)
+        if first is not None:
+            yield first
+            yield from frames
+
+    def frames_at(self, times: np.ndarray) -> Frames:
+        """The frame on the screen at each time. Of H.264, frames are not decoded that nobody needs."""
+        codec = self.video.codec_context
+        progressive = getattr(codec, "field_order", None) == PROGRESSIVE  # PyAV before 16 does not tell
+        if codec.name == "h264" and progressive and self.container not in SEQUENTIAL:
+            frames = self._read_runs(times, self._needed_run)
+            if frames is not None:
+                return frames
+            self._open()
+        return self._read_runs(times, self._full_run)
+
+    def _read_runs(self, times: np.ndarray, read_run: Any) -> Frames | None:
+        """Read times that are close together in one go, with a seek before each group."""
+        order = np.argsort(times, kind="stable")
+        far = np.diff(times[order]) > SEEK_AHEAD_SECONDS
+        if self.container in SEQUENTIAL:
+            far[:] = False
+        images, seconds, stream_end = [None] * len(times), np.empty(len(times)), None
+        for run in np.split(order, np.flatnonzero(far) + 1):
+            result = read_run(times[run])
+            if result is None:
+                return None
+            stream_end = result.stream_end
+            for index, image, second in zip(run, result.images, result.seconds, strict=True):
+                images[index], seconds[index] = image, second
+        return Frames(self._stack(images), seconds, stream_end)
+
+    def _full_run(self, times: np.ndarray) -> "Run":
+        """The frames at sorted times, where every frame between them is decoded."""
+        frames = self._frames(times[0])
+        current, following = next(frames, None), next(frames, None)
+        if current is None:
+            raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+        run, image = Run(), self._to_rgb(current)
+        for time in times:
+            passed = False
+            while following is not None and following.time <= time + TIME_ROUNDING:
+                current, following, passed = following, next(frames, None), True
+            if passed:
+                image = self._to_rgb(current)
+            run.images.append(image)
+            run.seconds.append(current.time)
+        if following is None:
+            run.stream_end = current.time + self._frame_seconds(current)
+        return run
+
+    def _needed_run(self, times: np.ndarray) -> "Run | None":
+        """The frames at sorted times, where frames are skipped that none of these needs.
+
+        The presentation times of the packets say which frames are on the screen. Frames that no other frame refers to
+        are skipped unless they are on it. None: the packets do not say enough, or the decoder gave other frames.
+        """
+        packets, at_end = self._packets_until(times)
+        if not packets or any(packet.pts is None for packet in packets):
+            return None
+        tick = float(self.video.time_base)
+        known = np.unique([packet.pts for packet in packets])
+        place = np.searchsorted(known, (times + TIME_ROUNDING) / tick, side="right") - 1
+        shown = known[np.maximum(place, 0)].tolist()  # before its first frame, a stream shows that
+
+        images: dict[int, np.ndarray] = {}
+        for frame in self._decoded_packets(packets, set(shown)):
+            if frame.interlaced_frame:  # the stream only begins with whole frames
+                return None
+            if frame.pts in shown and frame.pts not in images:
+                images[frame.pts] = self._to_rgb(frame)
+            if len(images) == len(set(shown)):
+                break
+        else:
+            return None
+        run = Run([images[pts] for pts in shown], [pts * tick for pts in shown])
+        if at_end:
+            run.stream_end = max(packet.pts + (packet.duration or 0) for packet in packets) * tick
+        return run
+
+    def _packets_until(self, times: np.ndarray) -> tuple[list, bool]:
+        """The packets from the key frame before the first time to the last time, and whether the stream ends there."""
+        self._seek(self.video, times[0])
+        packets, at_end = self._packets_before(times[-1])
+        if packets and packets[0].pts is not None and packets[0].pts * packets[0].time_base > times[0]:
+            self._open()  # no index, or a bad one: read from the beginning
+            packets, at_end = self._packets_before(times[-1])
+        return packets, at_end
+
+    def _packets_before(self, last: float) -> tuple[list, bool]:
+        packets = []
+        for packet in self._file.demux(self.video):
+            if not packet.size:
+                break
+            # later packets are shown later still: a frame is decoded before it is shown
+            if packet.dts is not None and packet.dts * packet.time_base > last + TIME_ROUNDING:
+                return packets, False
+            packets.append(packet)
+        return packets, True
+
+    def _decoded_packets(self, packets: list, needed: set[int]) -> Iterator:
+        codec = self.video.codec_context
+        last = max(place for place, packet in enumerate(packets) if packet.pts in needed)
+        try:
+            for packet in packets[: last + 1]:
+                codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+                yield from packet.decode()
+            yield from codec.decode(None)  # the frames that the decoder still holds
+        except self._av.EOFError:
+            return
+        except self._av.FFmpegError as error:
+            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            raise clip_error(self.name, "video", problem) from error
+
+    def frames_between(self, start: float, end: float) -> Frames:
+        """Every frame shown in `[start, end)`."""
+        images: list[np.ndarray] = []
+        seconds: list[float] = []
+        stream_end = None
+        for frame in self._frames(start):
+            if frame.time >= end - TIME_ROUNDING and images:
+                stream_end = None
+                break
+            if images and frame.time <= start + TIME_ROUNDING:
+                images, seconds = [], []  # only the last frame before the window is on the screen when it starts
+            images.append(self._to_rgb(frame))
+            seconds.append(frame.time)
+            stream_end = frame.time + self._frame_seconds(frame)
+        if not images:
+            raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+        return Frames(self._stack(images), np.array(seconds), stream_end)
+
+    def _frame_seconds(self, frame: Any) -> float:
+        return float((getattr(frame, "duration", 0) or 0) * frame.time_base)
+
+    def _stack(self, images: list[np.ndarray]) -> torch.Tensor:
+        """Images `[H, W, 3]` as one tensor `[T, 3, H, W]`."""
+        sizes = sorted({image.shape[:2] for image in images})
+        if len(sizes) > 1:
+            listed = " and ".join(f"{width}x{height}" for height, width in sizes)
+            raise clip_error(self.name, "video", f"has frames of {listed}; write it again in one size")
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+    def _to_rgb(self, frame: Any) -> np.ndarray:
+        """The picture `[H, W, 3]` of a frame, turned and mirrored as the file says."""
+        self._check_size(frame)
+        image = self._converter.reformat(frame, format="rgb24").to_ndarray()
+        matrix = display_matrix(frame)
+        if matrix is None:
+            return image
+        across, down = matrix[0, 0], matrix[1, 1]
+        if abs(matrix[0, 0]) < abs(matrix[0, 1]):
+            image = image.swapaxes(0, 1)
+            across, down = matrix[1, 0], matrix[0, 1]
+        return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+    def is_mirrored(self) -> bool:
+        """Whether the first frame is shown mirrored."""
+        if self.video is None:
+            return False
+        frame = next(self._frames(0.0), None)
+        matrix = None if frame is None else display_matrix(frame)
+        return matrix is not None and bool(np.linalg.det(matrix[:2, :2]) < 0)
+
+    # Samples
+
+    def waveform(self, start: float, end: float) -> Waveform:
+        """The samples between two times, from the first decoded packet on. No samples: the audio ends before."""
+        rate = self.audio.codec_context.sample_rate
+        self._seek(self.audio, start - PREROLL_SECONDS)  # below 0 too: the packet that primes the codec lies there
+        first, count = start, 0
+        parts: list[np.ndarray] = []
+        for frame in self._decoded("audio"):
+            if frame.time >= end:
+                break
+            if frame.time + frame.samples / rate <= start:
+                continue
+            if frame.sample_rate != rate:
+                problem = f"the sampling rate changes from {rate} Hz to {frame.sample_rate} Hz"
+                raise clip_error(self.name, "audio", f"{problem}; write the file again with one rate")
+            if not parts:
+                first = frame.time
+            gap = round((frame.time - first) * rate) - count
+            if gap > 0.02 * rate:  # time stamps jump: keep the clock. Smaller steps are rounding of the container
+                parts.append(np.zeros(gap, np.float32))
+                count += gap
+            parts.append(self._to_mono(frame))
+            count += len(parts[-1])
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return Waveform(torch.from_numpy(samples), first)
+
+    def _to_mono(self, frame: Any) -> np.ndarray:
+        """The samples `[n]` of a frame in -1..1, averaged over its channels.
+
+        They are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
+        """
+        kind = (frame.format.name, frame.layout.name)
+        if kind not in self._interleavers:
+            self._interleavers[kind] = self._av.AudioResampler(format="flt")
+        parts = self._interleavers[kind].resample(frame)
+        interleaved = np.concatenate([part.to_ndarray()[0] for part in parts])
+        channels = frame.layout.nb_channels
+        return to_mono(interleaved.reshape(-1, channels).T)
+
+
+@dataclass
+class Run:
+    """Frames at times that are close together: images `[H, W, 3]`, and as in `Frames`."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stream_end: float | None = None
+
+
+def display_matrix(frame: Any) -> np.ndarray | None:
+    """`[3, 3]`, how a frame is turned and mirrored on the screen, or None: as it is."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    return None if side_data is None else np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
+
+
+def to_mono(samples: np.ndarray) -> np.ndarray:
+    """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights."""
+    if len(samples) == 1:
+        return samples[0]
+    weights = np.array(SURROUND.get(len(samples), (1.0,) * len(samples)), np.float32)
+    return (weights / weights.sum()) @ samples
+
+
+class TorchcodecFile:
+    """torchcodec's decoders in exact mode: every packet's time is read before the first frame is chosen.
+
+    Args:
+        source: path or bytes; None where `video` or `audio`, a decoder of the caller's, is read.
+        name: for messages.
+        video, audio: decoders.
+        pyav_file: the same file in PyAV, which knows the default tracks and where streams end.
+    """
+
+    def __init__(
+        self, source: Any, name: str, video: Any = None, audio: Any = None, pyav_file: PyAVFile | None = None
+    ):
+        self.name, self._source, self._pyav_file = name, source, pyav_file
+        self._video, self._audio = video, audio
+        if torchcodec_decoders() is None:
+            raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
+
+    def close(self) -> None:
+        self._video = self._audio = None
+        if self._pyav_file is not None:
+            self._pyav_file.close()
+
+    def _default_track(self, kind: str) -> int | None:
+        track = getattr(self._pyav_file, kind, None)
+        return None if track is None else track.index
+
+    @property
+    def video(self) -> Any:
+        if self._video is None and self._source is not None:
+            decoder = torchcodec_decoders().VideoDecoder
+            self._video = decoder(self._source, stream_index=self._default_track("video"), seek_mode="exact")
+        return self._video
+
+    @property
+    def audio(self) -> Any:
+        if self._audio is None and self._source is not None:
+            decoder = torchcodec_decoders().AudioDecoder
+            self._audio = decoder(self._source, stream_index=self._default_track("audio"))
+        return self._audio
+
+    def info(self, check: bool = False) -> ClipInfo:
+        """From PyAV where it is installed, else from torchcodec's metadata."""
+        if self._pyav_file is not None:
+            return self._pyav_file.info(check)
+        video, audio, failure = None, None, None
+        try:
+            video = self.video.metadata if self.video is not None else None
+        except (RuntimeError, ValueError, IndexError) as error:
+            failure = error
+        try:
+            audio = self.audio.metadata if self.audio is not None else None
+        except (RuntimeError, ValueError, IndexError) as error:
+            failure = error
+        if video is None and audio is None:
+            raise unreadable(self._source, self.name, failure)
+        return self._info_of(video, audio)
+
+    def _info_of(self, video: Any, audio: Any) -> ClipInfo:
+        fields: dict[str, Any] = {}
+        if audio is not None:
+            start = max(0.0, audio.begin_stream_seconds or 0.0)
+            end = start + audio.duration_seconds if audio.duration_seconds else None
+            fields |= {"audio_start": start, "sampling_rate": audio.sample_rate, "num_channels": audio.num_channels}
+        if video is not None:
+            # an audio header may give the whole file's length: the scan of the frames is exact
+            start, end = max(0.0, video.begin_stream_seconds or 0.0), video.end_stream_seconds
+            fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
+            fields |= {"height": video.height, "width": video.width}
+        start = min(fields.get("video_start", start), fields.get("audio_start", start))
+        return ClipInfo(
+            path=self.name,
+            duration=(end or start) - start,
+            start=start,
+            has_video=video is not None,
+            has_audio=audio is not None,
+            **fields,
+        )
+
+    def frames_at(self, times: np.ndarray) -> Frames:
+        """The frame on the screen at each time."""
+        metadata = self.video.metadata
+        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
+        inside = np.clip(times + TIME_ROUNDING, first, max(first, last - TIME_ROUNDING))
+        batch = self.video.get_frames_played_at(inside.tolist())
+        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
+        if (seconds > inside + TIME_ROUNDING).any():  # seen with streams whose frames claim no length
+            raise RuntimeError(f"{self.name}: torchcodec returned a frame that is not on the screen yet")
+        past = times >= last - TIME_ROUNDING
+        if past.any():  # the last frame may have no length, and then no time at which it is played
+            final = self.video.get_frame_at(len(self.video) - 1)
+            pixels[torch.from_numpy(past)], seconds[past] = final.data, final.pts_seconds
+        return Frames(pixels, seconds, last if times.max() >= last else None)
+
+    def frames_between(self, start: float, end: float) -> Frames:
+        """Every frame shown in `[start, end)`."""
+        metadata = self.video.metadata
+        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
+        begin = min(max(start + TIME_ROUNDING, first), max(first, last - TIME_ROUNDING))
+        batch = self.video.get_frames_played_in_range(begin, min(max(end, begin + TIME_ROUNDING), last))
+        seconds = batch.pts_seconds.numpy().astype(np.float64)
+        return Frames(batch.data, seconds, last if end > last else None)
+
+    def waveform(self, start: float, end: float) -> Waveform:
+        """The samples between two times."""
+        samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
+        return Waveform(torch.from_numpy(to_mono(samples.data.numpy())), float(samples.pts_seconds))
+
+
 def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
     """Say whether a file that does not open is empty, cut off, or no media file at all."""
     head = b""
@@ -91,478 +719,3 @@ def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
         known = "mp4, mkv, webm, avi, mov or flv"
         problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as {known}"
     return clip_error(name, "path", problem)
-
-
-def open_file(source: str | bytes, name: str, decoder: str = "auto") -> "PyAVFile | TorchcodecFile":
-    """The reader for a file: PyAV, which leaves out frames that nobody sees; torchcodec where PyAV is not installed."""
-    if decoder not in ("auto", "torchcodec", "pyav"):
-        raise ValueError(f'decoder={decoder!r}; use "auto", "torchcodec" or "pyav"')
-    if decoder == "torchcodec" or (decoder == "auto" and not has_pyav() and torchcodec_decoders() is not None):
-        return TorchcodecFile(source, name)
-    return PyAVFile(source, name)
-
-
-@functools.lru_cache(maxsize=1)
-def torchcodec_decoders() -> Any:
-    """`torchcodec.decoders`, or None where it is not installed or finds no FFmpeg."""
-    try:
-        import torchcodec
-        from torchcodec import decoders
-
-        # recent versions import without FFmpeg, and look for it anew, in vain, at every file
-        return None if getattr(torchcodec, "ffmpeg_major_version", True) is None else decoders
-    except (ImportError, OSError, RuntimeError):
-        return None
-
-
-@functools.lru_cache(maxsize=1)
-def has_pyav() -> bool:
-    try:
-        import av  # noqa: F401
-
-        return True
-    except (ImportError, OSError):
-        return False
-
-
-class PyAVFile:
-    """One open container for both streams. Right by presentation time for any frame rate; seeks in long files."""
-
-    def __init__(self, source: str | bytes, name: str):
-        try:
-            import av
-        except ImportError as error:
-            raise ImportError("reading clips needs PyAV (pip install av) or torchcodec with FFmpeg") from error
-        self.name, self._av, self._source = name, av, source
-        self._reformatter = av.video.reformatter.VideoReformatter()
-        self._open()
-
-    def _open(self) -> None:
-        try:
-            file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-            self._container = self._av.open(file, metadata_errors="ignore")
-        except (self._av.FFmpegError, OSError, ValueError) as error:
-            raise unreadable(self._source, self.name, error) from error
-        # the cover picture in a sound file is no video
-        pictures = [s for s in self._container.streams.video if not s.disposition.value & ATTACHED_PIC]
-        self.video = pictures[0] if pictures else None
-        self.audio = next(iter(self._container.streams.audio), None)
-        for stream in (self.video, self.audio):
-            if stream is not None and stream.codec_context is None:
-                problem = f"is cut off, or its {stream.type} has a codec that FFmpeg does not know; copy it again, or transcode it"
-                raise clip_error(self.name, "path", problem)
-        if self.video is not None:
-            self.video.codec_context.thread_count = 1  # threads cost more than they bring on a short window
-
-    def close(self) -> None:
-        self._container.close()
-
-    def info(self, check: bool = False) -> ClipInfo:
-        """What the headers say. `check` also decodes the first frame and looks for a file that was cut off."""
-        if self.video is None and self.audio is None:
-            raise clip_error(self.name, "path", "holds neither a video nor an audio stream; is it the right file?")
-        if check:
-            self._check_complete()
-        starts, ends = self._stream_times()
-        video, audio = self.video, self.audio
-        start = min(starts.values())
-        height, width = (video.codec_context.height, video.codec_context.width) if video else (None, None)
-        if check and video is not None:
-            frame = next(self._frames(starts[video.index]), None)
-            if frame is None:
-                raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
-            height, width = (frame.width, frame.height) if frame.rotation % 180 else (frame.height, frame.width)
-        return ClipInfo(
-            path=self.name,
-            duration=max(ends.values()) - start,
-            start=start,
-            has_video=video is not None,
-            has_audio=audio is not None,
-            fps=float(video.average_rate) if video is not None and video.average_rate else None,
-            height=height,
-            width=width,
-            sampling_rate=audio.codec_context.sample_rate if audio else None,
-            num_channels=audio.codec_context.channels if audio else None,
-            video_start=starts[video.index] if video else None,
-            video_end=ends[video.index] if video else None,
-            audio_start=starts[audio.index] if audio else None,
-            audio_end=ends[audio.index] if audio else None,
-        )
-
-    def _stream_times(self) -> tuple[dict[int, float], dict[int, float]]:
-        streams = [stream for stream in (self.video, self.audio) if stream is not None]
-        starts = {s.index: max(0.0, float((s.start_time or 0) * s.time_base)) for s in streams}
-        ends = {s.index: starts[s.index] + float(s.duration * s.time_base) for s in streams if s.duration}
-        if len(ends) < len(streams):  # mkv and webm give no length per stream, or none at all
-            scanned = self._scan_end()
-            for stream in streams:
-                ends.setdefault(stream.index, scanned.get(stream.index, starts[stream.index]))
-            declared = (self._container.duration or 0) / self._av.time_base  # some muxers count from 0, some not
-            if max(ends.values()) + 0.5 < declared:
-                raise self._truncated(max(ends.values()), declared)
-        return starts, ends
-
-    def _scan_end(self) -> dict[int, float]:
-        """Where each stream ends, from the packets at the end of the file (nothing is decoded)."""
-        ends: dict[int, float] = {}
-        for from_start in (False, True):
-            try:
-                if from_start:
-                    self._open()
-                else:
-                    self._container.seek(self._container.duration or 0)
-                streams = [stream for stream in (self.video, self.audio) if stream is not None]
-                for packet in self._container.demux(streams):
-                    if packet.pts is not None:
-                        end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                        ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
-            except self._av.FFmpegError:
-                continue
-            if len(ends) == len(streams):
-                break
-        self._open()
-        return ends
-
-    def _check_complete(self) -> None:
-        """The index of a file may name packets that a copy has lost."""
-        scanned = self._scan_end()
-        for stream in (self.video, self.audio):
-            if stream is not None and stream.duration and stream.index in scanned:
-                declared = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
-                if scanned[stream.index] + 0.5 < declared:
-                    raise self._truncated(scanned[stream.index], declared)
-
-    def _truncated(self, found: float, declared: float) -> ClipError:
-        return clip_error(
-            self.name, "path", f"is cut off: it ends at {found:.2f} s of {declared:.2f} s; copy or download it again"
-        )
-
-    def _frames(self, time: float, shown: "ShownFrames | None" = None) -> Iterator:
-        """Decoded frames in order of time, from the last key frame at or before `time`."""
-        self._seek("video", time)
-        frames = self._decode("video", shown)
-        first = next(frames, None)
-        if first is None or first.time > time:  # no index, or a bad one: read from the beginning
-            self._open()
-            frames = self._decode("video", shown)
-            first = next(frames, None)
-        if first is not None:
-            yield first
-            yield from frames
-
-    def _seek(self, kind: str, time: float) -> None:
-        stream = getattr(self, kind)
-        try:
-            self._container.seek(int(time / stream.time_base), stream=stream, backward=True)
-        except self._av.FFmpegError:  # avi refuses times below 0; some files have no index
-            self._open()
-
-    def _decode(self, kind: str, shown: "ShownFrames | None" = None) -> Iterator:
-        stream = getattr(self, kind)
-        packets = self._container.demux(stream)
-        if kind == "video":
-            stream.codec_context.skip_frame = "DEFAULT"
-        try:
-            for packet in packets if shown is None else shown.mark(packets):
-                for frame in packet.decode():
-                    if frame.pts is None:
-                        frame.pts = frame.dts
-                    if frame.time is not None:
-                        yield frame
-        except self._av.EOFError:
-            return
-        except self._av.FFmpegError as error:
-            raise clip_error(
-                self.name, kind, f"cannot be decoded ({error}); the file is damaged, write it again"
-            ) from error
-
-    def frames_at(self, times: np.ndarray) -> tuple[torch.Tensor, np.ndarray, float | None]:
-        if self.video.codec_context.name == "h264" and self._container.format.name != "avi":  # avi: no such times
-            order = getattr(self.video.codec_context, "field_order", None)  # older PyAV does not tell
-            marks = ShownFrames(times, progressive=order == PROGRESSIVE)
-            found = self._frames_at(times, marks)
-            if marks.agree(times, found[1]):
-                return found
-            self._open()
-        return self._frames_at(times)
-
-    def _frames_at(
-        self, times: np.ndarray, marks: "ShownFrames | None" = None
-    ) -> tuple[torch.Tensor, np.ndarray, float | None]:
-        seconds = np.empty(len(times))
-        current = following = None
-
-        def on_screen() -> Iterator:
-            nonlocal current, following
-            frames: Iterator = iter(())
-            for index in np.argsort(times, kind="stable"):
-                time = times[index]
-                if current is None or (following is not None and time - following.time > SEEK_AHEAD_SECONDS):
-                    frames = self._frames(time, marks)
-                    current, following = next(frames, None), next(frames, None)
-                while following is not None and following.time <= time + 1e-6:
-                    current, following = following, next(frames, None)
-                if current is None:
-                    raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
-                seconds[index] = current.time
-                if marks is not None:
-                    marks.see(current)
-                yield index, current
-
-        pictures, end = self._to_tensor(on_screen(), len(times)), None
-        if following is None:
-            end = current.time + self._frame_seconds(current)
-            end = end if marks is None else max(end, marks.end)
-        return pictures, seconds, end
-
-    def frames_between(self, start: float, end: float) -> tuple[torch.Tensor, np.ndarray, float | None]:
-        shown: list = []
-        stopped = False
-        for frame in self._frames(start):
-            if frame.time >= end - 1e-6 and shown:
-                stopped = True
-                break
-            if shown and frame.time <= start + 1e-6:
-                shown.clear()  # only the last frame before the window is on the screen when it starts
-            shown.append(frame)
-        if not shown:
-            raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
-        stream_end = None if stopped else shown[-1].time + self._frame_seconds(shown[-1])
-        pictures = self._to_tensor(enumerate(shown), len(shown))
-        return pictures, np.array([frame.time for frame in shown]), stream_end
-
-    def _frame_seconds(self, frame) -> float:
-        return float((getattr(frame, "duration", 0) or 0) * frame.time_base)
-
-    def _to_tensor(self, frames: Iterable, count: int) -> torch.Tensor:
-        """Frames with their places, each of which is left for the next as soon as it is converted: `[count, 3, H, W]`."""
-        pictures = before = None
-        for place, frame in frames:
-            if frame is not before:
-                before, picture = frame, self._to_rgb(frame)
-            pictures = np.empty((count, *picture.shape), np.uint8) if pictures is None else pictures
-            if picture.shape != pictures.shape[1:]:
-                sizes = " and ".join(f"{width}x{height}" for height, width, _ in (pictures.shape[1:], picture.shape))
-                raise clip_error(self.name, "video", f"has pictures of {sizes}; write it again in one size")
-            pictures[place] = picture
-        return torch.from_numpy(pictures).permute(0, 3, 1, 2)
-
-    def _to_rgb(self, frame) -> np.ndarray:
-        """A picture `[H, W, 3]` in the memory of its frame."""
-        try:
-            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        except TypeError:  # PyAV before 17
-            rgb = self._reformatter.reformat(frame, format="rgb24")
-        plane = rgb.planes[0]
-        picture = np.frombuffer(plane, np.uint8).reshape(rgb.height, plane.line_size)[:, : rgb.width * 3]
-        turns = round(getattr(frame, "rotation", 0) / 90) % 4
-        return np.rot90(picture.reshape(rgb.height, rgb.width, 3), turns)
-
-    def samples(self, start: float, end: float) -> tuple[torch.Tensor, float]:
-        stream = self.audio
-        rate = stream.codec_context.sample_rate
-        self._seek("audio", start - PREROLL_SECONDS)  # below 0 too: the packet that primes the codec lies there
-        first, parts, count = start, [], 0
-        for frame in self._decode("audio"):
-            if frame.time >= end:
-                break
-            if frame.time + frame.samples / rate <= start:
-                continue
-            part = _planar_float(frame)
-            if not parts:
-                first = frame.time
-            gap = round((frame.time - first) * rate) - count
-            if gap > 0.02 * rate:  # time stamps jump: keep the clock. Smaller steps are rounding of the container
-                parts.append(np.zeros((len(part), gap), np.float32))
-                count += gap
-            parts.append(part)
-            count += part.shape[1]
-        if not parts:
-            return torch.zeros(stream.codec_context.channels or 1, 0), start
-        return torch.from_numpy(np.concatenate(parts, axis=1)), first
-
-
-class ShownFrames:
-    """Which frames of an H.264 stream are on the screen at given times: the decoder leaves out others, by which half of
-    many a file's, where no frame refers to them, and all that follow the last.
-
-    A packet is marked if its frame is shown at one of the times, as far as the packets around it say: where they say too
-    little, too many are marked. Unless the stream is `progressive`, its neighbors are decoded too, they may be the other
-    field of an interlaced frame.
-    """
-
-    def __init__(self, times: np.ndarray, progressive: bool = False):
-        self.times = np.append(np.sort(times) + 1e-6, np.inf)
-        self.progressive = progressive
-        self.marked: list[float] = []  # seconds
-        self.end = 0.0  # where the last packet that was read ends
-        self._begun = self._after_marked = self._interlaced = False
-
-    def mark(self, packets: Iterator) -> Iterator:
-        """The packets of a stream as they come, with their decoder told what to do with each."""
-        self._begun = self._after_marked = False  # read from elsewhere, or once more
-        ahead: list = []
-        base = last = None  # seconds of a tick; the tick after which no packet is shown
-        for packet in packets:
-            if base is None:
-                base = float(packet.time_base)
-                last = self.times[-2] / base
-            ahead.append(packet)
-            if packet.dts is not None and packet.dts > last and all(p.pts is not None for p in ahead):
-                needed = self._needed(ahead, base)
-                count = max((place + 1 for place, wanted in enumerate(needed) if wanted), default=0)
-                yield from self._tell(ahead, needed[: count if self.progressive else count + 1])
-                yield emptying(packet)
-                return
-            if packet.dts is None or packet.dts > last:
-                yield from self._tell(ahead, self._needed(ahead, base))
-                ahead = []
-            elif len(ahead) >= PACKETS_AHEAD:
-                yield from self._tell(ahead, self._needed(ahead, base)[: -LARGEST_REORDER - 1])
-                ahead = ahead[-LARGEST_REORDER - 1 :]
-        yield from self._tell(ahead, self._needed(ahead, base))
-
-    def _tell(self, packets: list, needed: list[bool]) -> Iterator:
-        """As many of the packets as it is known for whether they are needed."""
-        for packet, wanted in zip(packets, needed, strict=False):
-            packet.stream.codec_context.skip_frame = "DEFAULT" if wanted or self._after_marked else "NONREF"
-            self._after_marked = wanted and not self.progressive
-            yield packet
-
-    def _needed(self, packets: list, base: float) -> list[bool]:
-        if not packets or any(packet.pts is None for packet in packets):
-            return [True] * len(packets)
-        seconds = np.array([packet.pts for packet in packets]) * base
-        self.end = max(self.end, seconds.max() + (packets[-1].duration or 0) * base)
-        if self._begun and seconds.min() > self.times[-2]:
-            return [False] * len(packets)
-        known = np.unique(seconds)
-        until = np.append(known, np.inf)[np.searchsorted(known, seconds, side="right")]
-        needed = self.times[np.searchsorted(self.times, seconds)] < until
-        if not self._begun:  # before its first frame, a stream shows that
-            needed |= seconds == known[0]
-            self._begun = True
-        self.marked += seconds[needed].tolist()
-        if not self.progressive:
-            needed[:-1] |= needed[1:]
-        return needed.tolist()
-
-    def see(self, frame: Any) -> None:
-        self._interlaced |= frame.interlaced_frame
-
-    def agree(self, times: np.ndarray, found: np.ndarray) -> bool:
-        """Whether the decoder gave the frames that were marked: some streams do not say in which order they are shown, or
-        say that they are progressive where they only begin so."""
-        if self._interlaced and self.progressive:
-            return False
-        marked = np.unique([-np.inf, *self.marked])
-        return bool(np.all(found >= marked[np.searchsorted(marked, times + 1e-6, side="right") - 1] - 1e-6))
-
-
-def emptying(packet: Any) -> Any:
-    """The packet after which a decoder gives all frames that it holds, as at the end of the stream."""
-    empty = type(packet)()
-    empty.stream, empty.time_base = packet.stream, packet.time_base
-    return empty
-
-
-class TorchcodecFile:
-    """torchcodec's decoders in exact mode: every packet's time is read before the first frame is chosen."""
-
-    def __init__(self, source: Any, name: str, video: Any = None, audio: Any = None):
-        self.name, self._source = name, source
-        self._video, self._audio = video, audio
-        if torchcodec_decoders() is None:
-            raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
-
-    def close(self) -> None:
-        self._video = self._audio = None
-
-    @property
-    def video(self) -> Any:
-        if self._video is None and self._source is not None:
-            self._video = torchcodec_decoders().VideoDecoder(self._source, seek_mode="exact")
-        return self._video
-
-    @property
-    def audio(self) -> Any:
-        if self._audio is None and self._source is not None:
-            self._audio = torchcodec_decoders().AudioDecoder(self._source)
-        return self._audio
-
-    def info(self, check: bool = False) -> ClipInfo:
-        """From PyAV where it is installed (it knows covers and where streams end), else torchcodec's metadata."""
-        if self._source is not None and has_pyav():
-            file = PyAVFile(self._source, self.name)
-            try:
-                return file.info(check)
-            finally:
-                file.close()
-        video = audio = None
-        failures = []
-        for kind in ("video", "audio"):
-            try:
-                metadata = getattr(getattr(self, kind), "metadata", None)
-                video, audio = (metadata, audio) if kind == "video" else (video, metadata)
-            except (RuntimeError, ValueError, IndexError) as error:
-                failures.append(error)
-        if video is None and audio is None:
-            raise unreadable(self._source, self.name, failures[0] if failures else None)
-        starts = [max(0.0, m.begin_stream_seconds or 0.0) for m in (video, audio) if m is not None]
-        video_end = video.end_stream_seconds if video else None
-        audio_end = starts[-1] + audio.duration_seconds if audio and audio.duration_seconds else None
-        start = min(starts)
-        return ClipInfo(
-            path=self.name,
-            # an audio header may give the whole file's length: the pictures' scan is exact where there is one
-            duration=(video_end or audio_end or start) - start,
-            start=start,
-            has_video=video is not None,
-            has_audio=audio is not None,
-            fps=video.average_fps if video else None,
-            height=video.height if video else None,
-            width=video.width if video else None,
-            sampling_rate=audio.sample_rate if audio else None,
-            num_channels=audio.num_channels if audio else None,
-            video_start=starts[0] if video else None,
-            video_end=video_end,
-            audio_start=starts[-1] if audio else None,
-            audio_end=None,
-        )
-
-    def frames_at(self, times: np.ndarray) -> tuple[torch.Tensor, np.ndarray, float | None]:
-        metadata = self.video.metadata
-        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        inside = np.clip(times + 1e-6, first, max(first, last - 1e-6))
-        batch = self.video.get_frames_played_at(inside.tolist())
-        pts = batch.pts_seconds.numpy().astype(np.float64)
-        if (pts > inside + 1e-6).any():  # seen with streams whose frames claim no length
-            raise RuntimeError(f"{self.name}: torchcodec returned a frame that is not on the screen yet")
-        frames, past = batch.data, times >= last - 1e-6
-        if past.any():  # the last frame may have no length, and then no time at which it is played
-            final = self.video.get_frame_at(len(self.video) - 1)
-            frames[torch.from_numpy(past)], pts[past] = final.data, final.pts_seconds
-        return frames, pts, last if times.max() >= last else None
-
-    def frames_between(self, start: float, end: float) -> tuple[torch.Tensor, np.ndarray, float | None]:
-        metadata = self.video.metadata
-        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        begin = min(max(start + 1e-6, first), max(first, last - 1e-6))
-        batch = self.video.get_frames_played_in_range(begin, min(max(end, begin + 1e-6), last))
-        return batch.data, batch.pts_seconds.numpy().astype(np.float64), last if end > last else None
-
-    def samples(self, start: float, end: float) -> tuple[torch.Tensor, float]:
-        samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
-        return samples.data, float(samples.pts_seconds)
-
-
-def _planar_float(frame) -> np.ndarray:
-    """A decoded audio frame as float32 `[channels, n]` in -1..1."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype == np.uint8:
-        return (samples.astype(np.float32) - 128) / 128
-    if samples.dtype.kind == "i":
-        return samples.astype(np.float32) / np.float32(2 ** (8 * samples.dtype.itemsize - 1))
-    return samples.astype(np.float32, copy=False)

@@ -10,8 +10,10 @@ import functools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ import numpy as np
 import torch
 import torchaudio
 
-from .clip_decoders import ClipError, ClipInfo, TorchcodecFile, clip_error, open_file
+from .clip_decoders import MAX_PIXELS, ClipError, ClipInfo, TorchcodecFile, clip_error, has_pyav, open_file
 
 
 END_TOLERANCE = 0.05  # seconds by which a window may pass the end: sound is padded with zeros, the last frame stays
 RESAMPLING_MARGIN = 0.04  # a whole number of samples at every usual rate; longer than the resampling filter
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
-PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]")
-# FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775; the low-frequency channel is left out), scaled to sum to one
-SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
+# How playlists begin, which would make FFmpeg open other files and addresses, and pictures, which it may take for one of
+# a numbered sequence of files
+NO_CLIPS = {
+    "a playlist": (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]"),
+    "a picture": (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"P5", b"P6"),
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class ClipRequest:
         on_missing: "raise", or "none": a stream that the file does not have becomes None.
         decoder: "auto" (PyAV, or torchcodec where PyAV is not installed), "torchcodec" or "pyav".
         allow_remote: let FFmpeg open URLs and protocol strings.
+        max_pixels: the largest width times height of a frame that is decoded.
 
     Raises:
         ValueError: an unknown stream or option, or more than one of `num_frames`, `fps` and `times`.
@@ -60,6 +66,7 @@ class ClipRequest:
     on_missing: str = "raise"
     decoder: str = "auto"
     allow_remote: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self):
         if self.on_missing not in ("raise", "none"):
@@ -132,11 +139,11 @@ def probe_clip(source: Any, *, decoder: str = "auto", allow_remote: bool = False
         ClipError: no such file, not a media file, cut off, or without any stream or frame.
     """
     handle, name = _resolve(source, allow_remote)
-    file = handle if isinstance(handle, TorchcodecFile) else open_file(handle, name, decoder)
-    try:
-        return file.info(check=True)
-    finally:
-        file.close()
+    with _naming(name):
+        if isinstance(handle, TorchcodecFile):
+            return handle.info(check=True)
+        with closing(open_file(handle, name, decoder)) as file:
+            return file.info(check=True)
 
 
 def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
@@ -155,16 +162,17 @@ def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
         ClipError: the file or the window is bad, or the file has none of the requested streams.
     """
     handle, name = _resolve(source, request.allow_remote)
-    if isinstance(handle, TorchcodecFile):
-        return _load(handle, handle.info(), request)
-    file = open_file(handle, name, request.decoder)
-    try:
-        return _load(file, _info(file, handle), request)
-    except (RuntimeError, IndexError, OSError) as error:
-        problem = f"cannot be decoded ({error}); the file is cut off or damaged, write it again"
-        raise clip_error(name, "path", problem) from error
-    finally:
-        file.close()
+    with _naming(name):
+        if isinstance(handle, TorchcodecFile):
+            return _load(handle, handle.info(), request)
+        if request.decoder != "torchcodec" or not has_pyav():
+            return _read(handle, name, request)
+        try:
+            return _read(handle, name, request)
+        except ImportError:
+            raise
+        except Exception:  # torchcodec refuses open groups of pictures and other things that PyAV reads
+            return _read(handle, name, replace(request, decoder="pyav"))
 
 
 def clip_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float, float]:
@@ -176,15 +184,31 @@ def clip_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float, 
     if request.start is not None and request.end is not None:
         return float(request.start), float(request.end)  # load_clip checks them
     handle, name = _resolve(source, request.allow_remote)
-    if isinstance(handle, TorchcodecFile):
-        return _window(handle.info(), request)
-    if isinstance(handle, str) and os.path.isfile(handle) and (known := _known_info(handle, name)):
-        return _window(known[0], request)
-    file = open_file(handle, name, request.decoder)
+    with _naming(name):
+        if isinstance(handle, TorchcodecFile):
+            return _window(handle.info(), request)
+        if isinstance(handle, str) and os.path.isfile(handle) and (known := _known_info(handle, name)):
+            return _window(known[0], request)
+        with closing(open_file(handle, name, request.decoder, request.max_pixels)) as file:
+            return _window(_info(file, handle), request)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Whatever a decoder raises becomes a `ClipError` with the file's name."""
     try:
-        return _window(_info(file, handle), request)
-    finally:
-        file.close()
+        yield
+    except (ClipError, ImportError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        problem = f"cannot be decoded ({reason}); the file is cut off or damaged, write it again"
+        raise clip_error(name, "path", problem) from error
+
+
+def _read(handle: str | bytes, name: str, request: ClipRequest) -> Clip:
+    with closing(open_file(handle, name, request.decoder, request.max_pixels)) as file:
+        return _load(file, _info(file, handle), request)
 
 
 def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
@@ -222,17 +246,17 @@ def _load_frames(file: Any, info: ClipInfo, request: ClipRequest) -> tuple[torch
     _check_overlap(info, "video", info.video_end, request.start)
     times = _requested_times(info, request)
     if times is None:
-        frames, pts, stream_end = file.frames_between(request.start + info.start, request.end + info.start)
+        frames = file.frames_between(request.start + info.start, request.end + info.start)
         last = request.end
     else:
-        frames, pts, stream_end = file.frames_at(times + info.start)
+        frames = file.frames_at(times + info.start)
         last = times.max()
     # the last frame's length is often unknown, hence more than one frame of tolerance
     tolerance = max(END_TOLERANCE, 1.5 / info.fps if info.fps else 0.0)
-    declared = info.video_end
-    if stream_end is not None and declared is not None and min(last + info.start, declared) > stream_end + tolerance:
+    stream_end = math.inf if frames.stream_end is None else frames.stream_end
+    if info.video_end is not None and min(last + info.start, info.video_end) > stream_end + tolerance:
         raise _cut_off(info, "video", stream_end)
-    return frames, torch.from_numpy(pts - info.start)
+    return frames.pixels, torch.from_numpy(frames.seconds - info.start)
 
 
 def _requested_times(info: ClipInfo, request: ClipRequest) -> np.ndarray | None:
@@ -258,26 +282,34 @@ def _requested_times(info: ClipInfo, request: ClipRequest) -> np.ndarray | None:
 
 
 def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Tensor:
-    start, end, rate = request.start, request.end, request.sampling_rate or info.sampling_rate
+    """Exactly the requested seconds as mono `[n]`, zeros where the file has no audio yet or any more."""
+    start, end, native = request.start, request.end, info.sampling_rate
+    rate = request.sampling_rate or native
     _check_overlap(info, "audio", info.audio_end, start)
-    native = info.sampling_rate
+    num_samples = round((end - start) * rate)
+    if num_samples < 1:
+        raise clip_error(info.path, "window", f"{start:g} s to {end:g} s holds no sample; give a longer window")
+
+    # Decode a little more than the window where it is resampled.
     margin = RESAMPLING_MARGIN if rate != native else 0.0
     first, count = start - margin, round((end - start + 2 * margin) * native)
-    samples, samples_start = file.samples(first + info.start, end + margin + info.start)
-    mono = _to_mono(samples)
-    offset = round((samples_start - info.start - first) * native)
+    decoded = file.waveform(first + info.start, end + margin + info.start)
+    if not torch.isfinite(decoded.samples).all():
+        raise clip_error(info.path, "audio", "NaN or infinite samples; write the file again, or leave it out")
+    decoded_end = decoded.start + len(decoded.samples) / native
+    if info.audio_end is not None and min(end + info.start, info.audio_end) > decoded_end + 2 * END_TOLERANCE:
+        raise _cut_off(info, "audio", decoded_end)
+
+    # Put the samples where they belong in the window.
+    offset = round((decoded.start - info.start - first) * native)
     waveform = torch.zeros(count, dtype=torch.float32)
-    begin, stop = max(offset, 0), min(offset + len(mono), count)
+    begin, stop = max(offset, 0), min(offset + len(decoded.samples), count)
     if stop > begin:
-        waveform[begin:stop] = mono[begin - offset : stop - offset]
-    found = samples_start + len(mono) / native
-    if info.audio_end is not None and min(end + info.start, info.audio_end) > found + 2 * END_TOLERANCE:
-        raise _cut_off(info, "audio", found)
-    if rate != native:
-        waveform = _resampler(native, rate)(waveform)[round(margin * rate) :]
-        count = round((end - start) * rate)
-        waveform = torch.nn.functional.pad(waveform, (0, max(count - len(waveform), 0)))[:count]
-    return waveform
+        waveform[begin:stop] = decoded.samples[begin - offset : stop - offset]
+    if rate == native:
+        return waveform
+    waveform = _resampler(info.path, native, rate)(waveform)[round(margin * rate) :]
+    return torch.nn.functional.pad(waveform, (0, max(num_samples - len(waveform), 0)))[:num_samples]
 
 
 def _check_overlap(info: ClipInfo, kind: str, stream_end: float | None, start: float) -> None:
@@ -291,16 +323,14 @@ def _cut_off(info: ClipInfo, kind: str, found: float) -> ClipError:
     return clip_error(info.path, "path", message)
 
 
-def _to_mono(samples: torch.Tensor) -> torch.Tensor:
-    if len(samples) == 1:
-        return samples[0]
-    weights = torch.tensor(SURROUND.get(len(samples), (1.0,) * len(samples)))
-    return (weights / weights.sum()) @ samples
-
-
-@functools.lru_cache(maxsize=32)
-def _resampler(native: int, rate: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(native, rate)
+@functools.lru_cache(maxsize=8)
+def _resampler(path: str, native: int, rate: int) -> torchaudio.transforms.Resample:
+    """A resampler between two rates. Its table grows with both, so that odd rates are rounded by less than 1e-6."""
+    ratio = Fraction(rate, native).limit_denominator(1000)
+    if not 1 / 1000 <= rate / native <= 1000:
+        raise clip_error(path, "audio", f"cannot be resampled from {native} Hz to {rate} Hz; write the file again")
+    with torch.inference_mode(False):
+        return torchaudio.transforms.Resample(ratio.denominator, ratio.numerator)
 
 
 def _info(file: Any, handle: str | bytes) -> ClipInfo:
@@ -346,7 +376,7 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
     name = os.fspath(source)
     if os.path.isfile(name):
         with open(name, "rb") as file:
-            _refuse_playlist(file.read(16), name)
+            _refuse_no_clip(file.read(16), name)
         return os.path.abspath(name), name  # absolute: a name with a colon is then no protocol
     if PROTOCOL.match(name):
         if allow_remote:
@@ -354,15 +384,18 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
         raise clip_error(name, "path", "URLs and FFmpeg protocols are refused; download it, or pass allow_remote=True")
     if os.path.isdir(name):
         raise clip_error(name, "path", "is a folder; give a file in it")
+    if os.path.exists(name):
+        raise clip_error(name, "path", "is a pipe or a device, not a file; write its data to a file, and give that")
     raise clip_error(name, "path", "no such file; check the name and the working directory")
 
 
 def _local_bytes(data: bytes, name: str) -> bytes:
-    _refuse_playlist(data[:16], name)
+    _refuse_no_clip(data[:16], name)
     return data
 
 
-def _refuse_playlist(head: bytes, name: str) -> None:
-    """A playlist would make FFmpeg open other files and addresses."""
-    if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(PLAYLISTS):
-        raise clip_error(name, "path", "is a playlist, not a media file; give the clip itself")
+def _refuse_no_clip(head: bytes, name: str) -> None:
+    head = head.lstrip(b"\xef\xbb\xbf \r\n\t")
+    for kind, beginnings in NO_CLIPS.items():
+        if head.startswith(beginnings):
+            raise clip_error(name, "path", f"is {kind}, not a media file; give the clip itself")

@@ -24,8 +24,6 @@ from .spectrograms import (
 
 logger = logging.get_logger(__name__)
 
-CLIPS_AT_A_TIME = 8  # whose spectra fit into a processor's cache
-
 # The published recipes, one for each data set, and "default" for one's own clips.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -344,10 +342,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         heard = [self._heard(waveform) for waveform in waveforms]
         longest = max(len(sound) for own in heard for sound in own)
         segments = padded(heard, self._transformed_samples(longest))
-        parts = segments.split(CLIPS_AT_A_TIME) if segments.device.type == "cpu" else [segments]
-        features = [self._spectrograms(part) for part in parts]
-        features = features[0] if len(features) == 1 else torch.cat(features)
-        return BatchFeature({"input_features": features}, tensor_type=return_tensors)
+        return BatchFeature({"input_features": self._spectrograms(segments)}, tensor_type=return_tensors)
 
 
 def padded(sounds: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:

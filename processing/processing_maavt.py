@@ -2,10 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processor: mp4 files, frames and waveforms to a batch for MA-AVT."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,6 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
 
-from .clip_threads import LARGEST_POOL, in_threads
 from .clips import EVERYTHING, Clip, ClipRequest, clip_window, frame_times, load_clip
 from .feature_extraction_maavt import MAAVTFeatureExtractor, as_waveforms
 from .video_processing_maavt import MAAVTVideoProcessor, MAAVTVideoProcessorKwargs, as_frames, is_clip_source
@@ -162,8 +159,7 @@ class MAAVTProcessor(ProcessorMixin):
         )
         if clips is not None:
             clips = _as_list(clips, _is_single_clip)
-            load = partial(self._load, request=request)
-            loaded = in_threads(load, clips, _threads_for(clips))
+            loaded = [self._load(clip, request) for clip in clips]
             pictures, sounds = [clip.frames for clip in loaded], [self._sound(clip) for clip in loaded]
         else:
             metadata = _option(kwargs, "video_metadata", ("videos_kwargs",))
@@ -184,12 +180,12 @@ class MAAVTProcessor(ProcessorMixin):
         count = len(pictures if pictures is not None else sounds)
         pictures, sounds = list(pictures or [None] * count), list(sounds or [None] * count)
 
-        def load(index: int) -> None:
+        for index in range(count):
             picture, sound = pictures[index], sounds[index]
             if isinstance(picture, str) and isinstance(sound, str) and picture == sound:
                 clip = self._load(picture, request)
                 pictures[index], sounds[index] = clip.frames, self._sound(clip)
-                return
+                continue
             if picture is not None and is_clip_source(picture):
                 pictures[index] = self._load(picture, replace(request, streams=("video",))).frames
             elif picture is not None:
@@ -197,7 +193,6 @@ class MAAVTProcessor(ProcessorMixin):
             if sound is not None and _is_sound_file(sound):
                 sounds[index] = self._sound(self._load(sound, replace(request, streams=("audio",), times=None)))
 
-        in_threads(load, range(count), _threads_for(pictures + sounds))
         return pictures, sounds
 
     def _sample(self, frames: torch.Tensor, index: int, metadata: Any, request: ClipRequest) -> torch.Tensor:
@@ -298,12 +293,6 @@ def _is_single_clip(clips: Any) -> bool:
         window = len(clips) == 3 and is_clip_source(clips[0])
         return window and all(x is None or isinstance(x, (int, float)) for x in clips[1:])
     return True
-
-
-def _threads_for(sources: list) -> int:
-    """Several for paths, with or without their window: an open file or a decoder, perhaps given twice, is for one."""
-    paths = [source[0] if isinstance(source, tuple) and source else source for source in sources]
-    return LARGEST_POOL if all(path is None or isinstance(path, (str, os.PathLike)) for path in paths) else 1
 
 
 def _is_single_video(videos: Any) -> bool:

@@ -33,16 +33,12 @@ def stft_magnitude(
     Returns:
         `[..., n_fft // 2 + 1, frames]`, `frames = 1 + n // hop_length` when centered (even `n_fft`).
     """
-    spectrum = stft(waveform, n_fft, hop_length, win_length, center, pad_mode)
-    if spectrum.requires_grad:  # the root has no derivative where there is no sound
-        return spectrum.abs()
-    return squared_magnitude(spectrum).sqrt_()
+    return stft(waveform, n_fft, hop_length, win_length, center, pad_mode).abs()
 
 
 def squared_magnitude(spectrum: torch.Tensor) -> torch.Tensor:
-    """`|X|^2` of a complex tensor, in a third of the time of `abs`, which guards against overflow."""
-    real, imaginary = torch.view_as_real(spectrum).unbind(-1)
-    return real.square().add_(imaginary.square())
+    """`|X|^2` of a complex tensor."""
+    return spectrum.real.square() + spectrum.imag.square()
 
 
 def stft(
@@ -76,8 +72,7 @@ def log_stft(
     log_offset: float = 1e-7,
 ) -> torch.Tensor:
     """`ln(|STFT| + log_offset)`, `[..., n_fft // 2 + 1, frames]`."""
-    # in place: new memory costs more than the arithmetic
-    return stft_magnitude(waveform, n_fft, hop_length, win_length).add_(log_offset).log_()
+    return torch.log(stft_magnitude(waveform, n_fft, hop_length, win_length) + log_offset)
 
 
 def log_mel(
@@ -99,7 +94,7 @@ def log_mel(
         sampling_rate, n_fft, num_bins, min_frequency, max_frequency or sampling_rate / 2, power.device, power.dtype
     )
     logarithm = torch.log10 if log_base == "10" else torch.log
-    return logarithm((filters.T @ power).add_(log_offset))
+    return logarithm(filters.T @ power + log_offset)
 
 
 def kaldi_fbank(
@@ -136,7 +131,7 @@ def kaldi_fbank(
         sampling_rate, n_fft, num_bins, min_frequency, max_frequency or 0.0, power.device, power.dtype
     )
     floor = torch.finfo(torch.float32).eps
-    return (power @ filters.T).clamp_min_(floor).log_().transpose(-1, -2)
+    return (power @ filters.T).clamp_min(floor).log().transpose(-1, -2)
 
 
 def normalize_per_clip(spectrogram: torch.Tensor, dims: tuple[int, ...] = (-2, -1)) -> torch.Tensor:
@@ -231,16 +226,19 @@ def masked_waveform(
     return waveform.reshape(mixture.shape)
 
 
-# Windows and filters depend on few numbers: made once per device, shared by every call.
+# Windows and filters depend on few numbers: made once per device, shared by every call. They are made outside of
+# inference mode, so that a later call with gradients can use them.
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def hann_window(length: int, device: torch.device, dtype: torch.dtype, periodic: bool = True) -> torch.Tensor:
     """`[length]` Hann window."""
     return torch.hann_window(length, periodic=periodic, device=device, dtype=dtype)
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def mel_filters(
     sampling_rate: int,
     n_fft: int,
@@ -258,6 +256,7 @@ def mel_filters(
 
 
 @functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
 def kaldi_filters(
     sampling_rate: int,
     n_fft: int,

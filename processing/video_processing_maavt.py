@@ -2,22 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Video processor: clips or frames to the pixels that MA-AVT's vision transformer reads."""
 
-import functools
-import math
-import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.image_utils import PILImageResampling
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
 
-from .clip_threads import LARGEST_POOL, in_threads
 from .clips import ClipRequest, load_clip
 
 
@@ -118,121 +113,20 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     def _preprocess(
         self,
         videos: list[torch.Tensor],
-        do_resize: bool,
-        size: SizeDict,
-        resample: Any,
-        do_center_crop: bool,
-        crop_size: SizeDict,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: Any,
-        image_std: Any,
-        return_tensors: str | None = None,
         crop_box: Any = None,
         frame_grid: Any = None,
+        return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """As in the base class, in the order that is fastest for decoded frames.
-
-        They come with the channels last in memory, which resizing likes and normalizing does not: resize first, clip
-        by clip, and put the channels first when the smaller result is normalized.
-        """
-
-        def laid_out(video: torch.Tensor) -> torch.Tensor:
-            if crop_box is not None:
-                video = cut_box(video, crop_box)
-            if do_resize:
-                video = self.resize(video, size=size, resample=resample)
-            if do_center_crop:
-                video = self.center_crop(video, crop_size)
-            return video if frame_grid is None else lay_out(video, frame_grid)
-
-        options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-        on_cpu = all(video.device.type == "cpu" for video in videos)
-        if on_cpu and do_normalize and all(video.dtype == torch.uint8 for video in videos):
-            mean, std, _ = self._fuse_mean_std_and_rescale_factor(
-                do_normalize=do_normalize,
-                image_mean=image_mean,
-                image_std=image_std,
-                do_rescale=do_rescale,
-                rescale_factor=rescale_factor,
-                device=videos[0].device,
-            )
-            pixels = normalized_in_place(videos, laid_out, mean, std)
-            return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
-        # on a GPU, another thread would leave the caller's stream
-        videos = in_threads(laid_out, videos, LARGEST_POOL if on_cpu else 1)
-        if len({(video.shape, video.dtype, video.device) for video in videos}) == 1:
-            first = videos[0]  # with the channels first in memory, whatever those of the clips are
-            stacked = torch.empty((len(videos), *first.shape), dtype=first.dtype, device=first.device)
-            pixels = self.rescale_and_normalize(torch.stack(videos, out=stacked), *options)
-        else:
-            pixels = [self.rescale_and_normalize(video.contiguous(), *options) for video in videos]
+        """As in the base class, on a part of the frames (`crop_box`); then laid out side by side (`frame_grid`)."""
+        if crop_box is not None:
+            videos = [cut_box(video, crop_box) for video in videos]
+        pixels = super()._preprocess(videos, **kwargs)["pixel_values_videos"]
+        if frame_grid is not None:
+            pixels = [lay_out(video, frame_grid) for video in pixels]
+        if len({video.shape for video in pixels}) == 1:
+            pixels = torch.stack(list(pixels))  # (B, T, 3, H, W)
         return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
-
-
-def normalized_in_place(
-    videos: list[torch.Tensor], laid_out: Callable, mean: Any, std: Any
-) -> torch.Tensor | list[torch.Tensor]:
-    """`(laid_out(video) - mean) / std` of uint8 clips, `[B, T, 3, H, W]`, or a list where they come out in several shapes.
-
-    Every clip is finished in its place in the batch while it lies in the processor's cache. NumPy does the arithmetic:
-    PyTorch would share each operation out among threads of its own.
-    """
-    keep_freed_memory()
-    mean, std = (np.asarray(values, dtype=np.float32).reshape(-1, 1, 1) for values in (mean, std))
-    batch, making = None, threading.Lock()
-
-    def finish(index: int) -> torch.Tensor:
-        nonlocal batch
-        pixels = laid_out(videos[index]).numpy()
-        with making:
-            if batch is None:
-                batch = empty_batch((len(videos), *pixels.shape))
-        place = batch[index] if batch.shape[1:] == pixels.shape else np.empty(pixels.shape, np.float32)
-        np.copyto(place, pixels)
-        place -= mean
-        place /= std
-        return torch.from_numpy(place)
-
-    finished = in_threads(finish, range(len(videos)))
-    return torch.from_numpy(batch) if len({video.shape for video in finished}) == 1 else finished
-
-
-LARGEST_KEPT = 1 << 24  # entries, 64 MiB
-BATCHES_KEPT = 2  # a loop still holds its last batch while the next is made
-_kept: list[np.ndarray] = []  # the memory of the last batches
-_taking = threading.Lock()
-
-
-def empty_batch(shape: tuple[int, ...]) -> np.ndarray:
-    """Uninitialized float32, in the memory of one of the last batches of this size that nobody holds any more.
-
-    The first touch of new memory costs more than all arithmetic on it; NumPy asks for huge pages, which make it cheaper.
-    """
-    size = math.prod(shape)
-    if size > LARGEST_KEPT:
-        return np.empty(shape, dtype=np.float32)
-    with _taking:
-        for place in range(len(_kept)):
-            # held by the list alone: two references, with the one that getrefcount is given
-            if _kept[place].size == size and sys.getrefcount(_kept[place]) == 2:
-                return _kept[place][:].reshape(shape)
-        _kept.append(np.empty(size, dtype=np.float32))
-        del _kept[:-BATCHES_KEPT]
-        return _kept[-1][:].reshape(shape)
-
-
-# Copied from modeling_maavt.linear_maavt.keep_freed_memory
-@functools.cache
-def keep_freed_memory() -> None:
-    """Let glibc keep up to 64 MiB of freed memory: twice the largest block, of at most 32 MiB, that was ever given back.
-
-    Otherwise it depends on chance how much new memory the next batch or block of a model touches, and that takes up to a
-    fifth of a block's time in bfloat16. Nothing is touched here.
-    """
-    torch.empty((32 << 20) - (64 << 10), dtype=torch.uint8, device="cpu")
 
 
 def cut_box(frames: torch.Tensor, box: Any) -> torch.Tensor:

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""MA-AVT with LAVISH adapters written down once more, plainly and in the published layout, to compare the model with.
+"""MA-AVT with LAVISH adapters written down once more, plainly and in the layout of the golden files, to compare the model with.
 
 No module of the package is used. Golden files are made from it (one frame and one spectrogram a clip, positions
 "sequence", linear match head, no token self-attention), with weights, hidden states, outputs and gradients, in float64:
@@ -16,7 +16,7 @@ LATENTS, REDUCTION = 32, 16
 
 
 def random_weights(tokens: tuple[int, int, int], generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Weights under the names of the golden files; adapters under `lavish.<stream>.<block>.<site>`."""
+    """Weights under the names of the golden files; adapters under `lavish.<stream>.<site>.<block>`."""
 
     def normal(*shape, std=0.2, mean=0.0):
         return mean + std * torch.randn(*shape, generator=generator, dtype=torch.float64)
@@ -52,8 +52,8 @@ def random_weights(tokens: tuple[int, int, int], generator: torch.Generator) -> 
         for stream in ("audio", "visual"):
             weights[f"contrastive.{stream}.{i}.weight"] = normal(16, WIDTH)
             weights[f"contrastive.{stream}.{i}.bias"] = normal(16)
-            for site in (1, 2):
-                adapter = f"lavish.{stream}.{i}.{site}"
+            for site in ("attention", "mlp"):
+                adapter = f"lavish.{stream}.{site}.{i}"
                 weights[f"{adapter}.latents"] = normal(LATENTS, WIDTH)
                 weights[f"{adapter}.gate_tk"] = normal(1, mean=1.0)
                 weights[f"{adapter}.gate_av"] = normal(1)
@@ -62,8 +62,8 @@ def random_weights(tokens: tuple[int, int, int], generator: torch.Generator) -> 
                 for norm in ("ln_before", "ln_post"):
                     weights[f"{adapter}.{norm}.weight"] = normal(WIDTH, mean=1.0)
                     weights[f"{adapter}.{norm}.bias"] = normal(WIDTH)
-                weights[f"{adapter}.down.weight"] = normal(WIDTH // REDUCTION, WIDTH // 2, 1, 1, std=0.5)
-                weights[f"{adapter}.up.weight"] = normal(WIDTH, WIDTH // REDUCTION // 2, 1, 1, std=0.5)
+                weights[f"{adapter}.down_sampler.weight"] = normal(WIDTH // REDUCTION, WIDTH // 2, 1, 1, std=0.5)
+                weights[f"{adapter}.up_sampler.weight"] = normal(WIDTH, WIDTH // REDUCTION // 2, 1, 1, std=0.5)
     return weights
 
 
@@ -77,8 +77,8 @@ def adapter(own, other, w, name):
     latents = latents + w[f"{name}.gate_tk"] * (latents @ other.T).softmax(-1) @ other
     own = own + w[f"{name}.gate_av"] * (own @ latents.T).softmax(-1) @ latents
     image = norm(own, w, f"{name}.ln_before", 1e-5).T[None, :, :, None]  # [1, D, len, 1]
-    image = functional.conv2d(image, w[f"{name}.down.weight"], groups=2).relu()
-    image = functional.conv2d(image, w[f"{name}.up.weight"], groups=2)
+    image = functional.conv2d(image, w[f"{name}.down_sampler.weight"], groups=2).relu()
+    image = functional.conv2d(image, w[f"{name}.up_sampler.weight"], groups=2)
     change = norm(image[0, :, :, 0].T, w, f"{name}.ln_post", 1e-5)
     return change * w[f"{name}.gate"] if f"{name}.gate" in w else change
 
@@ -116,11 +116,11 @@ def clip_states(frame, sound, background, w):
     ]
     states = [streams]
     for i in range(BLOCKS):
-        for site, (normalization, part) in enumerate((("norm1", attention), ("norm2", mlp)), start=1):
+        for site, normalization, part in (("attention", "norm1", attention), ("mlp", "norm2", mlp)):
             video, audio = (stream[:length] for stream, length in zip(streams, fixed, strict=True))
             changes = [
-                adapter(video, audio, w, f"lavish.visual.{i}.{site}"),
-                adapter(audio, video, w, f"lavish.audio.{i}.{site}"),
+                adapter(video, audio, w, f"lavish.visual.{site}.{i}"),
+                adapter(audio, video, w, f"lavish.audio.{site}.{i}"),
             ]
             weights = f"vit.blocks.{i}.{'attn' if part is attention else 'mlp'}"
             after = []

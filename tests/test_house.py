@@ -24,7 +24,6 @@ def test_no_import_circle(tree):
     assert tree.circles() == []
 
 
-@pytest.mark.xfail(strict=False, reason="the rewrite of training is not finished")
 def test_imports_go_one_way(tree):
     assert tree.arrows_back() == []
 

@@ -10,7 +10,6 @@ A copy is a function or class under the comment `# Copied from package.file.Name
 
 import argparse
 import ast
-import os
 import re
 import sys
 from pathlib import Path
@@ -61,9 +60,7 @@ def check_file(path: Path, root: Path, fix: bool) -> list[str]:
             wrong.append(f"{path.relative_to(root)}: {copy[0]} differs from {module}.{name}")
             lines[number + 1 : copy[1]] = source
     if wrong and fix:
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return wrong
 
 

@@ -1,41 +1,75 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that is there whole or not at all: written under a temporary name, renamed when done."""
+"""Write files and folders under a temporary name and rename them: a reader never sees half of one."""
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Gives a temporary folder to write to, which replaces `folder` at the end, or vanishes with an exception."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path in the same folder, which is renamed to `path` at the end.
+
+    After an exception the temporary file is gone and `path` is what it was. The temporary name keeps the suffix, by which
+    libraries choose a format. The file gets the permissions that the umask allows.
+
+    Args:
+        path: the file to write; missing parent folders are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(path, path.suffix)
     try:
         yield temporary
-        os.chmod(temporary, 0o755)  # mkdtemp's 0700 would hide it from other users
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole UTF-8 text file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+@contextmanager
+def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """Gives an empty temporary folder, which replaces `folder` at the end.
+
+    An earlier `folder` is deleted only when the new one has its name. After an exception the temporary folder is gone and
+    `folder` is what it was.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, earlier = _temporary_name(folder), _temporary_name(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if folder.exists():
+            os.replace(folder, earlier)
+        try:
+            os.replace(temporary, folder)
+        except BaseException:
+            if earlier.exists():
+                os.replace(earlier, folder)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if folder.exists():  # only then is the earlier one no longer needed
+            shutil.rmtree(earlier, ignore_errors=True)
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's bytes, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _temporary_name(path: Path, suffix: str = "") -> Path:
+    """Hidden, and unlike that of any other process."""
+    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.part{suffix}")

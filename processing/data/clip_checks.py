@@ -8,12 +8,13 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, probe_clip
+
+from .atomic_writing import file_digest
 
 
 SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
@@ -98,7 +99,7 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
     digest = {}
     for paths in by_size.values():
         for path in paths if len(paths) > 1 else ():
-            digest[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            digest[path] = file_digest(path)
     seen: dict[Any, dict[str, Any]] = {}
 
     def problem(row: dict[str, Any]) -> str | None:

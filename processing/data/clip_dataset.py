@@ -150,7 +150,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
         `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. `label_torn_pairs`
-        adds `video_labels` and `audio_labels`, of the picture and of the sound alone.
+        adds `video_targets` and `audio_targets`, of the picture and of the sound alone.
 
         Raises:
             ClipError: a file cannot be decoded.
@@ -173,7 +173,7 @@ class ClipDataset(torch.utils.data.Dataset):
             "is_matched": self.targets.is_matched(picture, matched),
         }
         if self.label_torn_pairs:  # what a torn pair still teaches
-            item |= {"video_labels": self.targets.labels(picture), "audio_labels": self.targets.labels(sound)}
+            item |= {"video_targets": self.targets.labels(picture), "audio_targets": self.targets.labels(sound)}
         inputs = self._process(frames, waveform)
         if frames is not None:
             item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)

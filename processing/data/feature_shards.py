@@ -22,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from .atomic_writing import write_text
+
 
 FORMAT = 1
 SCHEMA = pa.schema(
@@ -121,8 +123,8 @@ class FeatureShards:
 
     def remove_leftovers(self) -> None:
         """Delete what a build that was killed left half done. Only for who holds the cache's lock."""
-        for file in [*self.folder.glob(".*.part"), *self.folder.glob("*.arrow")]:
-            if file.suffix == ".part" or not file.with_suffix(".json").is_file():
+        for file in [*self.folder.glob(".*.part*"), *self.folder.glob("*.arrow")]:
+            if ".part" in file.suffixes or not file.with_suffix(".json").is_file():
                 file.unlink()
 
     def other_settings(self) -> list[str]:
@@ -136,9 +138,7 @@ class FeatureShards:
 
     @staticmethod
     def _write_json(path: Path, value: Any) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        temporary.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, path)
+        write_text(path, json.dumps(value, ensure_ascii=False))
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from .collators import STREAMS
 
 
 IGNORED_LABEL = -100
-LABELS = ("labels", "video_labels", "audio_labels")
+LABELS = ("labels", "video_targets", "audio_targets")
 
 
 @dataclass(frozen=True)

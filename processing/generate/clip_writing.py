@@ -3,12 +3,13 @@
 """Write a short clip (picture, sound, or both) to a real media file with PyAV."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from processing.data.atomic_writing import atomic_file
 
 
 # container suffix -> (video encoder, audio encoder)
@@ -77,11 +78,8 @@ def write_clip(
 
     import av
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        with av.open(temporary, "w") as container:
+    with atomic_file(path) as temporary:
+        with av.open(str(temporary), "w") as container:
             packets = []
             video = audio = None
             if frames is not None:
@@ -98,11 +96,6 @@ def write_clip(
                 container.mux(packet)
         if rotation and video is not None:
             _rotate_mp4(temporary, rotation % 360, frames.shape[1], frames.shape[2])
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the clip from other users
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from tqdm.auto import tqdm
 
-from processing.data.atomic_writing import file_digest, whole_folder
+from processing.data.atomic_writing import atomic_folder, file_digest
 
 from .clip_writing import write_clip
 
@@ -112,7 +112,7 @@ def write_demo(
         return folder
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise ValueError(f"{folder}: holds something that is not the demo; give an empty or a new folder")
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         rows = _write_clips(temporary, settings, num_workers or os.cpu_count() or 1)
         with open(temporary / "metadata.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=["file_name", "label", "split", "group"])

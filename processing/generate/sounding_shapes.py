@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from processing.data.atomic_writing import whole_folder
+from processing.data.atomic_writing import atomic_folder
 
 from .clip_writing import write_clip
 from .demo_clips import HIGH_TONES, LOW_TONES
@@ -134,7 +134,7 @@ def write_shapes(folder: str | os.PathLike, settings: ShapeSettings | None = Non
     folder, settings = Path(folder), settings or ShapeSettings()
     if folder.exists() and any(folder.iterdir()) and not (folder / "duet.csv").exists():
         raise ValueError(f"{folder}: holds something that was not written here; give an empty or a new folder")
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         (temporary / "masks").mkdir()
         duet, solo = [], []
         for split, count in (("train", settings.num_train), ("test", settings.num_test)):

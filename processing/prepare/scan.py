@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens every clip once, in several processes, and writes down what is in it; goes on where it was interrupted."""
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from processing.clips import END_TOLERANCE, ClipRequest, load_clip, probe_clip
+from processing.data.atomic_writing import file_digest
 from processing.data.clip_checks import SILENCE
 
 
@@ -59,7 +59,7 @@ def check_clip(root: str, job: Job) -> Facts:
     facts = Facts()
     try:
         paths = {kind: os.path.join(root, name) for kind, name in (("video", job.video), ("audio", job.audio)) if name}
-        facts.digests = tuple(_digest(path) for path in dict.fromkeys(paths.values()))
+        facts.digests = tuple(file_digest(path) for path in dict.fromkeys(paths.values()))
         one_file = job.video == job.audio
         for kinds in [("video", "audio")] if one_file else [(kind,) for kind in paths]:
             _read(paths[kinds[0]], kinds, job.window, facts)
@@ -217,8 +217,3 @@ def _read_record(record: Path) -> dict[Job, tuple[list[list[Any]], Facts]]:
         except (ValueError, TypeError, KeyError, AttributeError):
             continue  # damaged, or of another version: the clip is checked again
     return known
-
-
-def _digest(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from processing.data.atomic_writing import whole_folder
+from processing.data.atomic_writing import atomic_folder
 from processing.data.clip_splits import SPLITS, check_leaks
 from processing.data.media_columns import MEDIA, as_media, storage
 from processing.data.prepared_folders import read_report
@@ -68,7 +68,7 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
     report = dict(report) | {"fingerprint": _fingerprint(tables, report)}
     if _is_current(out, report):
         return False
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         (folder / "data").mkdir()
         report["shards"] = {}
         for side, part in tables.items():

@@ -1,8 +1,8 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The published behavior, file by file: hidden states, logits, losses, localization maps and every gradient.
+"""The behavior of the reference implementation, file by file: hidden states, logits, losses, localization maps and every gradient.
 
-GOLDEN_DIR names the folder (default: golden/ of the shared material). The names of the published weights are mapped in
+GOLDEN_DIR names the folder (default: golden/ of the shared material). The names of its weights are mapped in
 `golden_names.py`, not in the package.
 """
 
@@ -32,11 +32,14 @@ VISION_FIELDS = (
     "patch_size",
     "layer_norm_eps",
 )
-LAVISH_FIELDS = ("lavish_num_latents", "lavish_reduction", "lavish_groups")  # published: 32, 16, 2
+LAVISH_FIELDS = ("num_latents", "reduction", "groups")  # of the paper: 32, 16, 2
 
 
 def build_config(values: dict) -> MAAVTConfig:
-    """Our config from the JSON of a golden file; what is absent there keeps the published behavior."""
+    """Our config from the JSON of a golden file; what is absent there keeps the paper's behavior."""
+    lavish_config = None
+    if values.get("lavish_adapters", False):
+        lavish_config = {name: values[f"lavish_{name}"] for name in LAVISH_FIELDS if f"lavish_{name}" in values}
     return MAAVTConfig(
         vision_config={"model_type": "vit", **{name: values[name] for name in VISION_FIELDS}},
         num_labels=values["num_labels"],
@@ -51,8 +54,7 @@ def build_config(values: dict) -> MAAVTConfig:
         temperature=values["temperature"],
         position_interpolation=values["position_interpolation"],
         layerwise_tokens=values.get("layerwise_tokens"),
-        lavish_adapters=values.get("lavish_adapters", False),
-        **{name: values[name] for name in LAVISH_FIELDS if name in values},
+        lavish_config=lavish_config,
         freeze_backbone=not values.get("full_tuning", False),
     )
 
@@ -79,7 +81,7 @@ def compare(settings: dict, tensors: dict[str, torch.Tensor], attention: str) ->
     config._attn_implementation = attention
     model = MAAVTForAudioVisualClassification(config).train().to(tensors["i.frames"].dtype)
 
-    weights = to_ours(group(tensors, "w."), config)
+    weights = to_ours(group(tensors, "w."))
     missing, unexpected = model.load_state_dict(weights, strict=False)
     assert not unexpected
     assert set(missing) <= {"maavt.prompt.needs_self_attention"}
@@ -133,7 +135,7 @@ def compare(settings: dict, tensors: dict[str, torch.Tensor], attention: str) ->
         else:
             close(f"h.{name}", entering[int(where)][index], expected)
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.requires_grad}
-    expected_gradients = to_ours(group(tensors, "g."), config)
+    expected_gradients = to_ours(group(tensors, "g."))
     for name, expected in expected_gradients.items():
         close(f"gradient of {name}", gradients.pop(name), expected)
     assert not [name for name, gradient in gradients.items() if gradient is not None and gradient.abs().max() > 0]

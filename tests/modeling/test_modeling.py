@@ -47,7 +47,7 @@ def test_default_config_is_vit_base_with_small_eps():
         ({"modality_dropout": 1.5}, "modality_dropout=1.5"),
         ({"vision_config": {"model_type": "deit"}}, "'deit'"),
         ({"in_batch_mismatches": -1}, "in_batch_mismatches=-1"),
-        ({"in_batch_mismatches": 1, "lavish_adapters": True}, "they meet before"),
+        ({"in_batch_mismatches": 1, "lavish_config": {}}, "they meet before"),
     ],
 )
 def test_bad_config_is_refused_by_name(values, message):
@@ -98,7 +98,7 @@ def test_stacked_pass_equals_two_passes():
 
 def test_one_channel_equals_three_repeated_channels():
     model = tiny_model()
-    tokens = model.maavt.prompt(torch.float32)
+    tokens = model.maavt.prompt()
     sound = torch.randn(2, 1, 32, 48)
     one = model.maavt.embeddings(sound, tokens.class_token, tokens.background)
     three = model.maavt.embeddings(sound.expand(-1, 3, -1, -1), tokens.class_token, tokens.background)
@@ -371,7 +371,7 @@ def test_unimodal_loss_is_that_of_the_halves():
     expected = sum(nn.functional.cross_entropy(half.logits[[0, 1, 4]], labels[[0, 1, 4]]) for half in halves)
     torch.testing.assert_close(outputs.unimodal_loss, expected)
     own = torch.tensor([0, 1, 2, 3, 4]), torch.tensor([0, 1, -100, 0, 4])
-    taught = model(**inputs, labels=labels, is_matched=is_matched, video_labels=own[0], audio_labels=own[1])
+    taught = model(**inputs, labels=labels, is_matched=is_matched, video_targets=own[0], audio_targets=own[1])
     expected = sum(nn.functional.cross_entropy(half.logits, one) for half, one in zip(halves, own, strict=True))
     torch.testing.assert_close(taught.unimodal_loss, expected)
     torch.testing.assert_close(taught.classification_loss, outputs.classification_loss)

@@ -377,7 +377,7 @@ def test_torn_pairs_keep_the_classes_of_their_halves_where_asked(table, processo
     for index in range(len(dataset)):
         picture, sound = dataset.pair(index)
         item = dataset[index]
-        assert (item["video_labels"], item["audio_labels"]) == (table[picture]["label"], table[sound]["label"])
+        assert (item["video_targets"], item["audio_targets"]) == (table[picture]["label"], table[sound]["label"])
         assert item["labels"] == (table[picture]["label"] if picture == sound else -100)
-    assert "video_labels" not in ClipDataset(table, processor, **options)[0]
-    assert "video_labels" not in ClipDataset(table, processor, num_frames=2, label_torn_pairs=True)[0]
+    assert "video_targets" not in ClipDataset(table, processor, **options)[0]
+    assert "video_targets" not in ClipDataset(table, processor, num_frames=2, label_torn_pairs=True)[0]

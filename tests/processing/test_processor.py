@@ -8,8 +8,6 @@ import pickle
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +24,6 @@ from processing import (
     MAAVTProcessor,
     MAAVTVideoProcessor,
     load_clip,
-    processing_maavt,
-    video_processing_maavt,
 )
 from processing.clip_decoders import torchcodec_decoders
 
@@ -95,52 +91,9 @@ def test_clips_equal_videos_and_audio(clip, other):
     assert_equal(one, {name: value[:1] for name, value in want.items()})
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_files_side_by_side(clip, other, two_threads, monkeypatch, mode):
-    processor, used = MAAVTProcessor(), set()
-    load = processing_maavt.load_clip
-
-    def noted(*args, **kwargs):
-        used.add(threading.get_ident())
-        time.sleep(0.05)  # long enough for the other thread to take the next file
-        return load(*args, **kwargs)
-
-    monkeypatch.setattr(processing_maavt, "load_clip", noted)
-    clips = [clip, (other, 0.0, 1.0), clip, (clip, 0.5, 1.5)]
-    with mode():
-        together = processor(clips=clips)
-        assert len(used) == 2 and threading.get_ident() not in used
-        torch.set_num_threads(1)
-        used.clear()
-        after_each_other = processor(clips=clips)
-    assert used == {threading.get_ident()}
-    assert all(torch.equal(together[name], after_each_other[name]) for name in after_each_other)
-    torch.set_num_threads(2)
-    files = [clip, other]
-    assert_equal(processor(videos=files, audio=files, num_frames=4), processor(clips=files, num_frames=4))
-
-
-def test_the_first_bad_file_of_several_is_named(clip, folder, two_threads):
+def test_the_first_bad_file_of_several_is_named(clip, folder):
     with pytest.raises(ClipError, match=r"first\.mp4"):
         MAAVTProcessor()(clips=[clip, str(folder / "first.mp4"), str(folder / "second.mp4"), clip])
-
-
-def test_open_files_are_for_one_thread(clip, two_threads, monkeypatch):
-    used = set()
-    load = processing_maavt.load_clip
-    monkeypatch.setattr(
-        processing_maavt, "load_clip", lambda *a, **k: used.add(threading.get_ident()) or load(*a, **k)
-    )
-    MAAVTProcessor()(clips=[Path(clip).read_bytes(), clip, clip])
-    assert used == {threading.get_ident()}
 
 
 def test_arrays_equal_files(clip):
@@ -265,7 +218,7 @@ def test_only_the_needed_stream_is_decoded(clip, monkeypatch):
     from processing import clip_decoders
 
     for reader in (clip_decoders.PyAVFile, clip_decoders.TorchcodecFile):
-        monkeypatch.setattr(reader, "samples", None)
+        monkeypatch.setattr(reader, "waveform", None)
     assert MAAVTProcessor()(videos=clip)["has_video"].all()
     assert MAAVTProcessor().load_clip(clip, ClipRequest(streams=("video",))).waveform is None
     monkeypatch.undo()
@@ -488,19 +441,13 @@ def test_remote_code(tmp_path, clip):
     assert torch.equal(got["again"][0], want["input_features"][0])
 
 
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("size", [{"height": 32, "width": 48}, {"shortest_edge": 32}])
-def test_clips_of_several_sizes(size, threads):
+def test_clips_of_several_sizes(size):
     rng = np.random.default_rng(0)
     shapes = [(2, 40, 60, 3), (2, 50, 50, 3), (2, 40, 60, 3), (2, 60, 40, 3)]
     clips = [rng.integers(0, 256, shape, dtype=np.uint8) for shape in shapes]
     processor = MAAVTVideoProcessor(size=size, default_to_square=False)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        found = processor(clips).pixel_values_videos
-    finally:
-        torch.set_num_threads(before)
+    found = processor(clips).pixel_values_videos
     assert isinstance(found, torch.Tensor) == ("height" in size)
     for clip, pixels in zip(clips, found, strict=True):
         (want,) = processor(clip.astype(np.float32)).pixel_values_videos  # resized without rounding
@@ -529,37 +476,3 @@ def test_frame_grid_lays_frames_out_row_by_row():
     assert pixels[0, 1, 0, ::4, ::4].tolist() == [[4, 5], [6, 7]]
     with pytest.raises(ValueError, match="multiple of 4 frames, got 6"):
         processor(frames[:6], return_tensors="pt")
-
-
-def test_a_batch_keeps_its_memory_while_anybody_holds_it(clip):
-    processor = MAAVTProcessor()
-    first = processor(videos=clip)["pixel_values_videos"]
-    values, place = first.clone(), first.data_ptr()
-    part = first[:, 1:]
-    del first
-    second = processor(videos=np.zeros((8, 20, 20, 3), np.uint8))["pixel_values_videos"]
-    assert second.data_ptr() != place and torch.equal(part, values[:, 1:]) and (second == -1).all()
-    kept = second.numpy()
-    place = second.data_ptr()
-    del part, second
-    assert processor(videos=clip)["pixel_values_videos"].data_ptr() != place and (kept == -1).all()
-    third = processor(videos=clip)["pixel_values_videos"]
-    place = third.data_ptr()
-    del third
-    assert processor(videos=clip)["pixel_values_videos"].data_ptr() == place
-
-
-def test_a_loop_goes_on_in_the_memory_of_its_last_two_batches(clip, monkeypatch):
-    monkeypatch.setattr(video_processing_maavt, "_kept", [])
-    processor, places, batch = MAAVTProcessor(), set(), None
-    for _ in range(6):
-        batch = processor(videos=clip)["pixel_values_videos"]
-        places.add(batch.data_ptr())
-    assert len(places) == 2
-
-
-def test_a_large_batch_is_not_kept(monkeypatch):
-    monkeypatch.setattr(video_processing_maavt, "LARGEST_KEPT", 100)
-    monkeypatch.setattr(video_processing_maavt, "_kept", [])
-    assert video_processing_maavt.empty_batch((10, 11)).shape == (10, 11) and not video_processing_maavt._kept
-    assert video_processing_maavt.empty_batch((10, 10)).shape == (10, 10) and len(video_processing_maavt._kept) == 1

@@ -20,11 +20,11 @@ NO_TOKENS = {"num_audio_tokens": 0, "num_shared_tokens": 0, "contrastive": None,
 BACKBONE = ("embeddings", "encoder", "layernorm")
 OURS = ("prompt", "token_attention", "contrastive_head", "classifier", "match_head")
 BASELINES = {
-    "adapter": ([], OURS, {"lavish_adapters": False, "contrastive": "blockwise"}),
+    "adapter": ([], OURS, {"lavish_config": None, "contrastive": "blockwise"}),
     "full": (["--tuning", "full"], (*BACKBONE, *OURS), {"freeze_backbone": False}),
     "linear_probe": (["--tuning", "linear_probe"], ("classifier",), NO_TOKENS),
     "lora": (["--tuning", "lora"], ("lora", "classifier"), NO_TOKENS),
-    "lavish": (["--tuning", "lavish"], ("lavish_adapters", "classifier"), {**NO_TOKENS, "lavish_adapters": True}),
+    "lavish": (["--tuning", "lavish"], ("lavish_adapters", "classifier"), {**NO_TOKENS, "lavish_config": {}}),
     "no contrast": (
         ["--model_config", "{contrastive: null}"],
         tuple(name for name in OURS if name != "contrastive_head"),
@@ -38,9 +38,9 @@ BASELINES = {
     "audio only": (["--modalities", "audio"], ("prompt", "token_attention", "classifier"), {"contrastive": None}),
     "video only": (["--modalities", "video"], ("prompt", "token_attention", "classifier"), {"contrastive": None}),
     "adapter and LAVISH": (
-        ["--model_config", "{lavish_adapters: true}"],
+        ["--model_config", "{lavish_config: {}}"],
         (*OURS, "lavish_adapters"),
-        {"lavish_adapters": True, "contrastive": "blockwise"},
+        {"lavish_config": {}, "contrastive": "blockwise"},
     ),
     "by label": (
         ["--model_config", "{contrastive_positives: label}", "--class_weights", "balanced"],

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 
-from modeling_maavt.layer_maavt import MAAVTLayer
+from modeling_maavt.modeling_maavt import MAAVTLayer
 from training.maavt.arguments import RunArguments
 from training.trainer import checkpoints
 from training.trainer.checkpoint_trainer import CheckpointTrainer

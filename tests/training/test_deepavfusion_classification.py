@@ -15,10 +15,8 @@ from transformers import AutoModelForVideoClassification
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
 from processing.generate.sounding_shapes import ShapeSettings, write_shapes
 from training.deepavfusion import classification
-from training.deepavfusion.classification_arguments import ClassificationArguments, check_arguments
-from training.deepavfusion.classification_scores import class_shares, clip_scores, measured
-from training.deepavfusion.classification_trainer import layer_groups, layer_of
-from training.deepavfusion.task_arguments import parse_task_arguments
+from training.deepavfusion.arguments import ClassificationArguments, parse_arguments
+from training.deepavfusion.classification import class_shares, clip_scores, figures, layer_groups, layer_of
 from training.trainer.lars import LARS
 
 
@@ -101,9 +99,9 @@ def test_windows_of_a_clip_are_averaged_and_every_clip_counts_once():
 def test_shares_and_figures():
     assert class_shares({"label": [0, 0, 1, 2]}, 4).tolist() == [0.5, 0.25, 0.25, 0]
     assert class_shares({"label": [[0, 2], [2]]}, 3).tolist() == [0.5, 0, 1]  # several classes a clip
-    assert measured(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]))["top1"] == pytest.approx(2 / 3)
+    assert figures(np.eye(3)[[0, 1, 1]], np.array([0, 1, 2]))["top1"] == pytest.approx(2 / 3)
     several = np.array([[1, 0], [0, 1]])
-    assert measured(several.astype(float), several)["map"] == pytest.approx(1)
+    assert figures(several.astype(float), several)["map"] == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +155,7 @@ def test_linear_probe_trains_the_heads_alone(clips, tmp_path):
         (["--mixup_alpha", "-1"], "mixup_alpha: -1"),
         (["--label_smoothing_factor", "0.1"], "set label_smoothing in model_config"),
         (["--tuning", "linear_probe", "--model_config", "{drop_path_rate: 0.2}"], "drop_path_rate: would drop"),
-        (["--layer_decay", "1.5"], "layer_decay=1.5 must be"),
+        (["--layer_decay", "1.5"], "layer_decay: 1.5 must be"),
     ],
 )
 def test_wrong_arguments_are_named(clips, tmp_path, more, message):
@@ -169,8 +167,8 @@ def test_wrong_arguments_are_named(clips, tmp_path, more, message):
 def test_published_recipes(name, rate, batch):
     """Eight processes; the base rate is one for 256 clips."""
     argv = [str(CONFIG.parent / f"{name}_vggsound.yaml"), "--bf16", "false", "--use_cpu", "true"]
-    task, args, _ = parse_task_arguments(argv, ClassificationArguments)
-    check_arguments(task, args)
+    task, args = parse_arguments(ClassificationArguments, argv)
+    task.check(args)
     assert args.per_device_train_batch_size * args.gradient_accumulation_steps * 8 == batch
     assert args.learning_rate == pytest.approx(rate * batch / 256)
     assert task.evaluation_windows == 10 and task.clip_seconds == 3.0 and task.layer_decay == 0.75

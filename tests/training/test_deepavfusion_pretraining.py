@@ -13,11 +13,10 @@ from toy_run import write_clips
 from transformers import AutoModelForPreTraining
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
-from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify
-from training.deepavfusion.neighbors import neighbor_scores
-from training.deepavfusion.pretraining import main
-from training.deepavfusion.pretraining_trainer import branch_ramp, is_of_branch, rate_share, warmup_then_cosine
-from training.deepavfusion.reconstructions import reconstructed
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify, unpatchify
+from training.deepavfusion.pictures import reconstructed
+from training.deepavfusion.pretraining import branch_ramp, is_of_branch, main, rate_share, warmup_then_cosine
+from training.deepavfusion.probes import neighbor_scores
 
 
 def test_published_schedule():
@@ -64,12 +63,24 @@ def test_reconstruction_of_a_perfect_model_is_the_input():
     mask = (torch.rand(2, 6) < 0.5).float()
     standardized = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
     for logits, normalized in ((patches, False), (standardized, True)):
-        blank, filled = reconstructed(images, logits, mask, 4, normalized)
-        all_close(filled, images)
+        blank, means, output, *with_true_means = reconstructed(images, logits, mask, 4, normalized).values()
+        all_close(with_true_means[0] if normalized else output, images)
         hidden = patchify(blank, 4).isnan()
         assert torch.equal(hidden.all(-1), mask.bool()) and torch.equal(hidden.any(-1), mask.bool())
-    _, zero = reconstructed(images, torch.zeros_like(patches), mask, 4, True)
+        all_close(patchify(means, 4).mean(-1), patches.mean(-1))
+    *_, zero = reconstructed(images, torch.zeros_like(patches), mask, 4, True).values()
     assert (zero - images).abs().max() > 0.1
+
+
+def test_the_output_on_its_own_means_knows_nothing_of_hidden_patches():
+    images, mask = torch.randn(1, 3, 8, 12), torch.tensor([[0.0, 1, 0, 1, 0, 1]])
+    logits = torch.randn(1, 6, 48)
+    changed = unpatchify(patchify(images, 4) + 5 * mask[..., None], 4, (2, 3))
+    _, _, output, with_true_means = reconstructed(images, logits, mask, 4, True).values()
+    _, _, same, other = reconstructed(changed, logits, mask, 4, True).values()
+    hidden = mask.bool()
+    all_close(patchify(output, 4)[hidden], patchify(same, 4)[hidden])
+    all_close(patchify(other, 4)[hidden], patchify(with_true_means, 4)[hidden] + 5)
 
 
 def test_small_run(tmp_path):
@@ -81,7 +92,7 @@ def test_small_run(tmp_path):
         found = results[side]
         assert found["loss"] == pytest.approx(found["image_loss"] + found["audio_loss"], abs=2e-3)
     assert json.loads((tmp_path / "run" / "results.json").read_text())["test"] == results["test"]
-    picture = Image.open(tmp_path / "run" / "reconstructions.png")
-    assert picture.height == 2 * 226
+    words = Image.open(tmp_path / "run" / "reconstructions.png").text["Description"]
+    assert "given (truth)" in words and "output on its own means" in words and "gray patches are hidden" in words
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "run" / "model")
     assert model.config.image_size == 32

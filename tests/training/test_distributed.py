@@ -29,7 +29,7 @@ if world > 1:
 fields = {
     "by label": {"contrastive_positives": "label"},
     # at first the adapters make background tokens so alike that the variances of "bilinear" are mostly rounding
-    "lavish": {"lavish_adapters": True, "match_head": "mlp"},
+    "lavish": {"lavish_config": {}, "match_head": "mlp"},
 }.get(kind, {})
 model = tiny_model(**fields).train()
 if kind == "by label":

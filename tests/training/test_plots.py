@@ -52,7 +52,7 @@ def test_class_reports_of_a_run(tmp_path):
     assert other["confusion_matrix"] == [[0, 2, 0], [0, 1, 0], [0, 0, 0]]
     text = (tmp_path / "run" / "class_report.md").read_text()
     assert "| b, c | 0.500 | 1.000 | 0.667 | 1 |" in text and "| d | - | - | - | 0 |" in text
-    assert not list((tmp_path / "run").glob("*.part"))
+    assert not list((tmp_path / "run").glob("*.part*"))
 
 
 def test_class_reports_refuse_other_classes(tmp_path):
@@ -82,7 +82,7 @@ def test_pictures_of_a_run(tmp_path, capsys):
     for name in names:
         picture = np.asarray(Image.open(folder / name).convert("L"))
         assert min(picture.shape) > 200 and picture.std() > 5
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob("*.part*"))
     assert matplotlib.rcParams._get_backend_or_none() == backend, "the user's own backend stays"
 
 

@@ -11,8 +11,8 @@ from tiny_deepavfusion import all_close, pretraining_command, tiny_inputs, tiny_
 from toy_run import write_clips
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining, DeepAVFusionModel
-from training.deepavfusion.encoder_probes import INPUTS, averaged_states, by_label, most_frequent_class, probe_accuracy
 from training.deepavfusion.pretraining_gain import Windows, main, reconstruction_losses
+from training.deepavfusion.probes import INPUTS, averaged_states, by_label, most_frequent_class, probe_accuracy
 
 
 def test_states_of_clips_and_of_labeled_windows():

@@ -25,8 +25,7 @@ from toy_run import write_backbone, write_clips, write_config
 from trainee import Trainee, settle, start_processes, train
 
 from modeling_maavt import MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
-from modeling_maavt.embeddings_maavt import MAAVTEmbeddings, MAAVTPatchEmbeddings
-from modeling_maavt.layer_maavt import MAAVTLayer
+from modeling_maavt.modeling_maavt import MAAVTEmbeddings, MAAVTLayer, MAAVTPatchEmbeddings
 
 
 BATCHES = ((6, 3), (6, 3), (3, 2))  # clips of the global batch, and how many of them the first process holds

@@ -1,18 +1,19 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of maps: frame, truth and what a model shows, side by side, one row a frame; needs nothing but Pillow."""
+"""Labeled pictures of what a model shows: a grid of frames, maps and spectrograms with headings, scales and a legend."""
 
-import os
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+
+from processing.data.atomic_writing import atomic_file
 
 
-LARGEST = 224  # pixels of a side; smaller maps are enlarged by a whole factor
+PANEL = 1.9  # inches of a panel's height
 
 
 def displayed_frame(pixels: torch.Tensor, video_processor: Any) -> np.ndarray:
@@ -22,34 +23,86 @@ def displayed_frame(pixels: torch.Tensor, video_processor: Any) -> np.ndarray:
     return picture.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
-def heat(values: torch.Tensor, frame: np.ndarray) -> np.ndarray:
-    """A map `[H, W]` in 0..1 in red over the darkened gray frame, uint8 `[H, W, 3]`."""
-    gray = frame.mean(-1, keepdims=True) * 0.5
-    shares = values.float().clamp(0, 1).numpy()[..., None]
-    return (gray * (1 - shares) + np.array([255.0, 60, 30]) * shares).round().astype(np.uint8)
+def can_draw(path: str | Path) -> bool:
+    """Whether matplotlib is installed; if not, one line says which picture is not drawn."""
+    if importlib.util.find_spec("matplotlib") is not None:
+        return True
+    print(f'{path}: not drawn, matplotlib is not installed; pip install "maavt[plots]"', flush=True)
+    return False
+
+
+class PictureGrid:
+    """A figure of rows of panels under headings, with a legend below (needs matplotlib, see `can_draw`).
+
+    Args:
+        num_rows: of panels.
+        headings: one for each column; what it shows, and whether it is input, truth or output.
+        legend: one or two sentences under the panels; they are kept in the file's `Description` too.
+        widths: of the columns, in heights of a row; default 1 each.
+    """
+
+    def __init__(self, num_rows: int, headings: Sequence[str], legend: str, widths: Sequence[float] | None = None):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        # Without pyplot: no window, no global state, no backend of the user's changed.
+        widths = list(widths or [1.0] * len(headings))
+        size = (PANEL * sum(widths) + 1.0, (PANEL + 0.15) * num_rows + 1.0)
+        self.figure, self.headings, self.legend = Figure(figsize=size, layout="constrained"), headings, legend
+        FigureCanvasAgg(self.figure)
+        self.axes = self.figure.subplots(num_rows, len(headings), squeeze=False, width_ratios=widths)
+        # No axes but those that a caller labels.
+        for axes in self.axes.flat:
+            axes.set_xticks([])
+            axes.set_yticks([])
+        for axes, heading in zip(self.axes[0], headings, strict=True):
+            axes.set_title(heading, fontsize=8)
+        self.figure.supxlabel(legend, fontsize=8, wrap=True)
+
+    def color_bar(self, image: Any, label: str) -> None:
+        """The scale of all panels that `image`, one of theirs, stands for; the label has the unit."""
+        bar = self.figure.colorbar(image, ax=self.axes, shrink=min(1.0, 2.0 / len(self.axes)), pad=0.01)
+        bar.set_label(label, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+
+    def save(self, path: str | Path) -> None:
+        """Write a png file."""
+        # The words are kept as text too, for readers who cannot see them.
+        description = " | ".join(heading.replace("\n", " ") for heading in self.headings) + f". {self.legend}"
+        with atomic_file(path) as temporary:
+            self.figure.savefig(temporary, format="png", dpi=120, metadata={"Description": description})
+
+
+def show_map(axes: Any, values: torch.Tensor, frame: np.ndarray) -> Any:
+    """Draw a map `[H, W]` in 0..1 over the gray frame; the image, for a color bar, is returned."""
+    axes.imshow(frame.mean(-1), cmap="gray", vmin=0, vmax=255)
+    return axes.imshow(values.float().clamp(0, 1).numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.65)
 
 
 def save_maps(
-    path: str | os.PathLike, rows: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]], video_processor: Any
-) -> Path:
-    """Write one picture (png): for each row the frame and then its maps, left to right.
+    path: str | Path,
+    rows: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]],
+    video_processor: Any,
+    headings: Sequence[str],
+    scale: str,
+    legend: str,
+) -> None:
+    """Write one picture (png): for each row the frame, then its maps over it, left to right.
 
     Args:
-        path: where; a temporary name is renamed.
         rows: (`[3, H, W]` normalized pixels, maps `[H, W]` in 0..1) for each frame.
         video_processor: whose mean and deviation the pixels have.
+        headings: of the maps, such as "truth", "output".
+        scale: what 0 to 1 means, for the color bar.
+        legend: see `PictureGrid`.
     """
-    lines = []
-    for pixels, maps in rows:
+    if not rows or not can_draw(path):
+        return
+    grid = PictureGrid(len(rows), ["frame\n(input)", *headings], legend)
+    for axes, (pixels, maps) in zip(grid.axes, rows, strict=True):
         frame = displayed_frame(pixels, video_processor)
-        tiles = [frame, *(heat(values, frame) for values in maps)]
-        lines.append(np.concatenate([np.pad(tile, ((1, 1), (1, 1), (0, 0))) for tile in tiles], 1))
-    picture = Image.fromarray(np.concatenate(lines, 0))
-    factor = max(1, LARGEST // rows[0][0].shape[-1])
-    picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    picture.save(temporary, format="png")
-    os.replace(temporary, path)
-    return path
+        axes[0].imshow(frame)
+        for axis, values in zip(axes[1:], maps, strict=True):
+            image = show_map(axis, values, frame)
+    grid.color_bar(image, scale)
+    grid.save(path)

@@ -11,10 +11,11 @@ import argparse
 import importlib.util
 import json
 import logging
-import os
 from pathlib import Path
 
 import numpy as np
+
+from processing.data.atomic_writing import atomic_file
 
 from .class_reports import class_reports
 from .results import cell
@@ -163,9 +164,8 @@ def _figure(width: float, height: float, columns: int):
 
 
 def save_figure(figure, path: Path) -> Path:
-    temporary = path.with_name(path.name + ".part")
-    figure.savefig(temporary, format="png", dpi=150)
-    os.replace(temporary, path)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
     return path
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains DeepAVFusion to find the pixels that sound, and measures it: YAML, frames, model, Trainer, table, pictures.
+"""Trains DeepAVFusion to find the pixels that sound, and measures it: frames, model, Trainer, table, pictures.
 
 python -m training.deepavfusion.segmentation configs/deepavfusion/segmentation_shapes.yaml
 """
@@ -10,105 +10,121 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualSegmentation
 from processing.data.labeled_frames import LabeledFrames
 from processing.metrics.segmentation import AVSBenchScore, DeepAVFusionSegmentationScore, SemanticSegmentationScore
+from training.common.commands import run_command
 from training.common.map_pictures import save_maps
 
-from .task_arguments import parse_task_arguments
-from .task_layouts import read_frames
-from .task_runs import (
-    OtherSounds,
-    Rows,
-    build_model,
-    build_processor,
-    finished_run,
-    predict,
-    record_run,
-    run_facts,
-    train,
-    write_results,
-)
+from .arguments import TaskArguments, parse_arguments
+from .layouts import read_frames
+from .seed_loop import MismatchedAudio, Rows, build_model, build_processor, predict, run_seeds, save_model, train
 
 
-def measured(scores: list[np.ndarray], truths: list[np.ndarray], groups: list[str]) -> dict[str, float]:
-    """The official figures, and those of the published code under their own names."""
-    official = AVSBenchScore().compute(predictions=scores, references=truths, groups=groups)
-    published = DeepAVFusionSegmentationScore().compute(predictions=scores, references=truths)
+REFERENCE = "reference_implementation"
+COLUMNS = {
+    "miou": "mIoU (foreground)",
+    "f_score": "F",
+    f"{REFERENCE}_miou_with_background": "reference implementation's mIoU (with background)",
+    f"{REFERENCE}_f_score": "reference implementation's F",
+}
+CLASS_COLUMNS = {"miou": "mIoU (classes)", "f_score": "F"}
+
+
+def main(argv: list[str] | None = None) -> Rows:
+    """Run the recipe once for every seed; returns the table."""
+    task, args = parse_arguments(TaskArguments, argv)
+    num_labels = (task.model_config or {}).get("num_labels", 1)
+
+    # Data: frames with a mask each.
+    processor = build_processor(task)
+    train_set, test_set = (
+        LabeledFrames(read_frames(task, split), processor, "mask", cache=True) for split in ("train", "test")
+    )
+    facts = {"train frames": len(train_set), "test frames": len(test_set)}
+
+    def measure(args: TrainingArguments) -> Rows:
+        # Model and training.
+        model = build_model(task, DeepAVFusionForAudioVisualSegmentation, args.seed, num_labels=num_labels)
+        model = train(model, train_set, args)
+        save_model(model, processor, args)
+
+        # Test: with the clip's own audio, and with the audio of another clip.
+        truths = [test_set[index]["labels"].numpy() for index in range(len(test_set))]
+        batch_size = args.per_device_eval_batch_size
+        masks = predicted_masks(model, test_set, batch_size)
+        mismatched = predicted_masks(model, MismatchedAudio(test_set), batch_size)
+        methods = {"DeepAVFusion": masks, "DeepAVFusion, audio of another clip": mismatched}
+
+        # Table and pictures.
+        save_masks(Path(args.output_dir) / "masks.png", test_set, [truths, masks, mismatched], task.num_pictures)
+        if num_labels > 1:
+            score = SemanticSegmentationScore(num_classes=num_labels)
+            return {name: score.compute(predictions=each, references=truths) for name, each in methods.items()}
+        groups = [row.group for row in test_set.rows]
+        methods |= trivial_masks(truths, train_set)
+        return {name: scores(each, truths, groups) for name, each in methods.items()}
+
+    # Binary masks and classes have different figures; what was not measured has no column.
+    columns = COLUMNS
+    if num_labels > 1:
+        columns = CLASS_COLUMNS
+    return run_seeds("segmentation", argv, task, args, lambda seed: facts, measure, columns)
+
+
+def predicted_masks(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:
+    """Probabilities `[H, W]` of every frame, or class indices where there are several classes."""
+    masks = []
+    for _, outputs in predict(model, dataset, batch_size):
+        logits = outputs["logits"][0]  # (K, H, W)
+        if len(logits) == 1:
+            masks.append(logits[0].sigmoid().numpy())
+        else:
+            masks.append(logits.argmax(0).numpy())
+    return masks
+
+
+def scores(masks: list[np.ndarray], truths: list[np.ndarray], groups: list[str]) -> dict[str, float]:
+    """The official figures, and those of the reference implementation under their own names."""
+    official = AVSBenchScore().compute(predictions=masks, references=truths, groups=groups)
     official.pop("num_pictures")
-    return official | {f"published_{name}": published[name] for name in ("miou_with_background", "f_score")}
+    reference = DeepAVFusionSegmentationScore().compute(predictions=masks, references=truths)
+    return official | {f"{REFERENCE}_{name}": reference[name] for name in ("miou_with_background", "f_score")}
 
 
-def trivial_masks(truths: list[np.ndarray], mean: np.ndarray) -> dict[str, list[np.ndarray]]:
-    """Everything, a box in the middle of a quarter of the picture's area, and the training masks' mean, 0..1."""
+def trivial_masks(truths: list[np.ndarray], train_set: Dataset) -> dict[str, list[np.ndarray]]:
+    """What needs no model: all pixels, a box in the middle (a quarter of the area), and the mean training mask."""
     height, width = truths[0].shape
     box = np.zeros((height, width))
     box[height // 4 : height - height // 4, width // 4 : width - width // 4] = 1
+    mean = sum(train_set[index]["labels"].numpy() for index in range(len(train_set))) / len(train_set)
+    mean = mean / max(mean.max(), 1e-6)
     masks = {"all foreground": np.ones((height, width)), "center box": box, "mean of the training masks": mean}
     return {name: [mask] * len(truths) for name, mask in masks.items()}
 
 
-def scores_of(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:
-    """Probabilities `[H, W]` of every frame, or classes where there are several."""
-    logits = [out["logits"][0] for _, _, out in predict(model, dataset, batch_size)]
-    return [(own[0].sigmoid() if len(own) == 1 else own.argmax(0)).numpy() for own in logits]
-
-
-def main(argv: list[str] | None = None) -> Rows:
-    """Runs the recipe once for every seed; returns the table."""
-    task, args, command = parse_task_arguments(argv)
-    processor = build_processor(task)
-    train_set = LabeledFrames(read_frames(task, "train"), processor, "mask", cache=True)
-    test_set = LabeledFrames(read_frames(task, "test"), processor, "mask", cache=True)
-    groups = [row.group for row in test_set.rows]
-    truths = [test_set[index]["labels"].numpy() for index in range(len(test_set))]
-    num_labels = (task.model_config or {}).get("num_labels", 1)
-
-    facts = run_facts(task, args, **{"train frames": len(train_set), "test frames": len(test_set)})
-    runs = []
-    for seed in task.seeds:
-        run = finished_run(args, seed, facts)
-        if run is None:
-            model = build_model(task, DeepAVFusionForAudioVisualSegmentation, seed, num_labels=num_labels)
-            model = train(model, train_set, args, seed)
-            heard, swapped = (
-                scores_of(model, each, args.per_device_eval_batch_size) for each in (test_set, OtherSounds(test_set))
-            )
-            both = {"DeepAVFusion": heard, "DeepAVFusion, sound of another clip": swapped}
-            if num_labels == 1:
-                mean = sum(train_set[index]["labels"].numpy() for index in range(len(train_set))) / len(train_set)
-                methods = both | trivial_masks(truths, mean / max(mean.max(), 1e-6))
-                run = {name: measured(masks, truths, groups) for name, masks in methods.items()}
-            else:
-                score = SemanticSegmentationScore(num_classes=num_labels)
-                run = {name: score.compute(predictions=masks, references=truths) for name, masks in both.items()}
-                heard, swapped = ([(own > 0).astype(float) for own in each] for each in (heard, swapped))
-            output = Path(args.output_dir) / f"seed_{seed}"
-            model.save_pretrained(output / "model")
-            processor.save_pretrained(output / "model")
-            shown = np.linspace(0, len(test_set) - 1, task.num_pictures).astype(int).tolist()
-            pictures = [
-                (
-                    test_set[i]["pixel_values_videos"][0],
-                    [torch.tensor(maps[i]) for maps in ([truth > 0 for truth in truths], heard, swapped)],
-                )
-                for i in shown
-            ]
-            save_maps(output / "masks.png", pictures, processor.video_processor)
-            record_run(args, seed, facts, run)
-        runs.append(run)
-
-    if num_labels == 1:
-        metrics = ["miou", "f_score", "published_miou_with_background", "published_f_score"]
-        headings = ["mIoU (foreground)", "F", "published mIoU (with background)", "published F"]
-    else:
-        metrics, headings = ["miou", "f_score"], ["mIoU (classes)", "F"]
-    return write_results(
-        task, args, f"python -m training.deepavfusion.segmentation {command}", runs, metrics, headings, facts
+def save_masks(path: Path, test_set: LabeledFrames, columns: list[list[np.ndarray]], num_pictures: int) -> None:
+    """Draw some test frames with truth, output, and output with another clip's audio; several classes as any class."""
+    shown = np.linspace(0, len(test_set) - 1, num_pictures).astype(int).tolist()
+    semantic = any(mask.dtype.kind in "iu" for mask in columns[1])
+    rows = []
+    for index in shown:
+        truth, *outputs = (column[index] for column in columns)
+        if semantic:
+            outputs = [mask > 0 for mask in outputs]
+        maps = [torch.tensor(each) for each in (truth > 0, *outputs)]
+        rows.append((test_set[index]["pixel_values_videos"][0], maps))
+    save_maps(
+        path,
+        rows,
+        test_set.processor.video_processor,
+        ["pixels that sound\n(truth)", "mask\n(output)", "mask with the audio\nof another clip (output)"],
+        "probability that a pixel sounds (truth: 0 or 1)",
+        "Bright: sounds. Dark: silent. A model that listens loses the mask with the audio of another clip.",
     )
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains DeepAVFusion to take the sound of what is seen out of a mixture, and measures it in decibels.
+"""Trains DeepAVFusion to take the audio of what is seen out of a mixture, and measures it in decibels.
 
 python -m training.deepavfusion.separation configs/deepavfusion/separation_shapes.yaml
 """
@@ -8,116 +8,122 @@ python -m training.deepavfusion.separation configs/deepavfusion/separation_shape
 from pathlib import Path
 
 import torch
+from transformers import ProcessorMixin, TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForSoundSourceSeparation
 from processing.data.mixtures import Mixtures
 from processing.metrics.separation import SeparationScore
+from training.common.commands import run_command
 
-from .separation_pictures import save_spectrograms
-from .task_arguments import parse_task_arguments
-from .task_layouts import read_mixtures
-from .task_runs import (
-    Rows,
-    build_model,
-    build_processor,
-    finished_run,
-    predict,
-    record_run,
-    run_facts,
-    train,
-    write_results,
-)
+from .arguments import TaskArguments, parse_arguments
+from .layouts import read_mixtures
+from .pictures import save_spectrograms
+from .seed_loop import Rows, build_model, build_processor, predict, run_seeds, save_model, train
 
 
 FLOOR = 1e-4  # of noise in the estimates, 70 dB below the tones: BSS Eval divides by what is left of them
-
-
-def both_ways(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Each pair, and each with the other clip seen."""
-    return [pair for first, second in pairs for pair in ((first, second), (second, first))]
-
-
-def measured(estimates: torch.Tensor, sources: torch.Tensor) -> dict[str, float]:
-    """SDR, SIR and SAR of `[pairs, 2, n]`."""
-    scores = SeparationScore().compute(predictions=estimates.numpy(), references=sources.numpy())
-    return {name: scores[name] for name in ("sdr", "sir", "sar")}
+COLUMNS = {"sdr": "SDR (dB)", "sir": "SIR (dB)", "sar": "SAR (dB)"}
 
 
 def main(argv: list[str] | None = None) -> Rows:
-    """Runs the recipe once for every seed; returns the table."""
-    task, args, command = parse_task_arguments(argv)
+    """Run the recipe once for every seed; returns the table."""
+    task, args = parse_arguments(TaskArguments, argv)
+
+    # Data: clips to mix in training, and fixed test pairs. Each pair is tested twice, either clip seen.
     processor = build_processor(task)
     clips, groups, test_clips, test_pairs = read_mixtures(task)
-    test_set = Mixtures(test_clips, processor, both_ways(test_pairs), cache=True)
-    sources = torch.stack([test_set.sources(2 * index) for index in range(len(test_pairs))])
-    mixture = sources.sum(1)
+    both_ways = [pair for first, second in test_pairs for pair in ((first, second), (second, first))]
+    test_set = Mixtures(test_clips, processor, both_ways, cache=True)
+    sources = torch.stack([test_set.sources(2 * index) for index in range(len(test_pairs))])  # (pairs, 2, n)
+    facts = {"train clips": len(clips), "frames of each": task.num_frames, "test mixtures": len(test_pairs)}
+    facts["mask"] = "renormalized filters (our addition)"
 
-    def separated(logits: list[torch.Tensor], renormalize: bool) -> torch.Tensor:
-        waves = processor.post_process_separation(
-            torch.stack(logits), mixture.repeat_interleave(2, 0)[:, None], renormalize
-        )
-        waves = waves.view(len(test_pairs), 2, -1)
-        return waves + FLOOR * torch.randn(waves.shape, generator=torch.Generator().manual_seed(0))
+    def measure(args: TrainingArguments) -> Rows:
+        # Model and training: another partner for each clip in every epoch.
+        options = {"groups": groups, "seed": args.seed, "cache": True, "num_frames": task.num_frames}
+        train_set = Mixtures(clips, processor, **options)
+        model = train(build_model(task, DeepAVFusionForSoundSourceSeparation, args.seed), train_set, args)
+        save_model(model, processor, args)
 
-    true = [true_mask(test_set[index]).logit(1e-4) for index in range(len(test_set))]
-    bounds = {}  # the same for every seed
+        # Test: masks of the model, of one that sees nothing (the mean training mask), and the true ones.
+        logits = torch.stack([out["logits"] for _, out in predict(model, test_set, args.per_device_eval_batch_size)])
+        true, blind = true_masks(test_set), true_masks(train_set).mean(0, keepdim=True)
+        mixtures = sources.sum(1)  # (pairs, n)
+        estimates = separated(processor, logits, mixtures, renormalize=True)
+        methods = {
+            "DeepAVFusion": estimates,
+            "DeepAVFusion, reference implementation's filters": separated(processor, logits, mixtures, False),
+            "DeepAVFusion, frames exchanged": estimates.flip(1),
+            "mean mask": separated(processor, blind.expand_as(true).logit(1e-4), mixtures),
+            "mixture": mixtures[:, None].expand(-1, 2, -1),
+            "true ratio mask": separated(processor, true.logit(1e-4), mixtures),
+        }
 
-    facts = {
-        "train clips": len(clips),
-        "frames of each": task.num_frames,
-        "test mixtures": len(test_pairs),
-        "mask": "renormalized filters (ours)",
-    }
-    facts = run_facts(task, args, **facts)
-    runs = []
-    for seed in task.seeds:
-        run = finished_run(args, seed, facts)
-        if run is None:
-            train_set = Mixtures(clips, processor, groups=groups, seed=seed, cache=True, num_frames=task.num_frames)
-            model = build_model(task, DeepAVFusionForSoundSourceSeparation, seed)
-            model = train(model, train_set, args, seed)
-            logits = [out["logits"] for _, _, out in predict(model, test_set, args.per_device_eval_batch_size)]
-            # the mask that an observer without eyes would give: the mean over all training examples
-            blind = torch.stack([true_mask(train_set[index]) for index in range(len(train_set))]).mean(0)
-            bounds = bounds or {
-                "mixture": measured(mixture[:, None].expand(-1, 2, -1), sources),
-                "true ratio mask": measured(separated(true, True), sources),
-            }
-            estimates = separated(logits, True)
-            run = {
-                "DeepAVFusion": measured(estimates, sources),
-                "DeepAVFusion, published filters": measured(separated(logits, False), sources),
-                "DeepAVFusion, frames exchanged": measured(estimates.flip(1), sources),
-                "mean mask": measured(separated([blind.logit(1e-4)] * len(logits), True), sources),
-                **bounds,
-            }
-            output = Path(args.output_dir) / f"seed_{seed}"
-            model.save_pretrained(output / "model")
-            processor.save_pretrained(output / "model")
-            for index in range(min(task.num_pictures, len(test_pairs))):
-                waves = [mixture[index], *estimates[index], *sources[index]]
-                names = ("mixture", "first_estimate", "second_estimate", "first_source", "second_source")
-                processor.save_waveforms(waves, [output / "wav" / f"{index}_{name}.wav" for name in names])
-            pictures = [
-                (test_set[2 * index + side]["pixel_values_videos"][0], [mixture[index], waves[side], source[side]])
-                for index, (waves, source) in enumerate(zip(estimates, sources, strict=True))
-                for side in range(2)
-            ]
-            save_spectrograms(output / "spectrograms.png", pictures[: task.num_pictures], processor)
-            record_run(args, seed, facts, run)
-        runs.append(run)
+        # Audio files, pictures and table.
+        output = Path(args.output_dir)
+        save_waveforms(output / "wav", processor, mixtures, estimates, sources, task.num_pictures)
+        save_pictures(output / "spectrograms.png", test_set, mixtures, estimates, sources, task.num_pictures)
+        return {name: scores(each, sources) for name, each in methods.items()}
 
-    metrics, headings = ["sdr", "sir", "sar"], ["SDR (dB)", "SIR (dB)", "SAR (dB)"]
-    return write_results(
-        task, args, f"python -m training.deepavfusion.separation {command}", runs, metrics, headings, facts
-    )
+    return run_seeds("separation", argv, task, args, lambda seed: facts, measure, COLUMNS)
 
 
-def true_mask(example: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Share `[1, F, W]` of the seen source in source and rest."""
-    seen, other = 10 ** example["labels"], 10 ** example["other_features"]
-    return seen / (seen + other)
+def true_masks(mixtures: Mixtures) -> torch.Tensor:
+    """Share `[n, 1, F, W]` of the seen source in source and rest, for every example."""
+    masks = []
+    for index in range(len(mixtures)):
+        example = mixtures[index]
+        seen, other = 10 ** example["labels"], 10 ** example["other_features"]  # power, (1, F, W)
+        masks.append(seen / (seen + other))
+    return torch.stack(masks)
+
+
+def separated(
+    processor: ProcessorMixin, logits: torch.Tensor, mixtures: torch.Tensor, renormalize: bool = True
+) -> torch.Tensor:
+    """Waveforms `[pairs, 2, n]` of masks `[2 pairs, 1, F, W]` on mixtures `[pairs, n]`, with a faint floor of noise."""
+    waves = processor.post_process_separation(logits, mixtures.repeat_interleave(2, 0)[:, None], renormalize)
+    waves = waves.view(len(mixtures), 2, -1)
+    return waves + FLOOR * torch.randn(waves.shape, generator=torch.Generator().manual_seed(0))
+
+
+def scores(estimates: torch.Tensor, sources: torch.Tensor) -> dict[str, float]:
+    """SDR, SIR and SAR of `[pairs, 2, n]`."""
+    figures = SeparationScore().compute(predictions=estimates.numpy(), references=sources.numpy())
+    return {name: figures[name] for name in COLUMNS}
+
+
+def save_waveforms(
+    folder: Path,
+    processor: ProcessorMixin,
+    mixtures: torch.Tensor,
+    estimates: torch.Tensor,
+    sources: torch.Tensor,
+    count: int,
+) -> None:
+    """Write the first mixtures, both estimates and both sources as wav files."""
+    names = ("mixture", "first_estimate", "second_estimate", "first_source", "second_source")
+    for index in range(min(count, len(mixtures))):
+        waves = [mixtures[index], *estimates[index], *sources[index]]
+        processor.save_waveforms(waves, [folder / f"{index}_{name}.wav" for name in names])
+
+
+def save_pictures(
+    path: Path,
+    test_set: Mixtures,
+    mixtures: torch.Tensor,
+    estimates: torch.Tensor,
+    sources: torch.Tensor,
+    count: int,
+) -> None:
+    """Draw the first test examples: frame, mixture, estimate and source."""
+    rows = []
+    for index in range(min(count, len(test_set))):
+        pair, seen = divmod(index, 2)
+        pixels = test_set[index]["pixel_values_videos"][0]
+        rows.append((pixels, [mixtures[pair], estimates[pair, seen], sources[pair, seen]]))
+    save_spectrograms(path, rows, test_set.processor)
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -4,7 +4,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from processing.data.atomic_writing import write_text
+from processing.data.atomic_writing import atomic_file, write_text
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics.classification import (
     IGNORED_LABEL,
@@ -209,9 +208,8 @@ def write_results(directory: Path, results: dict, records: list[dict], tables: s
     """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
     write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
-    temporary = directory / "predictions.csv.part"
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+    path = directory / "predictions.csv"
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])
         writer.writeheader()
         writer.writerows(records)
-    os.replace(temporary, directory / "predictions.csv")

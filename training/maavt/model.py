@@ -22,7 +22,7 @@ SINGLE_MODALITY = {
     "background_mining": False,
     "in_batch_mismatches": 0,
     "contrastive": None,
-    "lavish_adapters": False,
+    "lavish_config": None,
 }
 NO_TOKENS = {
     "num_audio_tokens": 0,
@@ -32,7 +32,7 @@ NO_TOKENS = {
     **SINGLE_MODALITY,
 }
 # The baselines: what they change in the model, whatever `model_config` says, and the modules that they train.
-BASELINE_CONFIGS = {"linear_probe": NO_TOKENS, "lora": NO_TOKENS, "lavish": {**NO_TOKENS, "lavish_adapters": True}}
+BASELINE_CONFIGS = {"linear_probe": NO_TOKENS, "lora": NO_TOKENS, "lavish": {**NO_TOKENS, "lavish_config": {}}}
 TRAINED = {
     "adapter": None,
     "lora": ("classifier",),

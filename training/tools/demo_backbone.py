@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded demo's backbone: a tiny stock ViT, trained on the training clips' pictures and saved like any other.
+"""The demo's backbone: a tiny ViT of transformers, trained on frames of the training clips and saved like any other.
 
 python -m training.tools.demo_backbone --data DIR --out DIR
 """
@@ -19,17 +19,18 @@ from tqdm.auto import tqdm
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from processing.clips import ClipRequest, load_clip
-from processing.data.atomic_writing import file_digest, whole_folder
+from processing.data.atomic_writing import atomic_folder, file_digest
 from processing.data.clip_tables import build_clip_table
+from training.common.commands import run_command
 
 
-VERSION = 1  # raise it when the recipe changes: older backbones are then trained anew
+VERSION = 1  # raise it when the recipe changes, so that older backbones are trained again
 RECORD = "demo_backbone.json"
 
 
 @dataclass(frozen=True)
 class BackboneSettings:
-    """Size and recipe of the tiny ViT; pictures are `image_size` pixels square."""
+    """Size and recipe of the tiny ViT; frames are `image_size` pixels square."""
 
     image_size: int = 32
     patch_size: int = 8
@@ -62,6 +63,7 @@ def train_backbone(
     Raises:
         ValueError: the folder holds something else, or there is no such data.
     """
+    # A backbone of the same clips and the same recipe is used again.
     folder, settings = Path(folder), settings or BackboneSettings()
     key = _key(Path(data), settings)
     record = read_record(folder)
@@ -69,16 +71,19 @@ def train_backbone(
         return record["measured"]
     if folder.exists() and any(folder.iterdir()) and not (folder / RECORD).exists():
         raise ValueError(f"{folder}: holds something that is not the demo's backbone; give an empty or a new folder")
+    # Frames, a model from nothing, training, accuracy of single frames.
     table, _ = build_clip_table(data, check="none")
     processor = ViTImageProcessor(size={"height": settings.image_size, "width": settings.image_size})
-    pictures = {side: _frames(table[side], processor, settings.frames_per_clip) for side in ("train", "validation")}
-    labels = {side: torch.tensor(table[side]["label"]) for side in pictures}
+    frames, labels = {}, {}
+    for split in ("train", "validation"):
+        frames[split] = _frames(table[split], processor, settings.frames_per_clip)
+        labels[split] = torch.tensor(table[split]["label"])
     names = table["train"].features["label"].names
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = _tiny_vit(names, settings)
-        _train(model, pictures["train"], labels["train"], settings)
-    measured = {f"{side}_accuracy": _accuracy(model, pictures[side], labels[side]) for side in pictures}
+        _train(model, frames["train"], labels["train"], settings)
+    measured = {f"{split}_accuracy": _accuracy(model, frames[split], labels[split]) for split in frames}
     measured["num_parameters"] = model.num_parameters()
     _save(folder, model, processor, {"key": key, "settings": asdict(settings), "measured": measured})
     return measured
@@ -104,6 +109,7 @@ def sine_positions(grid: int, width: int) -> torch.Tensor:
 
 
 def _tiny_vit(names: Sequence[str], settings: BackboneSettings) -> ViTForImageClassification:
+    # A configuration that any ViT of transformers could have.
     config = ViTConfig(
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_layers,
@@ -117,12 +123,12 @@ def _tiny_vit(names: Sequence[str], settings: BackboneSettings) -> ViTForImageCl
     )
     model = ViTForImageClassification(config)
     grid = settings.image_size // settings.patch_size
-    # a thousand pictures are too few to learn a table of positions from nothing (measured: 0.34 against 0.67)
+    # A thousand frames are too few to learn a table of positions from nothing (accuracy 0.34 against 0.67).
     model.vit.embeddings.position_embeddings.data[0, 1:] = sine_positions(grid, settings.hidden_size)
     return model
 
 
-def _train(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor, settings: BackboneSettings) -> None:
+def _train(model: torch.nn.Module, frames: torch.Tensor, labels: torch.Tensor, settings: BackboneSettings) -> None:
     """Random frames `[N, T, 3, H, W]` with added noise, AdamW, one learning rate cycle."""
     optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -130,8 +136,8 @@ def _train(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor,
     )
     model.train()
     for _ in tqdm(range(settings.num_steps), desc="training the demo's backbone", disable=None):
-        clips = torch.randint(len(pictures), (settings.batch_size,))
-        batch = pictures[clips, torch.randint(pictures.shape[1], clips.shape)]
+        clips = torch.randint(len(frames), (settings.batch_size,))
+        batch = frames[clips, torch.randint(frames.shape[1], clips.shape)]  # (B, 3, H, W)
         cells = torch.randn(len(batch), 1, 8, 8)  # the digits have 8 x 8 points
         noise = torch.nn.functional.interpolate(cells, size=batch.shape[-2:])
         logits = model(batch + settings.extra_noise * noise).logits
@@ -144,15 +150,15 @@ def _train(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor,
 
 
 @torch.no_grad()
-def _accuracy(model: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> float:
-    guesses = [model(part.flatten(0, 1)).logits.argmax(-1).view(len(part), -1) for part in pictures.split(64)]
+def _accuracy(model: torch.nn.Module, frames: torch.Tensor, labels: torch.Tensor) -> float:
+    guesses = [model(part.flatten(0, 1)).logits.argmax(-1).view(len(part), -1) for part in frames.split(64)]
     return (torch.cat(guesses) == labels[:, None]).float().mean().item()
 
 
 def _frames(table: Any, processor: ViTImageProcessor, count: int) -> torch.Tensor:
-    """-> `[N, T, 3, H, W]`, processed as the pictures of a ViT are."""
+    """`[N, T, 3, H, W]`, processed as a ViT's input is."""
     clips = []
-    for row in tqdm(table, desc="reading the demo's pictures", disable=None):
+    for row in tqdm(table, desc="reading the demo's frames", disable=None):
         request = ClipRequest(row["start"], row["end"], num_frames=count, streams=("video",))
         frames = load_clip(row["video"], request).frames
         clips.append(processor(list(frames), return_tensors="pt")["pixel_values"])
@@ -160,7 +166,7 @@ def _frames(table: Any, processor: ViTImageProcessor, count: int) -> torch.Tenso
 
 
 def _save(folder: Path, model: ViTForImageClassification, processor: ViTImageProcessor, record: dict) -> None:
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
         record["files"] = {path.name: file_digest(path) for path in sorted(temporary.iterdir())}
@@ -191,4 +197,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -18,6 +18,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForVideoClassification, AutoProcessor
 
+from processing.data.atomic_writing import atomic_file
+from training.common.commands import run_command
+
 
 class Logits(nn.Module):
     """What a classifier is asked for, as a tuple of tensors."""
@@ -28,16 +31,16 @@ class Logits(nn.Module):
 
     def forward(self, pixel_values_videos: torch.Tensor, input_features: torch.Tensor) -> tuple[torch.Tensor, ...]:
         outputs = self.model(pixel_values_videos=pixel_values_videos, input_features=input_features)
-        found = (outputs.logits, outputs.match_logits)
-        return tuple(logits for logits in found if logits is not None)
+        if outputs.match_logits is None:
+            return (outputs.logits,)
+        return outputs.logits, outputs.match_logits
 
 
 def export_onnx(model: nn.Module, path: str | os.PathLike, inputs: dict[str, torch.Tensor]) -> Path:
     """
     Write `model` as ONNX through `torch.export`, for any number of clips.
 
-    Token self-attention is folded and the contrastive head left out; the model itself is not changed. The file is
-    written under a temporary name and renamed when whole.
+    Token self-attention is folded and the contrastive head is not part of the graph; `model` itself is not changed.
 
     Args:
         model: a `MAAVTForAudioVisualClassification`.
@@ -49,10 +52,10 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, inputs: dict[str, tor
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: one clip only, with which the number of clips cannot be left open.
+        ValueError: one clip only, with which the number of clips would be fixed.
     """
     if any(len(value) < 2 for value in inputs.values()):
-        raise ValueError("inputs: one clip; give two or more, so that their number is left open")
+        raise ValueError("inputs: one clip; give two or more, so that the file takes any number")
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
@@ -72,15 +75,9 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, inputs: dict[str, tor
             output_names=outputs,
             dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in names),
         )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_file(path) as temporary:
         program.save(temporary, external_data=False)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -103,10 +100,10 @@ def example_inputs(processor) -> dict[str, torch.Tensor]:
     """Two silent, black clips of the shapes that a processor gives."""
     frames = torch.zeros(processor.video_processor.frames_per_clip, 3, 64, 64, dtype=torch.uint8)
     extractor = processor.feature_extractor
-    sound = torch.zeros(round(60 * extractor.sampling_rate))
-    batch = processor(videos=[frames] * 2, audio=[sound] * 2, sampling_rate=extractor.sampling_rate)
+    waveform = torch.zeros(round(60 * extractor.sampling_rate))
+    batch = processor(videos=[frames] * 2, audio=[waveform] * 2, sampling_rate=extractor.sampling_rate)
     return {name: batch[name] for name in ("pixel_values_videos", "input_features")}
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,27 +1,29 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `training.tools.seeds` and `training.tools.compare` share: runs in processes of their own, and figures with their spread."""
+"""What `training.tools.seeds` and `training.tools.compare` share: many runs of `train.py`, and one table over seeds."""
 
 import argparse
 import json
 import os
 import platform
-import shlex
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from processing.data.atomic_writing import write_text
+from training.common.commands import shown_command
 from training.common.results import markdown_table, package_versions
 from training.common.shipped_files import shipped_file
 
 
 RECIPE = shipped_file("train.py")
 MEASURED = ("top1", "top5", "map", "macro_f1", "match_auroc", "combined")
+Finished = list[tuple[dict, dict]]  # (key, results) of each run
 
 
 @dataclass
@@ -37,125 +39,140 @@ class Run:
         """The run's `results.json`; trains in a process of its own unless the same command has finished before.
 
         Raises:
-            RuntimeError: the process failed; holds the end of its log.
+            ChildProcessError: the process failed; holds the end of its log.
         """
         directory = runs / self.name
         command = [sys.executable, str(RECIPE), self.config, *self.arguments]
         command += ["--output_dir", str(directory), "--overwrite_output_dir", "true"]
-        marker, wanted = directory / "command.json", json.dumps([_text(self.config), command[2:]])
-        finished = directory / "results.json"
-        if not (finished.is_file() and marker.is_file() and _text(marker) == wanted):
+
+        # A finished run says by which configuration and arguments it was made.
+        made_by = json.dumps([read_text(self.config), command[2:]])
+        marker, finished = directory / "command.json", directory / "results.json"
+        if not (finished.is_file() and marker.is_file() and read_text(marker) == made_by):
             directory.mkdir(parents=True, exist_ok=True)
-            environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-            log = directory / "train.log"
-            with open(log, "w", encoding="utf-8") as stream:
-                code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
-            if code:
-                end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-                raise RuntimeError(f"{self.name} ended with code {code}; see {log}\n{end}")
-            write_text(marker, wanted)
-        results = json.loads(_text(finished))
+            self.train(command, directory / "train.log", threads)
+            write_text(marker, made_by)
+        results = json.loads(read_text(finished))
         print(f"{self.name}: {results['minutes']} min", flush=True)
         return results
 
-
-def run_all(jobs: list[Run], folder: Path, parallel: int) -> list[tuple[dict, dict]]:
-    """`(key, results)` of every run, `parallel` of them at a time; the cores are shared out among them."""
-    threads = threads_per_run(parallel)
-    with ThreadPoolExecutor(parallel) as pool:
-        futures = [pool.submit(job.results, folder, threads) for job in jobs]
-        return [(job.key, future.result()) for job, future in zip(jobs, futures, strict=True)]
-
-
-def threads_per_run(parallel: int) -> int:
-    return max(1, (os.cpu_count() or 1) // parallel)
+    def train(self, command: list[str], log: Path, threads: int) -> None:
+        """Run the command, its output into `log`."""
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        with open(log, "w", encoding="utf-8") as stream:
+            code = subprocess.run(command, env=environment, stdout=stream, stderr=subprocess.STDOUT).returncode
+        if code:
+            end = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+            raise ChildProcessError(f"{self.name} ended with code {code}; see {log}\n{end}")
 
 
-def with_spread(
-    found: Iterable[tuple[dict, dict]], measured: Iterable[str], kept: Callable[[dict], dict] = lambda row: {}
-) -> list[dict]:
-    """Rows of one key become one: mean, `<name>_spread` (standard deviation) and `<name>_seeds` of what is measured.
-
-    Args:
-        found: `(key, row)`, one for each seed; rows of equal keys belong together and keep their order.
-        measured: names of figures.
-        kept: what else of the first seed's row goes into the result.
-    """
-    collected: dict[tuple, list[tuple[dict, dict]]] = {}
-    for key, row in found:
-        collected.setdefault(tuple(key.items()), []).append((key, row))
-    rows = []
-    for same in collected.values():
-        key, first = same[0]
-        row = {**key, "seeds": len(same), **kept(first)}
-        for name in measured:
-            values = [one[name] for _, one in same if one.get(name) is not None]
-            if values:
-                row[name] = statistics.mean(values)
-                row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
-                row[f"{name}_seeds"] = values
-        rows.append(row)
-    return rows
-
-
-def shown(rows: list[dict], measured: Iterable[str] = MEASURED, digits: int = 3) -> list[dict]:
-    """Rows for the Markdown table: `mean ± standard deviation` in one cell."""
-    return [
-        row
-        | {
-            name: f"{row[name]:.{digits}f} ± {row[f'{name}_spread']:.{digits}f}"
-            for name in measured
-            if f"{name}_spread" in row
-        }
-        for row in rows
-    ]
-
-
-def circumstances(module: str, words: list[str], minutes: list[float], parallel: int, call_minutes: float) -> dict:
-    """The command, the machine and the time behind a committed result; folders by their last part only."""
-    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
-    return {
-        "command": f"python -m {module} {shlex.join(words)}",
-        "machine": {
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads_per_run": threads_per_run(parallel),
-        },
-        "versions": package_versions(),
-        "minutes_per_run": {"mean": round(statistics.mean(minutes), 2), "max": max(minutes)},
-        "minutes_of_runs": round(sum(minutes), 1),
-        "minutes_of_this_call": round(call_minutes, 1),
-    }
-
-
-def add_run_options(parser: argparse.ArgumentParser, runs: str) -> None:
-    """`--seeds`, `--parallel`, `--runs` (default: `runs`) and `--out`."""
+def run_parser(description: str, config: str, runs: str) -> argparse.ArgumentParser:
+    """The options of both commands; `config` says what the file is, `runs` is the default folder of the single runs."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help=config)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time; the cores are shared out among them")
     parser.add_argument("--runs", type=Path, default=Path(runs), help="folder for the single runs")
     parser.add_argument("--out", type=Path, required=True, help="result files without suffix")
+    return parser
 
 
-def write_table(own: argparse.Namespace, results: dict, number: int, rows: list[dict], columns: dict, note="") -> None:
-    """Writes `<out>.json`, and `<out>.md` with the command, how the figures came about, and the table, which it prints.
+def run_and_report(
+    module: str,
+    argv: list[str] | None,
+    options: argparse.Namespace,
+    jobs: list[Run],
+    aggregate: Callable[[Finished], list[dict]],
+    columns: dict[str, str],
+    record: dict,
+    note: str = "",
+) -> dict:
+    """Do the runs that are not done yet, and write `<out>.json` and `<out>.md`; prints the table.
 
     Args:
-        own: parsed options of `add_run_options`.
-        results: with those of `circumstances`.
-        number: of runs.
-        rows: of the table, mean and spread in one cell already.
-        columns: what the table shows.
+        module: the command, and `argv` its command line, for the record.
+        options: of `run_parser`.
+        aggregate: all runs to rows of the table, with `<metric>_spread`.
+        columns: of the table, and their headings.
+        record: what else the json file says.
         note: ends the paragraph above the table.
     """
-    write_text(own.out.with_suffix(".json"), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    told = (
-        f"{number} runs, {results['minutes_per_run']['mean']} minutes each on average, {threads_per_run(own.parallel)} "
-        f"thread(s) per run; mean ± standard deviation over {len(own.seeds)} seeds. {note}"
+    # Runs, `parallel` at a time.
+    begin, threads = time.time(), max(1, (os.cpu_count() or 1) // options.parallel)
+    with ThreadPoolExecutor(options.parallel) as pool:
+        results = list(pool.map(lambda job: job.results(options.runs, threads), jobs))
+    rows = aggregate([(job.key, result) for job, result in zip(jobs, results, strict=True)])
+
+    # The record: the command, the machine and the time behind a committed result.
+    minutes = [result["minutes"] for result in results]
+    mean_minutes = round(statistics.mean(minutes), 2)
+    record = {
+        "command": shown_command(module, argv),
+        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads_per_run": threads},
+        "versions": package_versions(),
+        "minutes_per_run": {"mean": mean_minutes, "max": max(minutes)},
+        "minutes_of_runs": round(sum(minutes), 1),
+        "minutes_of_this_call": round((time.time() - begin) / 60, 1),
+        **record,
+        "splits": results[0]["splits"],
+        "rows": rows,
+    }
+    write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    # The table.
+    text = (
+        f"{len(jobs)} runs, {mean_minutes} minutes each on average, {threads} thread(s) per run; "
+        f"mean ± standard deviation over {len(options.seeds)} seeds. {note}"
     )
-    table = markdown_table(rows, columns)
-    write_text(own.out.with_suffix(".md"), f"`{results['command']}`\n\n{told.strip()}\n\n{table}\n")
+    table = markdown_table(shown(rows), columns)
+    write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{text.strip()}\n\n{table}\n")
     print(table)
+    return record
 
 
-def _text(path: str | Path) -> str:
+def with_spread(
+    runs: Iterable[tuple[dict, dict]], measured: Iterable[str], kept: Iterable[str] = ("clips", "groups")
+) -> list[dict]:
+    """Rows of one key become one: mean, `<name>_spread` (standard deviation) and `<name>_seeds` of what is measured.
+
+    Args:
+        runs: `(key, row)`, one for each seed; rows of equal keys belong together and keep their order.
+        measured: names of figures.
+        kept: what else of the first seed's row goes into the result.
+    """
+    collected: dict[tuple, list[dict]] = {}
+    for key, row in runs:
+        collected.setdefault(tuple(key.items()), []).append(row)
+    # One row a key.
+    rows = []
+    for key, of_seeds in collected.items():
+        row = {**dict(key), "seeds": len(of_seeds)}
+        row |= {name: of_seeds[0][name] for name in kept if name in of_seeds[0]}
+        for name in measured:
+            figures = [one[name] for one in of_seeds if one.get(name) is not None]
+            if figures:
+                row[name] = statistics.mean(figures)
+                row[f"{name}_spread"] = 0.0
+                if len(figures) > 1:
+                    row[f"{name}_spread"] = statistics.stdev(figures)
+                row[f"{name}_seeds"] = figures
+        rows.append(row)
+    return rows
+
+
+def shown(rows: list[dict]) -> list[dict]:
+    """Rows for the Markdown table: `mean ± standard deviation` in one cell, seconds with one decimal."""
+    table = []
+    for row in rows:
+        row = dict(row)
+        for name in MEASURED:
+            if f"{name}_spread" in row:
+                row[name] = f"{row[name]:.3f} ± {row[f'{name}_spread']:.3f}"
+        if "seconds_per_epoch" in row:
+            row["seconds_per_epoch"] = f"{row['seconds_per_epoch']:.1f}"
+        table.append(row)
+    return table
+
+
+def read_text(path: str | Path) -> str:
     return Path(path).read_text(encoding="utf-8")

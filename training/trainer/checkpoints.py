@@ -7,7 +7,6 @@ renamed to `checkpoint-N`; older ones go after that. So a process that is killed
 checkpoint where it was. Before a resume every file is checked against the manifest.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -18,6 +17,8 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from transformers import TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint, sort_checkpoints
+
+from processing.data.atomic_writing import file_digest
 
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def unreadable_weights(folder: Path) -> str | None:
@@ -75,7 +70,7 @@ def seal(folder: Path, num_processes: int) -> None:
             folders.append(path)
             continue
         sync(path)
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": digest(path)}
+        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"processes": num_processes, "files": files}, indent=1), encoding="utf-8")
     for path in [manifest, *folders]:
@@ -97,7 +92,7 @@ def checkpoint_problem(folder: Path) -> str | None:
         if path.stat().st_size != entry["bytes"]:
             return f"{name} has {path.stat().st_size} bytes where {entry['bytes']} were written"
     for name, entry in manifest.items():
-        if digest(folder / name) != entry["sha256"]:
+        if file_digest(folder / name) != entry["sha256"]:
             return f"{name} holds other bytes than were written"
     return unreadable_weights(folder)
 

@@ -33,7 +33,7 @@ class FilledClips(Dataset):
             return self.dataset[index]
         item = dict(self.dataset[index % len(self.dataset)])
         item |= {"has_video": torch.tensor(False), "has_audio": torch.tensor(False)}
-        for name in ("labels", "video_labels", "audio_labels"):
+        for name in ("labels", "video_targets", "audio_targets"):
             if name in item:
                 item[name] = torch.full_like(torch.as_tensor(item[name]), -100)
         if "is_matched" in item:

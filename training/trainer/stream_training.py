@@ -4,12 +4,12 @@
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainingArguments
 
+from processing.data.atomic_writing import write_text
 from processing.data.clip_streams import ClipStream, StreamBatches
 
 
@@ -59,10 +59,7 @@ class StreamCallback(TrainerCallback):
 
     def on_save(self, args, state, control, train_dataloader=None, **kwargs):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        folder.mkdir(parents=True, exist_ok=True)  # of another node, where the first process did not write
-        temporary = folder / f".{self._name(args)}.part"
-        temporary.write_text(json.dumps(train_dataloader.dataset.state_dict()), encoding="utf-8")
-        os.replace(temporary, folder / self._name(args))
+        write_text(folder / self._name(args), json.dumps(train_dataloader.dataset.state_dict()))
 
     @staticmethod
     def _name(args: TrainingArguments) -> str:

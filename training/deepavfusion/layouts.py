@@ -11,7 +11,7 @@ from processing.data.mixtures import read_pairs
 from processing.prepare.avsbench import read_avss, read_ms3, read_s4
 from processing.prepare.source_boxes import read_flickr, read_vggss
 
-from .task_arguments import TaskArguments
+from .arguments import TaskArguments
 
 
 FRAME_LAYOUTS = {
@@ -34,7 +34,9 @@ def read_frames(task: TaskArguments, split: str) -> list[LabeledFrame]:
         raise ValueError(f"layout: {task.layout!r} has no labeled frames; use one of {', '.join(FRAME_LAYOUTS)}")
     rows = FRAME_LAYOUTS[task.layout](task.data, split)
     if not rows:
-        raise ValueError(f"data: {task.data} holds no frame of split {split!r} in layout {task.layout!r}")
+        raise ValueError(
+            f"data: {task.data} has no frame of split {split!r} in layout {task.layout!r}; check the folder"
+        )
     return rows
 
 

@@ -1,0 +1,162 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of DeepAVFusion's pre-training (reconstructions) and of its separation (spectrograms)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from modeling_deepavfusion import DeepAVFusionForPreTraining
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify, unpatchify
+from training.common.map_pictures import PictureGrid, can_draw, displayed_frame
+
+
+POWER = "log10 of mel power"
+OUTPUT = "output\non its own means"
+
+
+def reconstructed(
+    images: torch.Tensor, logits: torch.Tensor, mask: torch.Tensor, patch: int, standardized: bool
+) -> dict[str, torch.Tensor]:
+    """Heading to images `[N, C, H, W]`: the input with its hidden patches blank (NaN), then with three things in their places.
+
+    A standardized output says nothing of a patch's brightness and contrast. With the true ones it looks learned after a
+    few steps, so the true means alone, which need no model, stand beside it, and the output on its own means.
+
+    Args:
+        images: `[N, C, H, W]`, multiples of `patch`.
+        logits: `[N, P, patch * patch * C]`.
+        mask: `[N, P]`, 1 where hidden.
+        standardized: logits are patches standardized by their own mean and deviation (`norm_pix_loss`).
+    """
+    patches, hidden = patchify(images, patch), mask.bool()[..., None]  # (N, P, V), (N, P, 1)
+    logits = logits.to(patches.dtype)
+    means = patches.mean(-1, keepdim=True)  # (N, P, 1)
+    fillings = {
+        "masked\n(input)": torch.full_like(patches, torch.nan),
+        "true patch means\n(no model)": means.expand_as(patches),
+        OUTPUT: logits,
+    }
+    if standardized:
+        # The model's own scale: mean and deviation over the patches that it sees.
+        visible = torch.where(hidden, torch.nan, patches)
+        mean = visible.nanmean((1, 2), keepdim=True)
+        deviation = (visible - mean).square().nanmean((1, 2), keepdim=True).sqrt()
+        fillings[OUTPUT] = logits * deviation + mean
+        fillings["output on the true means\nand deviations"] = (
+            logits * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + means
+        )
+    grid = (images.shape[-2] // patch, images.shape[-1] // patch)
+    return {
+        heading: unpatchify(torch.where(hidden, filling, patches), patch, grid)
+        for heading, filling in fillings.items()
+    }
+
+
+@torch.no_grad()
+def save_reconstructions(
+    path: str | Path, model: DeepAVFusionForPreTraining, batch: dict[str, torch.Tensor], processor: Any, seed: int = 0
+) -> None:
+    """Write one picture (png), two rows a clip: its frame and its spectrogram, as given, masked and filled in.
+
+    Args:
+        batch: `pixel_values_videos` and `input_features` of clips of one window.
+        processor: says how the pixels are normalized and what the spectrogram's axes are.
+        seed: of the masks.
+    """
+    if not can_draw(path):
+        return
+    config, device = model.config, next(model.parameters()).device
+    frames, audio = batch["pixel_values_videos"].to(device), batch["input_features"].to(device)
+
+    # Masks that do not depend on the device.
+    generator = torch.Generator().manual_seed(seed)
+    noise = {}
+    for name, (rows, columns) in (("image", config.image_grid), ("audio", config.audio_grid)):
+        noise[f"{name}_noise"] = torch.rand(len(frames), rows * columns, generator=generator).to(device)
+    outputs = model.eval()(frames, audio, **noise)
+
+    # For both modalities: the truth, and what is put in the places of the hidden patches.
+    panels = {}
+    for name, images in (("image", frames[:, 0]), ("audio", audio)):
+        filled = reconstructed(
+            images, outputs[f"{name}_logits"], outputs[f"{name}_mask"], config.patch_size, config.norm_pix_loss
+        )
+        panels[name] = {"given\n(truth)": images} | filled
+
+    legend = "Odd rows: frames; gray patches are hidden. Even rows: spectrograms; blue patches are hidden."
+    if config.norm_pix_loss:
+        legend += (
+            " The model is trained on standardized patches: 'output' has one mean and deviation, of what it sees."
+        )
+    # Two rows a clip; a spectrogram's shades span what the clip has.
+    grid = PictureGrid(2 * len(frames), list(panels["image"]), legend)
+    for clip in range(len(frames)):
+        for axes, images in zip(grid.axes[2 * clip], panels["image"].values(), strict=True):
+            show_frame(axes, images[clip].cpu(), processor.video_processor)
+        limits = [float(limit) for limit in audio[clip].aminmax()]
+        for axes, images in zip(grid.axes[2 * clip + 1], panels["audio"].values(), strict=True):
+            image = show_spectrogram(axes, images[clip, 0].cpu(), limits, processor.feature_extractor)
+    label_axes(grid.axes[-1, 0], processor.feature_extractor)
+    grid.color_bar(image, f"{POWER} (spectrograms; ends differ by clip)")
+    image.colorbar.set_ticks(limits, labels=["quietest", "loudest"])
+    grid.save(path)
+
+
+def save_spectrograms(
+    path: str | Path, rows: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]], processor: Any
+) -> None:
+    """Write one picture (png): for each row the frame that is seen, then the spectrograms of mixture, output and truth.
+
+    Args:
+        rows: (`[3, H, W]` normalized pixels, three waveforms `[n]`); brightness is relative to the mixture.
+        processor: gives the spectrograms, and says how the pixels are normalized.
+    """
+    if not rows or not can_draw(path):
+        return
+    headings = ["frame seen\n(input)", "mixture\n(input)", "separated\n(output)", "source of the frame\n(truth)"]
+    legend = "Each row: the model hears the mixture and gives the audio of what the frame shows. One scale a row."
+    grid = PictureGrid(len(rows), headings, legend, [1.0, 1.5, 1.5, 1.5])
+    extractor = processor.feature_extractor
+    for axes, (pixels, waveforms) in zip(grid.axes, rows, strict=True):
+        features = extractor(list(waveforms), sampling_rate=extractor.sampling_rate)["input_features"]
+        spectrograms = torch.as_tensor(np.stack(features))[:, 0]  # (3, F, W)
+        # Shades relative to the mixture.
+        limits = [float(limit) for limit in spectrograms[0].aminmax()]
+        show_frame(axes[0], pixels, processor.video_processor)
+        for axis, spectrogram in zip(axes[1:], spectrograms, strict=True):
+            image = show_spectrogram(axis, spectrogram, limits, extractor)
+    label_axes(grid.axes[-1, 1], extractor)
+    grid.color_bar(image, POWER)
+    grid.save(path)
+
+
+def show_frame(axes: Any, pixels: torch.Tensor, video_processor: Any) -> None:
+    """Draw normalized pixels `[3, H, W]`; hidden patches (NaN) are gray."""
+    picture = displayed_frame(pixels.nan_to_num(), video_processor).copy()
+    picture[pixels.isnan().any(0).numpy()] = 128
+    axes.imshow(picture)
+
+
+def show_spectrogram(axes: Any, features: torch.Tensor, limits: Sequence[float], extractor: Any) -> Any:
+    """Draw `[F, W]` over seconds, low frequencies below, loud bright, hidden patches (NaN) blue; returns the image."""
+    seconds = extractor.num_frames * extractor.hop_length / extractor.sampling_rate
+    axes.set_facecolor((0.16, 0.24, 0.47))
+    extent = (0, seconds, 0, features.shape[0])
+    low, high = limits
+    return axes.imshow(
+        features.numpy(), origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="gray"
+    )
+
+
+def label_axes(axes: Any, extractor: Any) -> None:
+    """Seconds and Hz at one spectrogram, for all of them."""
+    seconds = extractor.num_frames * extractor.hop_length / extractor.sampling_rate
+    axes.set_xticks([0, seconds], ["0", f"{seconds:.2g}"], fontsize=7)
+    axes.set_xlabel("seconds", fontsize=7)
+    highest = extractor.max_frequency or extractor.sampling_rate / 2
+    axes.set_yticks([0, extractor.num_bins], [f"{extractor.min_frequency:g}", f"{highest:g}"], fontsize=7)
+    axes.set_ylabel("Hz (mel scale)", fontsize=7)

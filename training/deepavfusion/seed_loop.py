@@ -1,0 +1,222 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What DeepAVFusion's recipes share: build a model, train it, predict, and the loop over seeds that writes the table."""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
+
+from modeling_deepavfusion import DeepAVFusionConfig
+from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor
+from processing.data.atomic_writing import write_text
+from training.common.commands import shown_command
+from training.common.results import markdown_table, package_versions
+from training.trainer.callbacks import EpochCallback
+
+from .arguments import ModelArguments, SeedArguments
+
+
+Rows = dict[str, dict[str, float]]  # method -> metric -> value
+
+
+def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
+    """The checkpoint's processor, or a new one, with the changes of `processor`."""
+    changes = task.processor or {}
+    if task.model_name_or_path is not None and not changes:
+        return DeepAVFusionProcessor.from_pretrained(task.model_name_or_path)
+    return DeepAVFusionProcessor(
+        DeepAVFusionFeatureExtractor(**changes.get("feature_extractor", {})),
+        DeepAVFusionVideoProcessor(**changes.get("video_processor", {})),
+    )
+
+
+def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: int, **fields) -> PreTrainedModel:
+    """The checkpoint, with new weights where it has none, or a new model; the seed fixes what is new."""
+    # The order matters: a new model's weights are drawn right after the seed is set.
+    set_seed(seed)
+    fields = {**(task.model_config or {}), **fields}
+    if task.model_name_or_path is not None:
+        return model_class.from_pretrained(task.model_name_or_path, **fields)
+    return model_class(DeepAVFusionConfig(**fields))
+
+
+def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> PreTrainedModel:
+    """Train with the plain Trainer; the model comes back in evaluation mode."""
+    callbacks = []
+    if hasattr(dataset, "set_epoch"):
+        callbacks.append(EpochCallback(dataset))  # Mixtures: other partners in every epoch
+    trainer = Trainer(model=model, args=args, train_dataset=dataset, callbacks=callbacks)
+    print_training(args, trainer.train())
+    return model.eval()
+
+
+def print_training(args: TrainingArguments, training: Any) -> None:
+    """One line with steps and minutes of what `Trainer.train` returned."""
+    minutes = training.metrics["train_runtime"] / 60
+    print(f"seed {args.seed}: {training.global_step} steps, {minutes:.1f} minutes", flush=True)
+
+
+@torch.no_grad()
+def predict(model: PreTrainedModel, dataset: Dataset, batch_size: int, **options) -> Iterator[tuple[dict, dict]]:
+    """`(example, outputs)` of every example, in order; outputs without the batch axis."""
+    device = next(model.parameters()).device
+    for begin in range(0, len(dataset), batch_size):
+        # One batch; the last one may be smaller.
+        examples = [dataset[index] for index in range(begin, min(begin + batch_size, len(dataset)))]
+        names = ("pixel_values_videos", "input_features")
+        outputs = model(**{name: torch.stack([e[name] for e in examples]).to(device) for name in names}, **options)
+        # Scalars, such as a loss, belong to no example.
+        tensors = {name: output.cpu() for name, output in outputs.items() if torch.is_tensor(output) and output.ndim}
+        for offset, example in enumerate(examples):
+            yield example, {name: tensor[offset] for name, tensor in tensors.items()}
+
+
+class MismatchedAudio(Dataset):
+    """Examples with the audio of the example half a set away: shows whether a model listens.
+
+    Args:
+        dataset: examples with `input_features`. Neighbors are of one clip or class; those half a set away are not.
+    """
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        other = (index + len(self) // 2) % len(self)
+        return self.dataset[index] | {"input_features": self.dataset[other]["input_features"]}
+
+
+def save_model(model: PreTrainedModel, processor: ProcessorMixin, args: TrainingArguments) -> None:
+    """Model and processor in `model/` of the run's folder."""
+    for part in (model, processor):
+        part.save_pretrained(Path(args.output_dir) / "model")
+
+
+def run_seeds(
+    module: str,
+    argv: list[str] | None,
+    task: SeedArguments,
+    args: TrainingArguments,
+    facts_of: Callable[[int], dict],
+    measure: Callable[[TrainingArguments], Rows],
+    columns: dict[str, str],
+) -> Rows:
+    """Run a recipe once for every seed that was not measured before, and write the table over all seeds.
+
+    Args:
+        module: the recipe's name under `training.deepavfusion`, and `argv` its command line, for the record.
+        facts_of: seed to what its result depends on, beside schedule and model: sizes of the splits, ...
+        measure: a seed's arguments (with its seed and its output folder) to what was measured.
+        columns: metrics of the table and their headings; a metric that no method has is not shown.
+
+    Returns:
+        method -> metric -> mean over seeds, and `<metric>_std`; nothing in a process that writes no files.
+    """
+    runs, facts = [], {}
+    for seed in task.seeds:
+        # The seed's arguments: its own folder, so that seeds may run at the same time.
+        seed_args = copy(args)
+        seed_args.seed = seed_args.data_seed = seed
+        seed_args.output_dir = str(Path(args.output_dir) / f"seed_{seed}")
+
+        # Measured before under the same facts, or measured now. Only one process writes and keeps the figures.
+        facts = run_facts(task, args) | facts_of(seed)
+        run = finished_run(seed_args, facts)
+        if run is None:
+            run = measure(seed_args)
+            if args.should_save:
+                record = json.dumps({"facts": facts, "run": run}, indent=1) + "\n"
+                write_text(Path(seed_args.output_dir) / "measured.json", record)
+        runs.append(run)
+    if not args.should_save:
+        return {}
+    command = shown_command(f"training.deepavfusion.{module}", argv)
+    return write_results(command, task, args, facts, runs, columns)
+
+
+def finished_run(args: TrainingArguments, facts: dict) -> Rows | None:
+    """What an earlier run with this seed measured, if it came to its end; seeds may run side by side.
+
+    Raises:
+        ValueError: it ran under other facts.
+    """
+    path = Path(args.output_dir) / "measured.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["facts"] != facts:
+        raise ValueError(
+            f"{path}: was measured with {record['facts']}, this run has {facts}; choose another --output_dir"
+        )
+    return record["run"]
+
+
+def run_facts(task: SeedArguments, args: TrainingArguments) -> dict[str, str]:
+    """Schedule and model, on which every result depends."""
+    length = f"{args.num_train_epochs:g} epochs"
+    if args.max_steps > 0:
+        length = f"{args.max_steps} steps"
+    schedule = f"{length} of {args.per_device_train_batch_size}, learning rate {args.learning_rate:g}"
+    return {"training": schedule, "model": json.dumps(task.model_config or task.model_name_or_path)}
+
+
+def summary(runs: list[Rows]) -> Rows:
+    """Mean and standard deviation over seeds: method -> metric -> value, and `<metric>_std`."""
+    table: Rows = {}
+    for method, metrics in runs[0].items():
+        table[method] = {}
+        for metric in metrics:
+            figures = [run[method][metric] for run in runs]  # one a seed
+            table[method][metric] = statistics.fmean(figures)
+            table[method][f"{metric}_std"] = 0.0
+            if len(figures) > 1:
+                table[method][f"{metric}_std"] = statistics.stdev(figures)
+    return table
+
+
+def write_results(
+    command: str, task: SeedArguments, args: TrainingArguments, facts: dict, runs: list[Rows], columns: dict[str, str]
+) -> Rows:
+    """`results.json` and `results.md` in the output folder, and under the name `results`; prints the table."""
+    table = summary(runs)
+    # Everything that the table was made from.
+    record = {
+        "command": command,
+        "seeds": task.seeds,
+        "facts": facts,
+        "table": table,
+        "runs": dict(zip(map(str, task.seeds), runs, strict=True)),
+        "versions": package_versions(),
+    }
+
+    # One row a method, with the spread where there is one.
+    rows = []
+    for method, figures in table.items():
+        row = {"method": method}
+        for metric in columns.keys() & figures.keys():
+            row[metric] = figures[metric]
+            if spread := figures[f"{metric}_std"]:
+                row[metric] = f"{figures[metric]:.3f} ± {spread:.3f}"
+        rows.append(row)
+    text = f"`{command}`\n\n" + "".join(f"{name}: {fact}  \n" for name, fact in facts.items())
+    text += "\n" + markdown_table(rows, {"method": "method"} | columns) + "\n"
+
+    # In the run's folder, and where results are committed.
+    stems = [str(Path(args.output_dir) / "results")]
+    if task.results:
+        stems.append(task.results)
+    for stem in stems:
+        write_text(Path(f"{stem}.json"), json.dumps(record, indent=1) + "\n")
+        write_text(Path(f"{stem}.md"), text)
+    print(text)
+    return table
