@@ -142,16 +142,6 @@ def test_the_model_compiles_to_one_graph_and_stays_compiled(training):
 # ---- what may stand around or inside the model
 
 
-<<<<<<< HEAD
-BLOCKS = {  # of width 384 and 3072
-    "maavt": """
-        from transformers.models.vit.modeling_vit import ViTConfig
-        from modeling_maavt.layer_maavt import MAAVTLayer
-
-        layer = MAAVTLayer(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=3072)).eval()
-        """,
-}
-=======
 def test_unknown_arguments_are_ignored():
     model, inputs = tiny_model(), tiny_inputs()
     expected = model(**inputs)
@@ -160,7 +150,6 @@ def test_unknown_arguments_are_ignored():
     assert isinstance(model(**inputs, return_dict=False), tuple)
     sequences = model.maavt(**inputs, attention_mask=None).last_hidden_state
     torch.testing.assert_close(sequences, model.maavt(**inputs).last_hidden_state)
->>>>>>> main
 
 
 @pytest.mark.parametrize("task_type", [None, "FEATURE_EXTRACTION", "SEQ_CLS"])
