@@ -22,7 +22,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
 from processing.data.atomic_writing import atomic_file, write_text
-from processing.data.clip_rows import CLIP_SUFFIXES
+from processing.data.conventions import VIDEO_SUFFIXES
 
 
 def windows(path: str, length: float | None, stride: float | None) -> Iterator[tuple[float | None, float | None]]:
@@ -154,9 +154,9 @@ def find_files(paths: list[str]) -> list[Path]:
     found = []
     for path in map(Path, paths):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        inside = [p for p in files if p.suffix.lower() in CLIP_SUFFIXES] if path.is_dir() else files
+        inside = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES] if path.is_dir() else files
         if not inside:
-            raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(CLIP_SUFFIXES)}")
+            raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(VIDEO_SUFFIXES)}")
         if len(inside) < len(files):
             print(f"{path}: {len(files) - len(inside)} files of other endings are left out", file=sys.stderr)
         found += inside

@@ -14,6 +14,7 @@ from importlib import import_module
 
 import typer
 
+from training.common.commands import run_command
 from training.common.shipped_files import find_config, shipped_file
 
 
@@ -21,7 +22,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Audio-visual learning with MA-AVT: train, predict, prepare data sets. `maavt COMMAND --help` lists options.",
+    help="Audio-visual learning with MA-AVT: train, predict, prepare data sets. `maavt COMMAND --help` lists options, "
+    "`--debug` after a command shows the traceback of an error.",
 )
 
 # Typer passes every argument on, options and --help included.
@@ -31,27 +33,19 @@ PASS_ON = {
 }
 
 
-@app.callback()
-def options(
-    context: typer.Context,
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error, not its last line alone."),
-) -> None:
-    context.obj = debug
-
-
 @app.command(**PASS_ON)
 def train(context: typer.Context) -> None:
     """Fine-tune MA-AVT on clips: maavt train folder.yaml --data my_clips."""
     arguments = list(context.args)
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments[0] = str(find_config(arguments[0]))
-    run(context, lambda: runpy.run_path(str(shipped_file("train.py")), run_name="__main__"), arguments)
+    run_script(context, "train.py", arguments)
 
 
 @app.command(**PASS_ON)
 def predict(context: typer.Context) -> None:
     """Classify clips with a checkpoint: maavt predict MODEL clip.mp4."""
-    run(context, lambda: runpy.run_path(str(shipped_file("predict.py")), run_name="__main__"), context.args)
+    run_script(context, "predict.py", context.args)
 
 
 @app.command(**PASS_ON)
@@ -73,30 +67,27 @@ def export(context: typer.Context) -> None:
     run(context, main_of("training.tools.export_onnx"), context.args)
 
 
+def run_script(context: typer.Context, name: str, arguments: list[str]) -> None:
+    """Runs a script of the repository's top level as `python name` does."""
+    sys.argv = [f"maavt {context.info_name}", *arguments]
+    runpy.run_path(str(shipped_file(name)), run_name="__main__")
+
+
 def main_of(module: str) -> Callable[[], object]:
     """A function that imports `module` and calls its `main`."""
     return lambda: import_module(module).main()
 
 
 def run(context: typer.Context, program: Callable[[], object], arguments: list[str]) -> None:
-    """Calls a program with `arguments` as its command line. An error that the user can mend becomes one line.
+    """Calls a program with `arguments` as its command line, and exits with the status that it returns, if any."""
+    sys.argv = [f"maavt {context.info_name}", *arguments]
 
-    Raises:
-        SystemExit: with the program's exit status; 1 after an error, 130 after Ctrl-C.
-    """
-    name = f"maavt {context.info_name}"
-    sys.argv = [name, *arguments]
-    try:
+    def call() -> None:
         status = program()
-    except (ValueError, OSError, ImportError) as error:
-        if context.obj:
-            raise
-        print(f"{name}: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(status if isinstance(status, int) else 0)
+        if isinstance(status, int):
+            sys.exit(status)
+
+    run_command(call)
 
 
 def main() -> None:

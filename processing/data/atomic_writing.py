@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write files and folders under a temporary name and rename them: a reader never sees half of one."""
 
+import csv
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -35,6 +37,21 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole UTF-8 text file."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Writes a whole csv file. A text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(columns))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _without_formula(value) for name, value in row.items()})
+
+
+def _without_formula(value: Any) -> Any:
+    # not `-`: names of YouTube clips begin with it
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
 
 
 @contextmanager

@@ -15,8 +15,10 @@ from tqdm.auto import tqdm
 from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, probe_clip
 
 from .atomic_writing import file_digest
+from .conventions import MODALITIES
 
 
+PIECE_SECONDS = 60  # of audio that is decoded at a time
 SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
 CHECKS = ("decode", "probe", "none")
 WINDOWS = ("start", "end", "segment_windows")
@@ -59,12 +61,14 @@ def _keep(rows: Rows, skipped: list, problem: Callable[[dict[str, Any]], str | N
 
 
 def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | None:
+    if "problem" in row:
+        return row["problem"]
     for column, wanted in (where or {}).items():
         if column not in row["cells"]:
             raise ValueError(f"where: no column {column!r}; the columns are {list(row['cells'])}")
         allowed = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
         if not any(_same(row["cells"][column], value) for value in allowed):
-            return f"left out by where {column}={wanted}"
+            return f"skipped by where {column}={wanted}"
     if row["label"] is None:
         return "no label: fill the column"
     if row["video"] is None and row["audio"] is None:
@@ -90,7 +94,7 @@ def _same(cell: Any, value: Any) -> bool:
 
 
 def _without_duplicates(rows: Rows, skipped: list) -> Rows:
-    """Leave out the same window of the same bytes; only files of one size are read and compared."""
+    """Skip the same window of the same bytes; only files of one size are read and compared."""
     by_size = defaultdict(set)
     for row in rows:
         for cell in (row["video"], row["audio"]):
@@ -136,24 +140,45 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
     infos = {kind: row[kind] and probe_clip(row[kind]) for kind in (("video",) if one_file else ("video", "audio"))}
     if one_file:
         infos["audio"] = infos["video"]
-    for kind in ("video", "audio"):
+    for kind in MODALITIES:
         if infos[kind] is None or not getattr(infos[kind], f"has_{kind}"):
             row[kind] = None
             if kind in require:
                 return f"no {kind} stream: needed for training on it"
-    present = [kind for kind in ("video", "audio") if row[kind] is not None]
+    present = [kind for kind in MODALITIES if row[kind] is not None]
     if not present:
-        return "no stream: neither picture nor sound in it"
+        return "no stream: neither video nor audio in it"
     problem = _set_window(row, window, min(infos[kind].duration for kind in present))
     if problem or check != "decode":
         return problem
-    for streams in [present] if one_file else [[kind] for kind in present]:
-        clip = load_clip(row[streams[0]], ClipRequest(row["start"], row["end"], num_frames=1, streams=streams))
-        if "audio" in streams and (clip.waveform.numel() == 0 or clip.waveform.abs().max() < SILENCE):
-            row["audio"] = None
-            if "audio" in require or row["video"] is None:
-                return "silent: nothing is heard in it"
+    if "video" in present:
+        load_clip(row["video"], ClipRequest(row["start"], row["end"], num_frames=1, streams=("video",)))
+    if "audio" in present and audio_peak(row["audio"], row["start"], row["end"], infos["audio"].duration) < SILENCE:
+        row["audio"] = None
+        if "audio" in require or row["video"] is None:
+            return "silent: nothing is heard in it"
     return None
+
+
+def audio_peak(source: Any, start: float | None, end: float | None, duration: float) -> float:
+    """The largest sample of a window in absolute value. Long audio is decoded in pieces of a minute.
+
+    Raises:
+        ClipError: a piece cannot be decoded.
+    """
+    first, last = start or 0.0, duration if end is None else end
+    if last - first <= 2 * PIECE_SECONDS:
+        pieces = [(start, end)]
+    else:
+        # the last piece is never a short rest
+        bounds = [first + PIECE_SECONDS * number for number in range(int((last - first) // PIECE_SECONDS))]
+        pieces = list(zip(bounds, [*bounds[1:], end], strict=True))
+    peak = 0.0
+    for piece in pieces:
+        waveform = load_clip(source, ClipRequest(*piece, streams=("audio",))).waveform
+        if waveform.numel():
+            peak = max(peak, float(waveform.abs().max()))
+    return peak
 
 
 def _set_window(row: dict[str, Any], window: float | None, duration: float | None) -> str | None:

@@ -14,6 +14,7 @@ from processing.clips import Clip, ClipRequest, clip_window
 
 from .augmentation import ClipAugmentation, add_white_noise
 from .clip_targets import ClipTargets
+from .conventions import MODALITIES
 
 
 PAIRING, AUGMENTATION, NOISE, WINDOW = range(4)  # one stream of random numbers for each purpose
@@ -37,8 +38,8 @@ class ClipDataset(torch.utils.data.Dataset):
         seed: of everything random.
         training: draw anew each epoch, and augment.
         mismatch_probability: share of the items that are mismatched pairs.
-        mismatched_copies: for evaluation: after the n clips come n fixed mismatched pairs; pair n + i shows the
-            picture of clip i where i is even, and its sound where i is odd.
+        mismatched_copies: for evaluation: after the n clips comes one fixed mismatched pair for each clip that has both
+            modalities. It shows the frames of clip i where i is even, and its audio where i is odd.
         modalities: "video", "audio" or both; the other stream is neither decoded nor given.
         num_frames: frames per clip, at the centers of equal parts of what the spectrogram covers.
         augmentation: for training, or None.
@@ -61,7 +62,7 @@ class ClipDataset(torch.utils.data.Dataset):
         training: bool = False,
         mismatch_probability: float = 0.0,
         mismatched_copies: bool = False,
-        modalities: Sequence[str] = ("video", "audio"),
+        modalities: Sequence[str] = MODALITIES,
         num_frames: int = 8,
         augmentation: ClipAugmentation | None = None,
         noise_db: float | tuple[float, float] | None = None,
@@ -70,13 +71,13 @@ class ClipDataset(torch.utils.data.Dataset):
         on_missing: str = "raise",
         label_torn_pairs: bool = False,
     ):
-        if not set(modalities) or set(modalities) - {"video", "audio"}:
+        if not set(modalities) or set(modalities) - set(MODALITIES):
             raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
         if not (0 <= mismatch_probability <= 1 and 0 <= clean_probability <= 1):
             raise ValueError(f"{mismatch_probability=}, {clean_probability=}; give probabilities between 0 and 1")
         pairs = mismatched_copies or mismatch_probability > 0
         if pairs and len(set(modalities)) < 2:
-            raise ValueError(f"modalities={modalities!r}: mismatched pairs need picture and sound; leave them out")
+            raise ValueError(f"modalities={modalities!r}: mismatched pairs need video and audio; leave them out")
         if mismatched_copies and (training or mismatch_probability > 0):
             raise ValueError("mismatched_copies is for evaluation; leave out training and mismatch_probability")
         if on_missing not in ("raise", "none"):
@@ -101,6 +102,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.groups = np.unique(np.array(table["group"], dtype=str), return_inverse=True)[1]
         self.clip_ids = list(table["clip_id"])
         self._whole = np.array([row["video"] is not None and row["audio"] is not None for row in table], dtype=bool)
+        self._rows_with_both = np.flatnonzero(self._whole)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
         if pairs:
             self._check_partners()
@@ -112,13 +114,23 @@ class ClipDataset(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.table) * (2 if self.mismatched_copies else 1)
+        return len(self.table) + (len(self._rows_with_both) if self.mismatched_copies else 0)
+
+    def has_both(self, index: int) -> bool:
+        """Whether the clip of item `index` has both modalities; without them it cannot be matched or mismatched."""
+        return bool(self._whole[self._row(index)])
+
+    def _row(self, index: int) -> int:
+        """The row that item `index` is made for: copies follow the clips, in the order of the rows that have one."""
+        if index < len(self.table):
+            return index
+        return int(self._rows_with_both[index - len(self.table)])
 
     def pair(self, index: int) -> tuple[int, int]:
         """-> (row of the picture, row of the sound) that item `index` shows; equal for a matched pair."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)}")
-        row = index % len(self.table)
+        row = self._row(index)
         if not self._whole[row]:
             return row, row
         if self.mismatched_copies:
@@ -137,7 +149,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def describe(self, index: int) -> dict[str, Any]:
         """What item `index` shows, without decoding it: for tables of predictions."""
         picture, sound = self.pair(index)
-        row = index % len(self.table)
+        row = self._row(index)
         return {
             "clip_id": self.clip_ids[row],
             "group": self.table[row]["group"],
@@ -149,8 +161,8 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
-        `is_matched`; the key of a stream that is not in `modalities`, or missing, is left out. `label_torn_pairs`
-        adds `video_targets` and `audio_targets`, of the picture and of the sound alone.
+        `is_matched`; the key of a stream that is not in `modalities`, or missing, is absent. `label_torn_pairs`
+        adds `video_targets` and `audio_targets`, of the video and of the audio alone.
 
         Raises:
             ClipError: a file cannot be decoded.
@@ -172,7 +184,7 @@ class ClipDataset(torch.utils.data.Dataset):
             "labels": self.targets.labels(picture, matched),
             "is_matched": self.targets.is_matched(picture, matched),
         }
-        if self.label_torn_pairs:  # what a torn pair still teaches
+        if self.label_torn_pairs:  # what a mismatched pair still teaches
             item |= {"video_targets": self.targets.labels(picture), "audio_targets": self.targets.labels(sound)}
         inputs = self._process(frames, waveform)
         if frames is not None:

@@ -3,6 +3,7 @@
 """The rows of a clip table as they stand in a folder of clips, a csv file or a data set, before anything is checked."""
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import datasets
 from datasets import Audio, Dataset, DatasetDict, Video
 
-from processing.clips import safe_join
+from processing.clips import clip_error, safe_join
 
 from .clip_splits import SPLIT_NAMES
+from .conventions import MODALITIES, VIDEO_SUFFIXES
 from .prepared_folders import is_prepared, load_prepared, read_report
 
 
-CLIP_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 SEGMENT_COLUMNS = ("segment_labels", "segment_matched", "segment_windows")
 
 
@@ -29,6 +30,7 @@ def read_rows(
     *,
     segments: Sequence[Mapping[str, str]] | None = None,
     label_separator: str | None = None,
+    allow_absolute_paths: bool = False,
 ) -> tuple[Rows, list[str]]:
     """Rows of a folder, a csv file or a data set; options as for `build_clip_table`.
 
@@ -46,7 +48,7 @@ def read_rows(
     path = Path(data)
     csv_file = path if path.is_file() else path / "metadata.csv"
     if csv_file.is_file():
-        return _csv_rows(csv_file, columns, segments, label_separator), []
+        return _csv_rows(csv_file, columns, segments, label_separator, allow_absolute_paths), []
     if not path.is_dir():
         raise ValueError(f"{path}: no such folder or table; give a folder of clips or a csv file")
     if is_prepared(path):
@@ -57,23 +59,45 @@ def read_rows(
 
 
 def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]]:
-    """One subfolder per class; under `train/`, `validation/` and `test/` where all subfolders are named so."""
+    """One subfolder per class; under `train/`, `validation/` and `test/` where all subfolders are named so.
+
+    A file that is no clip becomes a row with a `problem`, which is then skipped for that reason.
+    """
     rows, warnings = [], []
     tops = _subfolders(folder)
-    by_split = bool(tops) and all(top.name.lower() in SPLIT_NAMES and _subfolders(top) for top in tops)
-    for top in tops:
-        for class_folder in _subfolders(top) if by_split else [top]:
-            files = sorted(file for file in class_folder.rglob("*") if file.is_file() and not _hidden(file, folder))
-            clips = [file for file in files if file.suffix.lower() in CLIP_SUFFIXES]
-            if not clips:
-                warnings.append(f"{class_folder.relative_to(folder)}: no clip in it ({', '.join(CLIP_SUFFIXES)})")
-            given = top.name if by_split and columns["split"] is not False else None
-            for file in clips:
-                name = file.relative_to(folder).as_posix()
-                rows.append(_row(str(file), name, class_folder.name, split=given))
     if not tops:
         raise ValueError(f"{folder}: neither a metadata.csv nor subfolders; make one subfolder per class, or a table")
+    by_split = all(top.name.lower() in SPLIT_NAMES and _subfolders(top) for top in tops)
+    for top in tops:
+        split = None
+        class_folders = [top]
+        if by_split:
+            class_folders = _subfolders(top)
+            if columns["split"] is not False:
+                split = top.name
+        for class_folder in class_folders:
+            files = sorted(file for file in class_folder.rglob("*") if file.is_file() and not _hidden(file, folder))
+            if not any(file.suffix.lower() in VIDEO_SUFFIXES for file in files):
+                name = printable(class_folder.relative_to(folder).as_posix())
+                warnings.append(f"{name}: no clip in it ({', '.join(VIDEO_SUFFIXES)})")
+            for file in files:
+                row = _row(str(file), file.relative_to(folder).as_posix(), class_folder.name, split=split)
+                rows.append(row | _file_problem(file, row["name"]))
     return rows, warnings
+
+
+def _file_problem(file: Path, name: str) -> dict[str, str]:
+    """Why a file of a folder cannot be a clip, with a name that can be printed; empty for a clip."""
+    if printable(name) != name:
+        return {"name": printable(name), "problem": "name is not UTF-8: rename it"}
+    if file.suffix.lower() not in VIDEO_SUFFIXES:
+        return {"problem": f"no clip: the name ends in none of {', '.join(VIDEO_SUFFIXES)}"}
+    return {}
+
+
+def printable(name: str) -> str:
+    """A file's name in which bytes that are not UTF-8 are written as `\\xe9`; pyarrow and JSON refuse them."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _csv_rows(
@@ -81,11 +105,15 @@ def _csv_rows(
     columns: dict[str, Any],
     segments: Sequence[Mapping[str, str]] | None = None,
     label_separator: str | None = None,
+    allow_absolute_paths: bool = False,
 ) -> Rows:
-    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
-        reader = csv.DictReader(file)
-        table = list(reader)
-        header = list(reader.fieldnames or [])
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
+            reader = csv.DictReader(file)
+            table = list(reader)
+            header = list(reader.fieldnames or [])
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     if segments:
         columns = columns | {"label": segments[0]["label"]}
         for part in segments:
@@ -95,7 +123,7 @@ def _csv_rows(
     for number, cells in enumerate(table, start=2):
         values = {key: _cell(cells, column) for key, column in found.items()}
         name = values["file_name"]
-        source = None if name is None else safe_join(path.parent, name)
+        source = None if name is None else table_path(path.parent, name, allow_absolute_paths)
         label = values["label"]
         if label is not None and label_separator:
             label = tuple(sorted({part.strip() for part in label.split(label_separator)} - {""})) or None
@@ -106,8 +134,22 @@ def _csv_rows(
     return rows
 
 
+def table_path(folder: str | os.PathLike, name: str, allow_absolute_paths: bool) -> str:
+    """The file that a csv table or a Parquet shard names, by one rule: it lies in the table's folder.
+
+    Raises:
+        ClipError: the name is absolute and may not be, or leaves the folder.
+    """
+    if not os.path.isabs(name):
+        return safe_join(folder, name)
+    if not allow_absolute_paths:
+        raise clip_error(name, "path", "is absolute; give a path inside the table's folder, or allow_absolute_paths")
+    return os.path.normpath(name)
+
+
 def _cell(cells: Mapping[str, str], column: str) -> str | None:
-    return (cells.get(column) or "").strip() or None
+    """One line of text: labels go into tables, cards and file names."""
+    return " ".join((cells.get(column) or "").split()) or None
 
 
 def _csv_segments(cells: Mapping[str, str], segments: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -122,8 +164,8 @@ def _csv_segments(cells: Mapping[str, str], segments: Sequence[Mapping[str, str]
 def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
     parts = data if isinstance(data, DatasetDict) else {None: data}
     rows = []
-    for side, part in parts.items():
-        kinds = [kind for kind in ("video", "audio") if kind in part.column_names]
+    for split, part in parts.items():
+        kinds = [kind for kind in MODALITIES if kind in part.column_names]
         if not kinds:
             raise ValueError(f"the data set has columns {part.column_names}; it needs `video`, `audio` or both")
         found = _find_columns(part.column_names, columns | {"file_name": False}, ("label",), "the data set")
@@ -135,7 +177,7 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             video = cells[kinds[0]] if "video" in kinds else None
             audio = cells["audio"] if "audio" in kinds else video  # one file holds both
             path = next((cell["path"] for cell in (video, audio) if cell is not None and cell["path"]), None)
-            name = path or f"{side or 'row'} {number}"
+            name = path or f"{split or 'row'} {number}"
             value = cells[found["label"]]
             several = isinstance(value, (list, tuple))
             label = (
@@ -152,8 +194,8 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             row |= {key: cells[key] for key in SEGMENT_COLUMNS if key in part.column_names}
             if "segment_labels" in row:
                 row["segment_labels"] = [_name_of(one, names) for one in row["segment_labels"]]
-            if side is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
-                row["split"] = side
+            if split is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
+                row["split"] = split
             row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
             if cells.get("clip_id") is not None:
                 row["clip_id"] = str(cells["clip_id"])

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .conventions import MODALITIES
+
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
@@ -18,21 +20,21 @@ SPLIT_NAMES |= {"dev": VALIDATION, "test": TEST, "testing": TEST, "eval": TEST}
 def split_by_group(
     labels: Sequence[Any], groups: Sequence[str], fractions: Mapping[str, float], seed: int = 0
 ) -> list[str]:
-    """Assign every clip to a side; all clips of a group go to one side.
+    """Assign every clip to a split; all clips of a group go to one split.
 
-    Groups are taken in a seeded order, large ones first, and each goes to the side where it brings the class counts
-    and the size nearest to the wanted fractions. Where a class has enough groups, no side is left without it.
+    Groups are taken in a seeded order, large ones first, and each goes to the split where it brings the class counts
+    and the size nearest to the wanted fractions. Where a class has enough groups, no split is left without it.
 
     Args:
         labels: the class of each clip.
         groups: the group of each clip.
-        fractions: share of the clips on each side, such as `{"train": 0.7, "validation": 0.15, "test": 0.15}`.
+        fractions: share of the clips in each split, such as `{"train": 0.7, "validation": 0.15, "test": 0.15}`.
         seed: of the order.
 
     Returns:
-        the side of each clip.
+        the split of each clip.
     """
-    sides = [side for side, fraction in fractions.items() if fraction > 0]
+    splits = [split for split, fraction in fractions.items() if fraction > 0]
     classes = {label: index for index, label in enumerate(sorted(set(labels), key=str))}
     counts = defaultdict(lambda: np.zeros(len(classes)))  # group -> clips per class
     for label, group in zip(labels, groups, strict=True):
@@ -40,24 +42,24 @@ def split_by_group(
     names = sorted(counts)
     total = np.sum([counts[name] for name in names], axis=0)
     groups_of_class = np.sum([counts[name] > 0 for name in names], axis=0)
-    share = np.array([fractions[side] for side in sides]) / sum(fractions[side] for side in sides)
-    target = share[:, None] * total  # [sides, classes]
-    floor = np.where(groups_of_class >= len(sides), total / np.maximum(groups_of_class, 1), 0)
+    share = np.array([fractions[split] for split in splits]) / sum(fractions[split] for split in splits)
+    target = share[:, None] * total  # [splits, classes]
+    floor = np.where(groups_of_class >= len(splits), total / np.maximum(groups_of_class, 1), 0)
     target = np.maximum(target, floor)
     target[0] = np.maximum(total - target[1:].sum(0), floor)
     order = np.random.default_rng(seed).permutation(len(names))
     order = sorted(order, key=lambda index: -counts[names[index]].sum())  # stable: the seeded order among equals
     have = np.zeros_like(target)
-    side_of = {}
+    split_of = {}
     for index in order:
         group = counts[names[index]]
-        # growth of the squared distance to the targets: each class in units of its size, plus the side's size
+        # growth of the squared distance to the targets: each class in units of its size, plus the split's size
         by_class = (group * (2 * (have - target) + group) / np.maximum(total, 1)).sum(1)
         size, gap = group.sum(), (have - target).sum(1)
         best = int(np.argmin(by_class + size * (2 * gap + size) / total.sum()))
         have[best] += group
-        side_of[names[index]] = sides[best]
-    return [side_of[group] for group in groups]
+        split_of[names[index]] = splits[best]
+    return [split_of[group] for group in groups]
 
 
 def assign_splits(
@@ -70,17 +72,17 @@ def assign_splits(
     test_fraction: float,
     seed: int,
 ) -> tuple[list[str], str]:
-    """The side of each clip: as the table says, with what is missing carved out of the training clips by group.
+    """The split of each clip: as the table says, with what is missing carved out of the training clips by group.
 
     Args:
         labels, groups: of each clip.
         given: the table's split of each clip, or None.
         test_split: the table's name of the clips to test on; all others then train, and validation is carved out.
-        validation_fraction, test_fraction: shares of what is carved out; 0 makes no such side.
+        validation_fraction, test_fraction: shares of what is carved out; 0 makes no such split.
         seed: of the split by group.
 
     Returns:
-        sides, and one line that says how they came about.
+        splits, and one line that says how they came about.
 
     Raises:
         ValueError: fractions out of range, an unknown split name, no training clips.
@@ -90,60 +92,60 @@ def assign_splits(
             f"validation_fraction={validation_fraction} and test_fraction={test_fraction}: "
             "both must be 0 or more and their sum below 1"
         )
-    sides = _named_sides(given, len(labels), test_split)
+    splits = _named_splits(given, len(labels), test_split)
     missing = {
-        side: fraction
-        for side, fraction in ((VALIDATION, validation_fraction), (TEST, test_fraction))
-        if side not in sides and fraction > 0
+        split: fraction
+        for split, fraction in ((VALIDATION, validation_fraction), (TEST, test_fraction))
+        if split not in splits and fraction > 0
     }
-    origin = "by the table" if given is not None and set(sides) != {TRAIN} else ""
+    origin = "by the table" if given is not None and set(splits) != {TRAIN} else ""
     if missing:
-        train = [index for index, side in enumerate(sides) if side == TRAIN]
+        train = [index for index, split in enumerate(splits) if split == TRAIN]
         if not train:
             raise ValueError("split: no clip is for training; name one split `train`, or pass split=False")
         fractions = {TRAIN: 1 - sum(missing.values())} | missing
         carved = split_by_group([labels[i] for i in train], [groups[i] for i in train], fractions, seed)
-        for index, side in zip(train, carved, strict=True):
-            sides[index] = side
+        for index, split in zip(train, carved, strict=True):
+            splits[index] = split
         made = " and ".join(missing)
         origin = f"{origin}, {made} out of train by group (seed {seed})" if origin else f"by group (seed {seed})"
-    return sides, origin or "all clips train"
+    return splits, origin or "all clips train"
 
 
 def check_leaks(table: Mapping[str, Any]) -> None:
-    """Make sure that no clip, no source file and no group stands on two sides.
+    """Make sure that no clip, no source file and no group is in two splits.
 
     Args:
         table: `DatasetDict` as `build_clip_table` gives it, or any mapping of split to rows with those columns.
 
     Raises:
-        ValueError: names what stands on which two sides.
+        ValueError: names what is in which two splits.
     """
     for kind in ("clip id", "source", "group"):
         seen: dict[str, str] = {}
-        for side, rows in table.items():
+        for split, rows in table.items():
             for value in set(_leak_keys(rows, kind)):
-                if seen.setdefault(value, side) != side:
+                if seen.setdefault(value, split) != split:
                     raise ValueError(
-                        f"{kind} {value!r} stands in {seen[value]} and in {side}: what is tested on would have been "
+                        f"{kind} {value!r} is in {seen[value]} and in {split}: what is tested on would have been "
                         "trained on; pass split=False to split by group, or mend the `split` or `group` column"
                     )
 
 
-def missing_classes(classes: Sequence[Sequence[int]], sides: Sequence[str], names: Sequence[str]) -> list[str]:
-    """One line per side that lacks classes which the table has; `classes` holds those of each clip."""
-    present = {side: Counter() for side in sides}
-    for of_clip, side in zip(classes, sides, strict=True):
-        present[side].update(of_clip)
+def missing_classes(classes: Sequence[Sequence[int]], splits: Sequence[str], names: Sequence[str]) -> list[str]:
+    """One line per split that lacks classes which the table has; `classes` holds those of each clip."""
+    present = {split: Counter() for split in splits}
+    for of_clip, split in zip(classes, splits, strict=True):
+        present[split].update(of_clip)
     lines = []
-    for side in sorted(present, key=lambda side: SPLITS.index(side)):
-        absent = [name for index, name in enumerate(names) if not present[side][index]]
+    for split in sorted(present, key=lambda split: SPLITS.index(split)):
+        absent = [name for index, name in enumerate(names) if not present[split][index]]
         if absent:
-            lines.append(f"{side} has no clip of {', '.join(absent)}")
+            lines.append(f"{split} has no clip of {', '.join(absent)}")
     return lines
 
 
-def _named_sides(given: Sequence[str | None] | None, count: int, test_split: str | None) -> list[str]:
+def _named_splits(given: Sequence[str | None] | None, count: int, test_split: str | None) -> list[str]:
     if given is None:
         if test_split is not None:
             raise ValueError(f"test_split={test_split!r}, but the table has no split column; name it with split=")
@@ -164,5 +166,5 @@ def _leak_keys(rows: Any, kind: str) -> list[str]:
         return list(rows["clip_id"])
     if kind == "group":
         return list(rows["group"])
-    columns = [rows[column] for column in ("video", "audio")]
+    columns = [rows[kind] for kind in MODALITIES]
     return [cell["path"] for column in columns for cell in column if cell is not None and cell.get("path")]

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from processing.clips import Clip, ClipError
 
 from .clip_dataset import PAIRING, ClipDataset
+from .conventions import MODALITIES
 from .stream_sources import RowReader, read_remote
 
 
@@ -44,7 +45,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         shuffle_buffer: rows, with the bytes of their clips, that each worker keeps and draws from; 1 reads in order.
         partner_buffer: rows that each worker keeps as partners.
         rank, world_size: of this process.
-        keep: function of a row; rows for which it is False are left out.
+        keep: function of a row; rows for which it is False are skipped.
         held_out: clip ids and groups that must not come, as they are validated or tested on.
         on_broken: "raise", or "skip": what cannot be decoded is logged and left out.
 
@@ -61,7 +62,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         *,
         seed: int = 0,
         mismatch_probability: float = 0.0,
-        modalities: Sequence[str] = ("video", "audio"),
+        modalities: Sequence[str] = MODALITIES,
         shuffle_buffer: int = 100,
         partner_buffer: int = 50,
         rank: int = 0,
@@ -74,7 +75,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         if not 0 <= mismatch_probability <= 1:
             raise ValueError(f"{mismatch_probability=}; give a probability between 0 and 1")
         if mismatch_probability > 0 and len(set(modalities)) < 2:
-            raise ValueError(f"modalities={modalities!r}: mismatched pairs need picture and sound; leave them out")
+            raise ValueError(f"modalities={modalities!r}: mismatched pairs need video and audio; leave them out")
         if shuffle_buffer < 1 or partner_buffer < 1:
             raise ValueError(f"{shuffle_buffer=}, {partner_buffer=}; give 1 or more")
         if on_broken not in ("raise", "skip"):

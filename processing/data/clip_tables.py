@@ -13,7 +13,8 @@ from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 from .clip_checks import CHECKS, usable_rows
 from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
-from .clip_targets import IGNORED_LABEL, ClipTargets
+from .clip_targets import ClipTargets
+from .conventions import IGNORED_LABEL, MODALITIES
 from .media_columns import MEDIA, as_media, media_cell, storage
 from .prepared_folders import is_prepared, read_report
 
@@ -31,18 +32,19 @@ def build_clip_table(
     label_separator: str | None = None,
     where: Mapping[str, Any] | None = None,
     window: float | None = None,
-    require: Sequence[str] = ("video", "audio"),
+    require: Sequence[str] = MODALITIES,
     validation_fraction: float = 0.15,
     test_fraction: float = 0.15,
     test_split: str | None = None,
     seed: int = 0,
     check: str = "decode",
+    allow_absolute_paths: bool = False,
 ) -> tuple[DatasetDict, dict[str, Any]]:
     """Read, check and split clips.
 
     Args:
         data: a folder with one subfolder per class (or with `train/`, `test/` folders of such); a folder with a
-            `metadata.csv`; a csv file; a folder written by `processing.prepare` (its sides, classes and clip ids stay)
+            `metadata.csv`; a csv file; a folder written by `processing.prepare` (its splits, classes and clip ids stay)
             or by `save_to_disk`; or a `Dataset` / `DatasetDict` with columns `video` and / or `audio` and a label.
             File names count from the csv's folder and may not leave it.
         label, file_name: the table's columns.
@@ -56,12 +58,13 @@ def build_clip_table(
         label_separator: the label cell of a csv holds several classes with this between them: a multi-label set.
         where: keep only rows with these values, such as `{"glitch": 0}`; a list of values is any of them.
         window: take this many seconds around the middle of each clip's (or segment's) window, moved inside the file.
-        require: streams without which a clip is left out; with `()` a missing stream is a missing modality.
+        require: streams without which a clip is skipped; with `()` a missing stream is a missing modality.
         validation_fraction, test_fraction: shares to carve out.
         test_split: the table's split to test on; all others train.
         seed: of the split.
         check: "decode" reads every clip's sound and a frame of it (finds silent and damaged files), "probe" reads the
             headers, "none" trusts the table.
+        allow_absolute_paths: a csv may name files outside its folder by their absolute paths.
 
     Returns:
         `DatasetDict` with columns `video`, `audio` (undecoded), `label` (a class, or a list of classes), `start`, `end`
@@ -69,7 +72,7 @@ def build_clip_table(
         `segment_windows` (see `ClipTargets`); and a report that fits into JSON (see `report_text`).
 
     Raises:
-        ValueError: nothing is left, a column or option is wrong, or clips leak between the sides.
+        ValueError: nothing is left, a column or option is wrong, or clips leak between the splits.
         ClipError: a file name leaves its folder.
     """
     if check not in CHECKS:
@@ -77,7 +80,9 @@ def build_clip_table(
     if window is not None and not window > 0:
         raise ValueError(f"window={window}; give seconds above 0")
     columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
-    rows, warnings = read_rows(data, columns, segments=segments, label_separator=label_separator)
+    rows, warnings = read_rows(
+        data, columns, segments=segments, label_separator=label_separator, allow_absolute_paths=allow_absolute_paths
+    )
     total = len(rows)
     prepared = is_prepared(data)
     listed = {row["number"] for row in rows if row["video"] is not None and row["audio"] is not None}
@@ -91,7 +96,7 @@ def build_clip_table(
     given = [row["split"] for row in rows] if all(row["split"] is not None for row in rows) else None
     if given is None and any(row["split"] is not None for row in rows):
         raise ValueError("split: some rows have a split and some have none; fill the column, or pass split=False")
-    sides, origin = assign_splits(
+    splits, origin = assign_splits(
         labels,
         [row["group"] for row in rows],
         given,
@@ -101,8 +106,8 @@ def build_clip_table(
         seed=seed,
     )
     warnings += _one_modality([row for row in rows if row["number"] in listed])
-    warnings += missing_classes([_classes_of(row, names) for row in rows], sides, names)
-    table = _as_datasets(rows, sides, names)
+    warnings += missing_classes([_classes_of(row, names) for row in rows], splits, names)
+    table = _as_datasets(rows, splits, names)
     check_leaks(table)
     report = {
         "source": _name(data),
@@ -112,7 +117,7 @@ def build_clip_table(
         "labels": ClipTargets(next(iter(table.values()))).kind,
         "split": origin,
         "seed": seed,
-        "splits": {side: _count(part, names) for side, part in table.items()},
+        "splits": {split: _count(part, names) for split, part in table.items()},
         "skipped": skipped,
         "left_out_before": _left_out_before(data) if prepared else {},
         "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
@@ -124,7 +129,7 @@ def build_clip_table(
 def _one_modality(rows: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
     """A warning for each stream that clips turned out not to have: they are kept, and teach the other one."""
     warnings = []
-    for kind, problem in (("video", "no picture"), ("audio", "no sound, or a silent one")):
+    for kind, problem in (("video", "no video"), ("audio", "no audio, or a silent one")):
         names = [row["name"] for row in rows if row[kind] is None]
         if names:
             named = ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
@@ -136,8 +141,8 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     """The report as a few lines of plain text; of the skipped clips at most `limit` per reason are named."""
     lines = [f"{report['source']}: {report['clips']} of {report['rows']} clips, {len(report['classes'])} classes"]
     lines.append(f"split {report['split']}")
-    for side, count in report["splits"].items():
-        lines.append(f"  {side}: {count['clips']} clips, {count['groups']} groups")
+    for split, count in report["splits"].items():
+        lines.append(f"  {split}: {count['clips']} clips, {count['groups']} groups")
     for reason, number in report["skipped_by_reason"].items():
         lines.append(f"skipped {number}, {reason}")
         of_reason = [entry for entry in report["skipped"] if entry["reason"].split(":")[0] == reason]
@@ -191,7 +196,7 @@ def _balanced_by(rows: list[dict[str, Any]], names: list[str]) -> list[int]:
     ]
 
 
-def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str]) -> DatasetDict:
+def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]) -> DatasetDict:
     several = isinstance(rows[0]["label"], tuple)
     features = {
         **MEDIA,
@@ -211,8 +216,8 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
     if several and all(isinstance(row["cells"].get("modalities"), list) for row in rows):
         features["modalities"] = List(Value("string"))
     parts = {}
-    for side in SPLITS:
-        chosen = [row for row, of in zip(rows, sides, strict=True) if of == side]
+    for split in SPLITS:
+        chosen = [row for row, of in zip(rows, splits, strict=True) if of == split]
         if not chosen:
             continue
         columns = {key: [row.get(key) for row in chosen] for key in features}
@@ -231,7 +236,7 @@ def _as_datasets(rows: list[dict[str, Any]], sides: list[str], names: list[str])
             ]
         for name in MEDIA:
             columns[name] = [media_cell(value) for value in columns[name]]
-        parts[side] = as_media(Dataset.from_dict(columns, features=storage(features)))
+        parts[split] = as_media(Dataset.from_dict(columns, features=storage(features)))
     return DatasetDict(parts)
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 
+from .conventions import IGNORED_LABEL
 
-IGNORED_LABEL = -100
+
 BACKGROUND = "background"  # a class of this name, in any case, says nothing about what two clips have in common
 
 

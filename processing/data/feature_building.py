@@ -18,12 +18,12 @@ from tqdm.auto import tqdm
 
 from processing.clips import Clip, ClipError, ClipRequest, clip_error, probe_clip
 
+from .conventions import MODALITIES
 from .feature_shards import FeatureShards, fingerprint
 
 
 logger = logging.getLogger(__name__)
 
-STREAMS = ("video", "audio")
 SHARD_CLIPS = 64  # what a killed build loses at most, per process
 
 
@@ -43,11 +43,11 @@ def keyed_tables(tables: Mapping[str, Dataset]) -> tuple[DatasetDict, dict[str, 
     """Tables whose cells name what is cached instead of files, and each window of each of those by its key."""
     keyed, sources = DatasetDict(), {}
     for split, table in tables.items():
-        cells: dict[str, list] = {stream: [] for stream in STREAMS}
-        columns = [*STREAMS, "start", "end", "clip_id", *({"segment_windows"} & set(table.column_names))]
+        cells: dict[str, list] = {stream: [] for stream in MODALITIES}
+        columns = [*MODALITIES, "start", "end", "clip_id", *({"segment_windows"} & set(table.column_names))]
         for index, row in enumerate(table.select_columns(columns)):
             identity = None
-            for stream in STREAMS:
+            for stream in MODALITIES:
                 cell = row[stream]
                 if cell is None:
                     cells[stream].append(None)
@@ -96,7 +96,7 @@ def missing_jobs(
     """Jobs of one shard each: the streams that are missing, and of which sources."""
     groups: dict[tuple, list[Source]] = {}
     for key, source in sources.items():
-        streams = tuple(s for s in STREAMS if s in shards and s in source.streams and key not in shards[s].clips)
+        streams = tuple(s for s in MODALITIES if s in shards and s in source.streams and key not in shards[s].clips)
         if streams:
             groups.setdefault(streams, []).append(source)
     return [

@@ -24,8 +24,8 @@ from filelock import FileLock
 from processing.clips import Clip, ClipRequest, clip_error
 
 from .augmentation import ClipAugmentation
+from .conventions import MODALITIES
 from .feature_building import (
-    STREAMS,
     ShardJobs,
     announce,
     keyed_tables,
@@ -137,7 +137,7 @@ def build_feature_cache(
     tables: Mapping[str, Dataset],
     *,
     num_frames: int,
-    streams: Sequence[str] = STREAMS,
+    streams: Sequence[str] = MODALITIES,
     frames: str = "resized",
     sound: str = "spectrogram",
     num_workers: int = 0,
@@ -166,7 +166,7 @@ def build_feature_cache(
     """
     if frames not in ("resized", "decoded") or sound not in ("spectrogram", "waveform"):
         raise ValueError(f'{frames=}, {sound=}; use "resized" or "decoded", "spectrogram" or "waveform"')
-    if not streams or set(streams) - set(STREAMS):
+    if not streams or set(streams) - set(MODALITIES):
         raise ValueError(f'streams={streams!r}; give "video", "audio" or both')
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from .collators import STREAMS
+from .conventions import IGNORED_LABEL
 
 
-IGNORED_LABEL = -100
 LABELS = ("labels", "video_targets", "audio_targets")
 
 
@@ -19,7 +19,7 @@ LABELS = ("labels", "video_targets", "audio_targets")
 class PairMixUp:
     """Mixes the clips of a training batch two by two: x = lambda x_i + (1 - lambda) x_j, for every part of a pair.
 
-    Because picture and sound share lambda and partner, a mixed pair is still a matched pair: `is_matched`, matching and
+    Because video and audio share lambda and partner, a mixed pair is still a matched pair: `is_matched`, matching and
     contrast go on as before. Only matched, labeled clips are mixed, each with one that has the same modalities (or with
     itself); all others, mismatched pairs among them, stay as they are.
 

@@ -25,16 +25,17 @@ from datasets import (
     load_dataset_builder,
 )
 
-from processing.clips import clip_error, safe_join
+from processing.clips import clip_error
 
+from .clip_rows import table_path
 from .clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN
+from .conventions import AUDIO_SUFFIXES, MODALITIES, VIDEO_SUFFIXES
 from .feature_shards import fingerprint
 from .media_columns import as_media, storage
+from .prepared_folders import is_prepared
 
 
 HUB = "hf://datasets/"
-SOUND_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg")
-PICTURE_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv")
 SEGMENT_COLUMNS = {
     "segment_labels": List(Value("int64")),
     "segment_matched": List(Value("bool")),
@@ -53,12 +54,14 @@ class RowReader:
         names: of the classes, in the order of their numbers.
         folder: relative paths count from here, and may not leave it; None for a data set on the Hub.
         several: `label` is a list of classes.
+        allow_absolute_paths: see `table_path`.
     """
 
     columns: Mapping[str, str]
     names: tuple[str, ...] = ()
     folder: str | None = None
     several: bool = False
+    allow_absolute_paths: bool = False
 
     def features(self) -> Features:
         """Types of the columns of the rows."""
@@ -94,7 +97,7 @@ class RowReader:
         else:
             row["label"] = self._label(label, row["clip_id"])
         row |= {key: values[key] for key in SEGMENT_COLUMNS if key in self.columns}
-        for kind in ("video", "audio"):
+        for kind in MODALITIES:
             row[kind] = None if row[kind] is None else self._cell(row[kind], row["clip_id"])
         return row
 
@@ -125,7 +128,7 @@ class RowReader:
             raise clip_error(
                 clip_id, "path", "the data set on the Hub names a file that is not in it; embed the clips"
             )
-        return {"path": path if os.path.isabs(path) else safe_join(self.folder, path), "bytes": None}
+        return {"path": table_path(self.folder, path, self.allow_absolute_paths), "bytes": None}
 
 
 @dataclass
@@ -156,6 +159,7 @@ def open_source(
     class_names: Sequence[str] | str | os.PathLike | None = None,
     test_split: str | None = None,
     revision: str | None = None,
+    allow_absolute_paths: bool = False,
 ) -> ClipSource:
     """Open a data set without reading it.
 
@@ -170,6 +174,7 @@ def open_source(
             column, nor `classes.txt` beside the shards, nor strings in a column say it.
         test_split: the split to test on.
         revision: branch, tag or commit on the Hub.
+        allow_absolute_paths: shards may name files by their absolute paths, as those of `processing.prepare` do.
 
     Raises:
         ValueError: no such data, no clips or no label in it, or classes that nothing names.
@@ -192,11 +197,11 @@ def open_source(
         splits = {name: part.select_columns(sorted(set(columns.values()))) for name, part in splits.items()}
     names = _class_names(class_names, folder) or _names_in(splits, columns, builder, options, data)
     named = _named_splits(splits, test_split, data)
-    lengths = {side: _length(builder, name, files.get(name, [])) for side, name in named.items()}
+    lengths = {split: _length(builder, name, files.get(name, [])) for split, name in named.items()}
     state = [[name, list(part), list(getattr(part, "origin_metadata", None) or [])] for name, part in files.items()]
     return ClipSource(
-        {side: splits[name] for side, name in named.items()},
-        RowReader(columns, tuple(names), folder, several),
+        {split: splits[name] for split, name in named.items()},
+        RowReader(columns, tuple(names), folder, several, allow_absolute_paths or is_prepared(data)),
         lengths,
         fingerprint([str(data), state, columns, list(names)]),
     )
@@ -206,7 +211,7 @@ def as_table(source: ClipSource, split: str, keep: Any = None, part: str = "") -
     """The undecoded rows of one split, written once to the cache of `datasets` and mapped into memory from there.
 
     Args:
-        keep: function of a row; rows for which it is False are left out.
+        keep: function of a row; rows for which it is False are skipped.
         part: names what `keep` keeps: a table that was written under that name is taken as it is.
     """
     table = Dataset.from_generator(
@@ -287,9 +292,9 @@ def _tar_fields(url: str) -> list[str]:
 
 def _tar_feature(name: str) -> Any:
     """Types are given, not guessed from the first clips: a `start` of 0 there would make all others whole numbers."""
-    if f".{name}" in PICTURE_SUFFIXES:
+    if f".{name}" in VIDEO_SUFFIXES:
         return Video(decode=False)
-    if f".{name}" in SOUND_SUFFIXES:
+    if f".{name}" in AUDIO_SUFFIXES:
         return Audio(decode=False)
     if name == "json":
         return {key: Value(kind) for key, kind in JSON_FIELDS.items()}
@@ -300,21 +305,21 @@ def _tar_feature(name: str) -> Any:
 
 def _tar_columns(fields: Sequence[str], data: Any) -> dict[str, str]:
     columns = {}
-    for kind, suffixes in (("video", PICTURE_SUFFIXES), ("audio", SOUND_SUFFIXES)):
+    for kind, suffixes in (("video", VIDEO_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
         found = [name for name in fields if f".{name}" in suffixes]
         columns |= {kind: found[0]} if found else {}
     if "cls" in fields:
         columns["label"] = "cls"
     if "json" in fields:
         columns["json"] = "json"
-    if not {"video", "audio"} & set(columns) or not {"label", "json"} & set(columns):
+    if not set(MODALITIES) & set(columns) or not {"label", "json"} & set(columns):
         raise ValueError(f"{data}: the first clip has members {list(fields)}; it needs mp4 or wav, and cls or json")
     return columns
 
 
 def _table_columns(features: Features, given: Mapping[str, Any], data: Any) -> dict[str, str]:
     columns = {kind: kind for kind in ("video", "audio", "clip_id", *SEGMENT_COLUMNS) if kind in features}
-    if not {"video", "audio"} & set(columns):
+    if not set(MODALITIES) & set(columns):
         raise ValueError(f"{data}: its columns are {list(features)}; it needs `video`, `audio` or both")
     for key, column in given.items():
         if column is NO_COLUMN:
@@ -356,12 +361,12 @@ def _named_splits(splits: Mapping[str, Any], test_split: str | None, data: Any) 
         raise ValueError(f"test_split={test_split!r}: {data} has the splits {sorted(splits)}")
     named = {TEST: test_split} if test_split else {}
     for name in splits:
-        side = SPLIT_NAMES.get(str(name).lower())
-        if side is not None and name != test_split:
-            named.setdefault(side, name)
+        split = SPLIT_NAMES.get(str(name).lower())
+        if split is not None and name != test_split:
+            named.setdefault(split, name)
     if TRAIN not in named:
         raise ValueError(f"{data}: its splits are {sorted(splits)}; one has to be called train")
-    return {side: named[side] for side in SPLITS if side in named}
+    return {split: named[split] for split in SPLITS if split in named}
 
 
 def _length(builder: Any, split: str, files: Sequence[str]) -> int | None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded demo: mp4 clips whose picture and sound name a digit, each so badly that only both together are enough.
+"""The embedded demo: mp4 clips whose video and audio name a digit, each so badly that only both together are enough.
 
     python -m processing.generate.demo_clips --out DIR
 

@@ -21,8 +21,9 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
+from processing.data.conventions import IGNORED_LABEL
 
-IGNORED_LABEL = -100
+
 PAIR_COLUMNS = "match scores are logits: the higher, the surer that sound and picture belong together"
 FLOAT_ROW = datasets.List(datasets.Value("float64"))  # one row of a matrix
 INT_ROW = datasets.List(datasets.Value("int64"))
@@ -58,7 +59,7 @@ def labeled_rows(references: np.ndarray) -> np.ndarray:
 
 
 class ClassificationScore(OfflineMetric):
-    """Top-1 accuracy and macro F1 of class indices; rows whose reference is -100 are left out.
+    """Top-1 accuracy and macro F1 of class indices; rows whose reference is -100 are skipped.
 
     `compute(predictions=[n] int, references=[n] int)` -> `top1`, `macro_f1` (over the classes of the references),
     `num_clips`. Raises ValueError when every reference is -100.
@@ -79,7 +80,7 @@ class ClassificationScore(OfflineMetric):
 
 
 class TopKScore(OfflineMetric):
-    """Share of clips whose class is among the k highest scores; rows whose reference is -100 are left out.
+    """Share of clips whose class is among the k highest scores; rows whose reference is -100 are skipped.
 
     `compute(predictions=[n, C] float scores, references=[n] int, k=5)` -> `top{k}`, `num_clips`. Of classes with equal
     scores the one with the higher index counts as higher, as in scikit-learn's `top_k_accuracy_score`. Raises
@@ -113,7 +114,7 @@ class ClassReport(OfflineMetric):
     `compute(predictions=[n] int, references=[n] int, label_names=[C] str)` -> `classes`: C times `{"label",
     "precision", "recall", "f1", "support"}`, None where a figure is undefined (precision of a class never predicted,
     recall of a class without clips, F1 of a class with neither); `confusion_matrix`: `[C, C]`, row: reference, column:
-    prediction; `num_clips`. Rows whose reference is -100 are left out. Raises ValueError for a class outside 0..C - 1
+    prediction; `num_clips`. Rows whose reference is -100 are skipped. Raises ValueError for a class outside 0..C - 1
     and when every reference is -100.
     """
 
@@ -250,7 +251,7 @@ def bootstrap_interval(
     Args:
         values: `[n]`, or a tuple of arrays `[n]` that `statistic` takes as arguments.
         groups: `[n]`.
-        statistic: such as the mean, or `roc_auc_score`; draws for which it is undefined are left out.
+        statistic: such as the mean, or `roc_auc_score`; draws for which it is undefined are skipped.
         seed: of the draws.
         num_samples: number of draws.
         confidence: share of the draws inside the interval.

@@ -23,7 +23,8 @@ class LocalizationScore(PictureMetric):
     `num_pictures`. With consensus g and predicted region A, cIoU = sum of g in A / (sum of g + pixels of A where g = 0).
 
     `LocalizationScore(region=0.5)`: A is where the map, scaled to 0..1 within its picture, is above 0.5; `region="half"`
-    takes the higher half of the pixels instead, as later papers do. A constant map has no region above 0.5.
+    takes the higher half of the pixels instead, as later papers do. A constant map
+    prefers no pixel: its region is the whole frame.
 
     Raises ValueError for maps that are no `[H, W]`, a consensus outside 0..1, and one without any source.
     """
@@ -58,9 +59,11 @@ class LocalizationScore(PictureMetric):
 
 def prediction_region(prediction: np.ndarray, region: float | str = 0.5) -> np.ndarray:
     """Bool `[H, W]`: where a map counts as sounding; see `LocalizationScore`."""
+    low, high = prediction.min(), prediction.max()
+    if low == high:
+        return np.ones(prediction.shape, dtype=bool)
     if region == "half":
         return prediction > np.median(prediction)
-    low, high = prediction.min(), prediction.max()
     return (prediction - low) > region * (high - low)
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics for clips with several classes: AudioSet's (mAP, mAUC, d-prime) and VGGSounder's.
 
-References are matrices `[n, C]` of 0 and 1; a clip whose row holds -100 is left out.
+References are matrices `[n, C]` of 0 and 1; a clip whose row holds -100 is skipped.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ import numpy as np
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
-from .classification import FLOAT_ROW, IGNORED_LABEL, INT_ROW, OfflineMetric, labeled_rows
+from processing.data.conventions import IGNORED_LABEL
+
+from .classification import FLOAT_ROW, INT_ROW, OfflineMetric, labeled_rows
 
 
 # VGGSounder tags each label of a clip: A (audible), V (visible), AV (both).
@@ -63,7 +65,7 @@ class VGGSounderScore(OfflineMetric):
 
     `compute(predictions=[n, C] float scores, references=[n, C] 0/1, k=1)` -> `subset_accuracy` (the k classes are
     exactly the labels), `f1` (micro average), `hit` (one of the k is a label), `k`, `num_clips`. Clips without a
-    label are left out, as the benchmark does per subset; `subset_references` makes the references of a subset. Of
+    label are skipped, as the benchmark does per subset; `subset_references` makes the references of a subset. Of
     equal scores the lower class index counts as higher. Raises ValueError unless 1 <= k <= C, and where no clip has a
     label.
     """

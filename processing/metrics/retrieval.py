@@ -22,7 +22,7 @@ class RetrievalScore(OfflineMetric):
     ties="pessimistic")`; row i of both belongs to clip i -> `video_to_audio_r1`, `video_to_audio_r5`,
     `video_to_audio_r10`, `video_to_audio_median_rank`, the same from `audio_to_video`, and `num_clips`. Rank 1 is best.
     `ties="pessimistic"` ranks the partner behind all clips with the same similarity, so that collapsed embeddings score
-    nothing; `"mean"` gives it the mean rank of those clips. Recall at k >= n is left out: it is always 1.
+    nothing; `"mean"` gives it the mean rank of those clips. Recall at k >= n is skipped: it is always 1.
 
     Raises ValueError for fewer than two clips, other shapes, values that are not finite, and other `ties`.
     """

@@ -58,7 +58,7 @@ class DeepAVFusionSegmentationScore(PictureMetric):
 
     `compute(predictions=[n, H, W] probabilities, references=[n, H, W] 0/1)` -> `miou_with_background` (mean of the IoU
     of foreground and background), `miou_foreground`, `f_score` (the best of 256 thresholds for each picture, then the
-    mean), `num_pictures`; pictures without foreground are left out. The paper's "mIoU" is the first.
+    mean), `num_pictures`; pictures without foreground are skipped. The paper's "mIoU" is the first.
 
     Raises ValueError as `AVSBenchScore`.
     """
@@ -88,7 +88,7 @@ class SemanticSegmentationScore(PictureMetric):
 
     `SemanticSegmentationScore(num_classes=71).compute(predictions=[n, H, W] class indices, references=[n, H, W] class
     indices)` -> `miou` and `f_score` (beta squared 0.3): unweighted means over the classes that references or predictions
-    hold; `num_classes` of those, `num_pictures`. Pixels whose reference is 255 or below 0 are left out. Raises ValueError
+    hold; `num_classes` of those, `num_pictures`. Pixels whose reference is 255 or below 0 are skipped. Raises ValueError
     for other indices.
     """
 

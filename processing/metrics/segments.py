@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score
 
-from .classification import FLOAT_ROW, IGNORED_LABEL, INT_ROW, OfflineMetric, best_threshold
+from processing.data.conventions import IGNORED_LABEL
+
+from .classification import FLOAT_ROW, INT_ROW, OfflineMetric, best_threshold
 
 
 class SegmentScore(OfflineMetric):

@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from processing.data.conventions import MODALITIES
+
 from .annotations import PrepareError
 from .report import make_report, report_text
 from .scan import scan
@@ -97,9 +99,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         command.add_argument(
             "--require",
             nargs="*",
-            choices=("video", "audio"),
-            default=["video", "audio"],
-            help="(default: video audio) streams without which a clip is left out; without them a missing stream is a missing modality",
+            choices=MODALITIES,
+            default=MODALITIES,
+            help="(default: video audio) modalities without which a clip is skipped; without them a clip that lacks one is kept without it",
         )
         command.add_argument("--push", metavar="USER/NAME", help="upload to the Hub too, clips included")
         command.add_argument("--private", action="store_true", help="upload to a private repository")
@@ -108,7 +110,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def _settings(options: argparse.Namespace, root: Path, require: list[str]) -> dict:
-    """What the folder depends on; how it is made (processes, record, upload) is left out."""
+    """What the folder depends on; how it is made (processes, record, upload) is skipped."""
     own = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
     own = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in own.items()}
     own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a set's own annotation files say, before any clip is opened: rows, classes and sides; and where the files lie."""
+"""What a set's own annotation files say, before any clip is opened: rows, classes and splits; and where the files lie."""
 
 import csv
 import hashlib
@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from processing.data.clip_rows import printable
 from processing.data.clip_splits import TEST, TRAIN, VALIDATION
+from processing.data.conventions import MODALITIES, VIDEO_SUFFIXES
 
 
-PICTURE_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv")  # where a clip is there twice, the first one
-SOUND_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3")
-PRIORITY = {TEST: 0, VALIDATION: 1, TRAIN: 2}  # what may stand on one side only stays with the first of these
+PRIORITY = {TEST: 0, VALIDATION: 1, TRAIN: 2}  # what may be in one split only stays with the first of these
 
 
 class PrepareError(ValueError):
@@ -29,7 +29,7 @@ class ClipRow:
     Attributes:
         clip_id: unique within the set.
         labels: class names; one for a single-label set.
-        group: what was recorded together (source video, speaker); stands on one side only.
+        group: what was recorded together (source video, speaker); is in one split only.
         split: train, validation or test.
         expected: name of the file, for reports.
         video, audio: the files that were found (one and the same where it holds both), or None.
@@ -59,7 +59,7 @@ class Annotations:
     Attributes:
         classes: names in the order of their indices.
         multi_label: `label` is a list of classes.
-        split: one line that says how the sides came about.
+        split: one line that says how the splits came about.
         streams: the files that a row is expected to have.
         extra_features: `datasets` features of the set's own columns.
         warnings: what a user has to know.
@@ -70,7 +70,7 @@ class Annotations:
     classes: list[str]
     split: str
     multi_label: bool = False
-    streams: tuple[str, ...] = ("video", "audio")
+    streams: tuple[str, ...] = MODALITIES
     extra_features: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     complete: Callable[[list[ClipRow]], None] | None = None
@@ -79,12 +79,15 @@ class Annotations:
 class FileIndex:
     """The media files below a folder, found by name without their suffix, however deep they lie."""
 
-    def __init__(self, root: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES):
+    def __init__(self, root: Path, suffixes: Sequence[str] = VIDEO_SUFFIXES):
         self.found: dict[str, list[Path]] = {}
         self.twice: set[str] = set()
+        self.not_utf8: list[str] = []
         order = {suffix: number for number, suffix in enumerate(suffixes)}
         for path in _files(root):
-            if path.suffix.lower() in order:
+            if printable(str(path)) != str(path):
+                self.not_utf8.append(printable(path.name))
+            elif path.suffix.lower() in order:
                 self.found.setdefault(path.stem, []).append(path)
         for stem, paths in self.found.items():
             paths.sort(key=lambda path: (order[path.suffix.lower()], path))
@@ -96,14 +99,20 @@ class FileIndex:
         return next((self.found[name][0] for name in names if name in self.found), None)
 
     def warnings(self) -> list[str]:
-        """A line where files of one name lie in several folders."""
-        if not self.twice:
-            return []
-        name = min(self.twice)
-        return [
-            f"{len(self.twice)} file names lie in more than one folder, such as {self.found[name][0].name}; "
-            f"the first in the order of their paths is taken"
-        ]
+        """A line for files of one name in several folders, and one for names that are not UTF-8."""
+        warnings = []
+        if self.twice:
+            name = self.found[min(self.twice)][0].name
+            warnings.append(
+                f"{len(self.twice)} file names lie in more than one folder, such as {name}; "
+                "the first in the order of their paths is taken"
+            )
+        if self.not_utf8:
+            warnings.append(
+                f"{len(self.not_utf8)} files are skipped, since their names are not UTF-8, such as "
+                f"{self.not_utf8[0]}; rename them"
+            )
+        return warnings
 
 
 def find_annotation(root: Path, name: str) -> Path | None:
@@ -172,21 +181,21 @@ def seconds(text: str, path: Path, line: int | str) -> float:
     return value
 
 
-def side_by_id(group: str, fractions: Mapping[str, float], seed: int, other: str = TRAIN) -> str:
-    """The side of a source, drawn from its name and the seed alone: the same whatever else is in the list."""
+def split_by_id(group: str, fractions: Mapping[str, float], seed: int, other: str = TRAIN) -> str:
+    """The split of a source, drawn from its name and the seed alone: the same whatever else is in the list."""
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big") / 2**64
-    for side, fraction in fractions.items():
+    for split, fraction in fractions.items():
         if draw < fraction:
-            return side
+            return split
         draw -= fraction
     return other
 
 
 def carve_by_id(rows: Iterable[ClipRow], fractions: Mapping[str, float], seed: int) -> None:
-    """Moves training rows to other sides by their group's name; the shares are of the training groups."""
+    """Moves training rows to other splits by their group's name; the shares are of the training groups."""
     for row in rows:
         if row.split == TRAIN:
-            row.split = side_by_id(row.group, fractions, seed)
+            row.split = split_by_id(row.group, fractions, seed)
 
 
 def check_fractions(**fractions: float) -> None:

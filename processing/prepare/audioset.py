@@ -81,7 +81,7 @@ def _fill_weights(rows: list[ClipRow]) -> None:
         row.extra["weight"] = weight
 
 
-def _read_segments(path: Path, side: str, names: dict[str, str], index: FileIndex) -> list[ClipRow]:
+def _read_segments(path: Path, split: str, names: dict[str, str], index: FileIndex) -> list[ClipRow]:
     rows = []
     with open_text(path) as file:
         reader = csv.reader(file, skipinitialspace=True)  # a blank stands before the quoted labels
@@ -108,7 +108,7 @@ def _read_segments(path: Path, side: str, names: dict[str, str], index: FileInde
                 video_id,
                 f"Y{video_id}",
             )
-            rows.append(ClipRow(clip_id, labels, video_id, side, f"{clip_id}.mp4", found, found, (start, end)))
+            rows.append(ClipRow(clip_id, labels, video_id, split, f"{clip_id}.mp4", found, found, (start, end)))
     return rows
 
 

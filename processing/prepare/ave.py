@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import List, Value
 
 from processing.data.clip_splits import TEST, TRAIN, VALIDATION
+from processing.data.conventions import IGNORED_LABEL
 
 from .annotations import (
     Annotations,
@@ -23,7 +24,6 @@ from .annotations import (
 
 SEGMENTS = 10
 BACKGROUND = "Background"
-IGNORED = -100
 SPLIT_FILES = {TRAIN: "trainSet.txt", VALIDATION: "valSet.txt", TEST: "testSet.txt"}
 ORDER_FILES = {TRAIN: "train_order.h5", VALIDATION: "val_order.h5", TEST: "test_order.h5"}
 SOURCE = "the AVE download that https://github.com/YapengTian/AVE-ECCV18 names"
@@ -73,43 +73,52 @@ def add_arguments(parser: ArgumentParser) -> None:
 def read(root: Path, options: Namespace) -> Annotations:
     """Rows of `category&id&quality&start&end`, from the three lists or from Annotations.txt in the order of the .h5.
 
-    Two categories of one video are two rows of one group. A second belongs to the event from `start` to `end`.
+    Two categories of one video are two rows of one group. A second belongs to the event from `start` to `end`; several
+    lines of one video and category in a split are one row, whose seconds are those of all its intervals.
     """
     index = FileIndex(root)
     matched = options.background == "match"
     classes = [*EVENTS] if matched else [*EVENTS, BACKGROUND]
-    background = IGNORED if matched else classes.index(BACKGROUND)
-    listed, split, warnings = _listed(root)
-    rows = []
-    for side, (category, video_id, quality, first, last) in listed:
-        label = classes.index(category)
-        inside = [first <= second < last for second in range(SEGMENTS)]
-        file = index.find(video_id)
-        row = ClipRow(f"{video_id}/{category}", [category], video_id, side, f"{video_id}.mp4", file, file)
-        row.source_window = (0.0, float(SEGMENTS))
-        row.segment_labels = [label if event else background for event in inside]
-        row.extra = {"quality": quality}
-        if matched:
-            row.extra["segment_matched"] = inside
-        rows.append(row)
+    background = IGNORED_LABEL if matched else classes.index(BACKGROUND)
+    listed, split_origin, warnings = _listed(root)
+    rows: dict[tuple[str, str, str], ClipRow] = {}
+    for split, (category, video_id, quality, first, last) in listed:
+        key = (split, video_id, category)
+        if key not in rows:
+            file = index.find(video_id)
+            row = ClipRow(f"{video_id}/{category}", [category], video_id, split, f"{video_id}.mp4", file, file)
+            row.source_window = (0.0, float(SEGMENTS))
+            row.segment_labels = [background] * SEGMENTS
+            row.extra = {"quality": quality}
+            if matched:
+                row.extra["segment_matched"] = [False] * SEGMENTS
+            rows[key] = row
+        # a later line of the same event adds its seconds
+        for second in range(SEGMENTS):
+            if first <= second < last:
+                rows[key].segment_labels[second] = classes.index(category)
+                if matched:
+                    rows[key].extra["segment_matched"][second] = True
     features = {"quality": Value("string")} | ({"segment_matched": List(Value("bool"))} if matched else {})
-    return Annotations(rows, classes, split, extra_features=features, warnings=warnings + index.warnings())
+    return Annotations(
+        list(rows.values()), classes, split_origin, extra_features=features, warnings=warnings + index.warnings()
+    )
 
 
 Line = tuple[str, str, str, float, float]
 
 
 def _listed(root: Path) -> tuple[list[tuple[str, Line]], str, list[str]]:
-    """-> (side and line of each row, how the sides came about, warnings)."""
-    lists = {side: find_annotation(root, name) for side, name in SPLIT_FILES.items()}
+    """-> (split and line of each row, how the splits came about, warnings)."""
+    lists = {split: find_annotation(root, name) for split, name in SPLIT_FILES.items()}
     if all(lists.values()):
-        listed = [(side, line) for side, path in lists.items() for line in _read_lines(path)]
+        listed = [(split, line) for split, path in lists.items() for line in _read_lines(path)]
         annotations = find_annotation(root, "Annotations.txt")
         named = {line for _, line in listed}
         loose = [] if annotations is None else [line for line in _read_lines(annotations) if line not in named]
         warning = f"Annotations.txt: {len(loose)} lines stand in none of {', '.join(SPLIT_FILES.values())}; not used"
         return listed, f"official, by {', '.join(SPLIT_FILES.values())}", [warning] if loose else []
-    orders = {side: find_annotation(root, name) for side, name in ORDER_FILES.items()}
+    orders = {split: find_annotation(root, name) for split, name in ORDER_FILES.items()}
     if not all(orders.values()):
         raise PrepareError(
             f"{root}: neither {', '.join(SPLIT_FILES.values())} nor {', '.join(ORDER_FILES.values())} in it or below; "
@@ -118,11 +127,11 @@ def _listed(root: Path) -> tuple[list[tuple[str, Line]], str, list[str]]:
     path = require_annotation(root, "Annotations.txt", SOURCE)
     lines = _read_lines(path)
     listed = []
-    for side, order in orders.items():
+    for split, order in orders.items():
         for number in _read_order(order):
             if not 0 <= number < len(lines):
                 raise PrepareError(f"{order}: names line {number}, but {path} has {len(lines)}; get the files anew")
-            listed.append((side, lines[number]))
+            listed.append((split, lines[number]))
     return listed, f"official, by {', '.join(ORDER_FILES.values())}", []
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from datasets import Value
 
 from processing.data.clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN, VALIDATION, split_by_group
+from processing.data.conventions import AUDIO_SUFFIXES
 
 from .annotations import (
-    SOUND_SUFFIXES,
     Annotations,
     ClipRow,
     FileIndex,
@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         metavar="SIDE=FILE",
         help="lists instead: `train=train.csv test=test.csv`, each of lines `name,label` (the split with all actors on "
-        "both sides) or of actor numbers",
+        "both splits) or of actor numbers",
     )
     parser.add_argument("--validation_fraction", type=float, default=0.1, help="of a split that has none")
     parser.add_argument("--test_fraction", type=float, default=0.2, help="of --split seeded")
@@ -61,7 +61,7 @@ def read(root: Path, options: Namespace) -> Annotations:
     The picture comes from VideoFlash (or mp4 files), the sound from AudioWAV; without any sound file, from the video.
     """
     check_fractions(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
-    pictures, sounds = FileIndex(root), FileIndex(root, SOUND_SUFFIXES)
+    pictures, sounds = FileIndex(root), FileIndex(root, AUDIO_SUFFIXES)
     lists = _read_lists(options.split_files or [])
     names = _names(root, lists, pictures, sounds)
     separate = any(NAME.fullmatch(stem) for stem in sounds.found)
@@ -108,14 +108,14 @@ def _names(root: Path, lists: dict[str, list[str]], pictures: FileIndex, sounds:
 
 
 def _read_lists(split_files: list[str]) -> dict[str, list[str]]:
-    """-> side -> clip names, or actor numbers."""
+    """-> split -> clip names, or actor numbers."""
     lists: dict[str, list[str]] = {}
     for text in split_files:
-        side, _, name = text.partition("=")
-        if side.lower() not in SPLIT_NAMES or not name:
-            raise PrepareError(f"--split_files {text}: write side=file with one of {', '.join(SPLITS)}")
+        split, _, name = text.partition("=")
+        if split.lower() not in SPLIT_NAMES or not name:
+            raise PrepareError(f"--split_files {text}: write split=file with one of {', '.join(SPLITS)}")
         path = Path(name)
-        entries = lists.setdefault(SPLIT_NAMES[side.lower()], [])
+        entries = lists.setdefault(SPLIT_NAMES[split.lower()], [])
         with open_text(path) as file:
             for cells in csv.reader(file):
                 cells = [cell.strip() for cell in cells]
@@ -132,22 +132,22 @@ def _read_lists(split_files: list[str]) -> dict[str, list[str]]:
 
 
 def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: Namespace) -> tuple[str, list[str]]:
-    side_of = {}
-    for side in sorted(lists, key=SPLITS.index):  # an entry of two lists: the later side
-        side_of |= dict.fromkeys(lists[side], side)
+    split_of = {}
+    for split in sorted(lists, key=SPLITS.index):  # an entry of two lists: the later split
+        split_of |= dict.fromkeys(lists[split], split)
     for row in rows:
-        side = side_of.get(row.clip_id, side_of.get(row.group))
-        if side is None:
+        split = split_of.get(row.clip_id, split_of.get(row.group))
+        if split is None:
             row.left_out = f"{row.clip_id}: in none of the lists"
         else:
-            row.split = side
+            row.split = split
     kept = [row for row in rows if row.left_out is None]
-    actors = {side: {row.group for row in kept if row.split == side} for side in lists}
+    actors = {split: {row.group for row in kept if row.split == split} for split in lists}
     shared = set().union(*(actors[a] & actors[b] for a in lists for b in lists if a != b))
     split, warnings = f"by lists ({', '.join(sorted(lists, key=SPLITS.index))})", []
     if shared:
         warnings.append(
-            f"{len(shared)} of {len(set().union(*actors.values()))} actors are on both sides of this split: a model can "
+            f"{len(shared)} of {len(set().union(*actors.values()))} actors are in both splits: a model can "
             "tell them by face and voice, so its scores say little about people that it has not seen; --split speaker "
             "keeps actors apart"
         )
@@ -164,17 +164,17 @@ def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: N
 
 
 def _draw(rows: list[ClipRow], fractions: dict[str, float], seed: int) -> None:
-    sides = split_by_group([row.labels[0] for row in rows], [row.group for row in rows], fractions, seed)
-    for row, side in zip(rows, sides, strict=True):
-        row.split = side
+    splits = split_by_group([row.labels[0] for row in rows], [row.group for row in rows], fractions, seed)
+    for row, split in zip(rows, splits, strict=True):
+        row.split = split
 
 
 def _compare(rows: list[ClipRow], published: dict[str, int]) -> list[str]:
-    counts = {side: sum(row.split == side and row.left_out is None for row in rows) for side in published}
+    counts = {split: sum(row.split == split and row.left_out is None for row in rows) for split in published}
     if counts == published:
         return []
     return [
-        f"{side}: {counts[side]} clips listed, the published split has {published[side]}"
-        for side in published
-        if counts[side] != published[side]
+        f"{split}: {counts[split]} clips listed, the published split has {published[split]}"
+        for split in published
+        if counts[split] != published[split]
     ]

@@ -21,7 +21,7 @@ from .annotations import (
 )
 
 
-SIDES = SPLIT_NAMES | {"validate": VALIDATION}
+SPLIT_OF_NAME = SPLIT_NAMES | {"validate": VALIDATION}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -70,8 +70,8 @@ def read(root: Path, options: Namespace) -> Annotations:
 def _row(cells: dict[str, str], path: Path, index: FileIndex) -> ClipRow:
     line, video_id = cells["line"], cells["youtube_id"]
     start, end = (seconds(cells[name], path, line) for name in ("time_start", "time_end"))
-    side = cells.get("split", "").lower()
-    if side and side not in SIDES:
+    split = cells.get("split", "").lower()
+    if split and split not in SPLIT_OF_NAME:
         raise PrepareError(f"{path}, line {line}: split {cells['split']!r}; use train, val or test")
     if not cells["label"] or not video_id or end <= start:
         raise PrepareError(
@@ -79,27 +79,27 @@ def _row(cells: dict[str, str], path: Path, index: FileIndex) -> ClipRow:
         )
     clip_id = f"{video_id}_{round(start):06d}_{round(end):06d}"
     file = index.find(clip_id, f"{video_id}_{round(start):06d}", video_id)
-    split = SIDES.get(side, "")  # "": to be drawn
+    split = SPLIT_OF_NAME.get(split, "")  # "": to be drawn
     return ClipRow(clip_id, [cells["label"]], video_id, split, f"{clip_id}.mp4", file, file, (start, end))
 
 
 def _split(rows: list[ClipRow], options: Namespace) -> str:
-    """Fills in the sides; -> how they came about."""
+    """Fills in the splits; -> how they came about."""
     by = f"by video id (seed {options.seed})"
-    sides = {row.split for row in rows}
-    if "" in sides:
-        if sides != {""}:
+    splits = {row.split for row in rows}
+    if "" in splits:
+        if splits != {""}:
             raise PrepareError("--csv: some rows have a split and some have none; fill the column, or leave it out")
         for row in rows:
             row.split = TRAIN
         carve_by_id(rows, {VALIDATION: options.validation_fraction, TEST: options.test_fraction}, options.seed)
         return f"seeded, {by}: of our own, comparable with no paper"
     split = "by the tables"
-    if TEST not in sides:
+    if TEST not in splits:
         for row in rows:
             row.split = TEST if row.split == VALIDATION else row.split
         split += ", their validation is the test"
-    if TEST not in sides or VALIDATION not in sides:
+    if TEST not in splits or VALIDATION not in splits:
         carve_by_id(rows, {VALIDATION: options.validation_fraction}, options.seed)
         split += f", validation out of train {by}"
     return split

@@ -10,10 +10,9 @@ from pathlib import Path
 from datasets import Value
 
 from processing.data.clip_splits import TEST, TRAIN, VALIDATION, split_by_group
+from processing.data.conventions import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 
 from .annotations import (
-    PICTURE_SUFFIXES,
-    SOUND_SUFFIXES,
     Annotations,
     ClipRow,
     FileIndex,
@@ -45,7 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def read(root: Path, options: Namespace) -> Annotations:
     """Rows of every recording that the set's design holds for the actors of whom there is at least one file."""
     check_fractions(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
-    index = FileIndex(root, PICTURE_SUFFIXES + SOUND_SUFFIXES)
+    index = FileIndex(root, VIDEO_SUFFIXES + AUDIO_SUFFIXES)
     channels = [number for number, name in CHANNELS.items() if options.channel in (name, "both")]
     matches = [match for stem in index.found if (match := NAME.fullmatch(stem))]
     actors = sorted({m[7] for m in matches if m[1] == options.modality and m[2] in channels})
@@ -56,14 +55,14 @@ def read(root: Path, options: Namespace) -> Annotations:
         )
     rows = [_row(name, index) for actor in actors for name in _design(options.modality, channels, actor)]
     fractions = {VALIDATION: options.validation_fraction, TEST: options.test_fraction}
-    sides = split_by_group(
+    splits = split_by_group(
         [row.labels[0] for row in rows],
         [row.group for row in rows],
         {TRAIN: 1 - sum(fractions.values())} | fractions,
         options.seed,
     )
-    for row, side in zip(rows, sides, strict=True):
-        row.split = side
+    for row, split in zip(rows, splits, strict=True):
+        row.split = split
     warnings = [] if len(actors) == 24 else [f"{len(actors)} of 24 actors are here; the split is drawn of these"]
     classes = list(EMOTIONS if "01" in channels else EMOTIONS[:SONG_EMOTIONS])
     split = f"seeded, by actor (seed {options.seed}): of our own, the set has no official one"

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What was found and what was left out, per side and class, for programs (JSON) and for people (text)."""
+"""What was found and what was skipped, per split and class, for programs (JSON) and for people (text)."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from .selection import MEANING, PROBLEMS, USED, Verdict
 def make_report(
     name: str, annotations: Annotations, verdicts: list[Verdict], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """JSON-able: settings, counts per side and class, every clip that is not used with its reason.
+    """JSON-able: settings, counts per split and class, every clip that is not used with its reason.
 
     `listed` rows are in the annotations; of them `found` have their file; `used` go into the table. In a multi-label
     set a clip counts in each of its classes.
@@ -37,6 +37,9 @@ def make_report(
         per_class[split] = {label: _count(members[label]) for label in annotations.classes if label in members}
     splits = {split: _count([v for v in verdicts if v.row.split == split]) for split in present}
     warnings = annotations.warnings + _lost(splits, per_class)
+    for split in SPLITS:
+        if split not in present:
+            warnings.append(f"{split}: no clip is listed for it or was drawn; training draws it out of train by group")
     return {
         "format": FORMAT,
         "set": name,
@@ -62,7 +65,7 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
         "",
     ]
     columns = ["listed", "found", *statuses, "used"]
-    table = [["side", *columns]] + [[side, *(c[k] for k in columns)] for side, c in report["splits"].items()]
+    table = [["split", *columns]] + [[split, *(c[k] for k in columns)] for split, c in report["splits"].items()]
     lines += _align(table)
     for status in statuses:
         lines += ["", f"{status}: {total[status]} ({MEANING[status]})"]
@@ -71,10 +74,10 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
         if len(reasons) > limit:
             lines.append(f"  and {len(reasons) - limit} more, see report.json")
     lines += [""] + [f"warning: {warning}" for warning in report["warnings"]]
-    sides = list(report["splits"])
-    table = [["class", *(f"{side} used/listed" for side in sides)]]
+    splits = list(report["splits"])
+    table = [["class", *(f"{split} used/listed" for split in splits)]]
     for name in report["classes"]:
-        counts = [report["per_class"][side].get(name) for side in sides]
+        counts = [report["per_class"][split].get(name) for split in splits]
         table.append([name, *("-" if c is None else f"{c['used']}/{c['listed']}" for c in counts)])
     return "\n".join([*lines, "", *_align(table)]).replace("\n\n\n", "\n\n") + "\n"
 
@@ -86,7 +89,7 @@ def _count(verdicts: list[Verdict]) -> dict[str, int]:
 
 
 def _lost(splits: dict, per_class: dict) -> list[str]:
-    """A line for each side that lost all clips of a class, or all clips."""
+    """A line for each split that lost all clips of a class, or all clips."""
     lines = []
     for split, count in splits.items():
         if not count["used"]:

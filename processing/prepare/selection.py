@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from processing.data.conventions import MODALITIES
+
 from .annotations import PRIORITY, Annotations, ClipRow
 from .scan import Facts, Job
 
 
 USED = "used"
 # the order of the report's columns; a row has the first that holds
-PROBLEMS = ("left_out", "duplicate", "other_side", "missing", "corrupt", "no_picture", "no_sound", "silent")
+PROBLEMS = ("left_out", "duplicate", "other_split", "missing", "corrupt", "no_picture", "no_sound", "silent")
 MEANING = {
     "left_out": "left out by the set's own rules",
     "duplicate": "listed twice, or the same content as another clip",
-    "other_side": "its source stands on another side too",
+    "other_split": "its source is in another split too",
     "missing": "no such file",
     "corrupt": "cannot be decoded",
     "no_picture": "no picture in it",
@@ -40,8 +42,8 @@ def select_rows(
 ) -> list[Verdict]:
     """Judges every row of a set, in the order of the annotations.
 
-    Where a clip id, a content or a group stands on two sides, it stays in test rather than in validation, and there
-    rather than in train. Groups are compared whether or not their files are there, so that the sides of two users
+    Where a clip id, a content or a group is in two splits, it stays in test rather than in validation, and there
+    rather than in train. Groups are compared whether or not their files are there, so that the splits of two users
     agree however many clips each of them has. A row loses a file that has nothing for it (a missing modality).
 
     Args:
@@ -82,18 +84,18 @@ def _absent(row: ClipRow, streams: Sequence[str], require: Sequence[str]) -> lis
 def _judge_listing(verdicts: list[Verdict]) -> None:
     """What the annotations alone tell; the verdicts come in the order of their priority."""
     first: dict[str, ClipRow] = {}
-    side_of_group: dict[str, str] = {}
+    split_of_group: dict[str, str] = {}
     for verdict in verdicts:
         row = verdict.row
         if row.left_out:
             verdict.status, verdict.reason = "left_out", row.left_out
             continue
         earlier = first.setdefault(row.clip_id, row)
-        side = side_of_group.setdefault(row.group, row.split)
+        split = split_of_group.setdefault(row.group, row.split)
         if earlier is not row:
             verdict.status, verdict.reason = "duplicate", f"{row.clip_id}: listed twice{_differences(row, earlier)}"
-        elif side != row.split:
-            verdict.status, verdict.reason = "other_side", f"{row.clip_id}: {row.group} is in {side} too"
+        elif split != row.split:
+            verdict.status, verdict.reason = "other_split", f"{row.clip_id}: {row.group} is in {split} too"
 
 
 def _judge_content(
@@ -106,7 +108,7 @@ def _judge_content(
         return
     has = {"video": found.has_video, "audio": found.has_audio and not found.silent}
     lacks = {"video": "no_picture", "audio": "silent" if found.has_audio else "no_sound"}
-    for kind in ("video", "audio"):
+    for kind in MODALITIES:
         if not has[kind] and (kind in require or not any(has.values())):
             verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"
             return

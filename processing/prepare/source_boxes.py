@@ -19,7 +19,7 @@ def read_vggss(folder: str | os.PathLike, split: str = "test") -> list[LabeledFr
     """`vggss.json` (a list of file, class, bbox) with the clips in `clips/` as mp4, or as `frames/*.jpg` and `audio/*.wav`.
 
     The boxes of a clip, shares of width and height, are joined; the frame is the one in the middle. Clips that are not
-    there are left out: videos vanish.
+    there are skipped: videos vanish.
 
     Raises:
         ValueError: no such list, another format, or not one clip.

@@ -36,14 +36,14 @@ def make_tables(annotations: Annotations, verdicts: list[Verdict]) -> DatasetDic
     then the set's own.
 
     Raises:
-        ValueError: a clip id, a file or a group stands on two sides.
+        ValueError: a clip id, a file or a group is in two splits.
     """
     features = _features(annotations)
     parts = {}
-    for side in SPLITS:
-        rows = [verdict.row for verdict in verdicts if verdict.status == USED and verdict.row.split == side]
+    for split in SPLITS:
+        rows = [verdict.row for verdict in verdicts if verdict.status == USED and verdict.row.split == split]
         if rows:
-            parts[side] = as_media(
+            parts[split] = as_media(
                 Dataset.from_dict(_columns(rows, features, annotations), features=storage(features))
             )
     tables = DatasetDict(parts)
@@ -52,7 +52,7 @@ def make_tables(annotations: Annotations, verdicts: list[Verdict]) -> DatasetDic
 
 
 def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, embed: bool) -> bool:
-    """Writes `data/<side>-<shard>-of-<shards>.parquet`, `report.json` and `report.txt`; replaces an earlier folder.
+    """Writes `data/<split>-<shard>-of-<shards>.parquet`, `report.json` and `report.txt`; replaces an earlier folder.
 
     Args:
         out: the folder. It appears under its name when it is whole.
@@ -71,8 +71,8 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
     with atomic_folder(out) as folder:
         (folder / "data").mkdir()
         report["shards"] = {}
-        for side, part in tables.items():
-            for name, shard in _shards(side, part, embed):
+        for split, part in tables.items():
+            for name, shard in _shards(split, part, embed):
                 path = folder / "data" / name
                 with _quiet():
                     shard.to_parquet(path)
@@ -135,7 +135,7 @@ def _cell(path: Path | None) -> dict[str, Any] | None:
     return None if path is None else {"path": str(path), "bytes": None}
 
 
-def _shards(side: str, part: Dataset, embed: bool) -> Iterator[tuple[str, Dataset]]:
+def _shards(split: str, part: Dataset, embed: bool) -> Iterator[tuple[str, Dataset]]:
     """Names and shards, one after the other: only one shard of bytes is in memory."""
     starts, size = [0], 0
     for number, row in enumerate(part if embed else ()):
@@ -147,19 +147,19 @@ def _shards(side: str, part: Dataset, embed: bool) -> Iterator[tuple[str, Datase
     if not embed:
         starts = list(range(0, len(part), SHARD_ROWS))
     ends = [*starts[1:], len(part)]
-    bounds = tqdm(list(zip(starts, ends, strict=True)), desc=f"writing {side}", unit="shard", disable=None)
+    bounds = tqdm(list(zip(starts, ends, strict=True)), desc=f"writing {split}", unit="shard", disable=None)
     for number, (start, end) in enumerate(bounds):
         shard = part.select(range(start, end))
         if embed:
             shard = Dataset(embed_table_storage(shard.flatten_indices().data), info=part.info)
-        yield f"{side}-{number:05d}-of-{len(starts):05d}.parquet", shard
+        yield f"{split}-{number:05d}-of-{len(starts):05d}.parquet", shard
 
 
 def _fingerprint(tables: DatasetDict, report: Mapping[str, Any]) -> str:
     """SHA-256 of everything that the folder says, with the size and time of each clip's file."""
     digest = hashlib.sha256(json.dumps([datasets.__version__, report], sort_keys=True).encode())
-    for side, part in tables.items():
-        digest.update(f"{side} {part.features}".encode())
+    for split, part in tables.items():
+        digest.update(f"{split} {part.features}".encode())
         for row in part:
             digest.update(repr(row).encode())
             for cell in (row["video"], row["audio"]):

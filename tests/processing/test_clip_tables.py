@@ -94,14 +94,14 @@ def test_what_is_skipped_and_why(tmp_path):
     make_clip(tmp_path / "cat" / "silent.mp4", 22, sound="silent")
     (tmp_path / "cat" / "text.mp4").write_text("no clip")
     (tmp_path / "cat" / "zero.mp4").write_bytes(b"")
-    (tmp_path / "cat" / "notes.txt").write_text("not a clip, not counted")
+    (tmp_path / "cat" / "notes.txt").write_text("not a clip, listed")
     whole = (tmp_path / "cat" / "1.mp4").read_bytes()
     (tmp_path / "cat" / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     shutil.copy(tmp_path / "cat" / "1.mp4", tmp_path / "dog" / "copy.mp4")
     table, report = build_clip_table(tmp_path)
     reasons = {entry["file"]: entry["reason"] for entry in report["skipped"]}
     bad = ("cat/mute.mp4", "cat/blind.mov", "cat/silent.mp4", "cat/text.mp4", "cat/zero.mp4", "cat/cut.mp4")
-    assert set(reasons) == {*bad, "dog/copy.mp4"}
+    assert set(reasons) == {*bad, "dog/copy.mp4", "cat/notes.txt"}
     assert reasons["cat/mute.mp4"].startswith("no audio stream")
     assert reasons["cat/blind.mov"].startswith("no video stream")
     assert reasons["cat/silent.mp4"].startswith("silent")
@@ -154,7 +154,7 @@ def test_table_with_other_columns_and_windows(long_clips):
         path, label="word", file_name="clip", start="from", end="to", group="talker", where={"bad": False}, window=0.64
     )
     assert report["rows"] == 18 and report["clips"] == 15
-    assert report["skipped_by_reason"] == {"left out by where bad=False": 3}
+    assert report["skipped_by_reason"] == {"skipped by where bad=False": 3}
     seen = set()
     for part in table.values():
         for row in part:
@@ -220,7 +220,7 @@ def test_leaks_are_refused(tmp_path):
         rows.append({"file_name": f"{index}.mp4", "label": "ab"[index % 2], "split": "train", "group": f"g{index}"})
     rows[2] |= {"split": "test", "group": "g0"}
     write_table(tmp_path / "metadata.csv", rows)
-    with pytest.raises(ValueError, match="group 'g0' stands in train and in test.*split=False"):
+    with pytest.raises(ValueError, match="group 'g0' is in train and in test.*split=False"):
         build_clip_table(tmp_path, check="none")
     rows[2] |= {"file_name": "0.mp4", "group": "g0"}
     rows[2] |= {"start": 0.1, "end": 0.2}
@@ -228,7 +228,7 @@ def test_leaks_are_refused(tmp_path):
     for row in rows:
         row.setdefault("start", ""), row.setdefault("end", "")
     write_table(tmp_path / "metadata.csv", rows)
-    with pytest.raises(ValueError, match="source .*0.mp4' stands in train and in test"):
+    with pytest.raises(ValueError, match="source .*0.mp4' is in train and in test"):
         build_clip_table(tmp_path, check="none")
     rows[2] |= {"group": "g9"}
     write_table(tmp_path / "metadata.csv", rows)

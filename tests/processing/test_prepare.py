@@ -24,7 +24,7 @@ from processing.data.clip_splits import check_leaks
 from processing.data.clip_tables import build_clip_table
 from processing.data.prepared_folders import load_prepared, read_report
 from processing.prepare import __main__ as command
-from processing.prepare.annotations import Annotations, ClipRow, FileIndex, PrepareError, side_by_id
+from processing.prepare.annotations import Annotations, ClipRow, FileIndex, PrepareError, split_by_id
 from processing.prepare.scan import Facts, Job, check_clip, scan
 from processing.prepare.selection import select_rows
 
@@ -266,7 +266,7 @@ def test_report_text(ave, tmp_path):
     text = (tmp_path / "out" / "report.txt").read_text()
     assert text.startswith("ave: 7 of 12 clips, 29 classes\nsplit: official, by trainSet.txt")
     lines = [line.split() for line in text.splitlines()]
-    assert ["side", "listed", "found", "duplicate", "missing", "corrupt", "silent", "used"] in lines
+    assert ["split", "listed", "found", "duplicate", "missing", "corrupt", "silent", "used"] in lines
     assert ["train", "9", "8", "2", "1", "1", "1", "4"] in lines
     assert ["Church", "bell", "1/2", "-", "-"] in lines and ["Bark", "0/4", "-", "2/2"] in lines
     assert "  v1.mp4: no such file" in text and "  v4.mp4: same content as v0.mp4" in text
@@ -291,15 +291,15 @@ def test_sources_and_contents_stay_on_one_side():
     )
     facts[jobs[2]] = facts[jobs[3]]  # c and d hold the same bytes
     verdicts = select_rows(annotations, jobs, facts, ("video", "audio"))
-    assert [verdict.status for verdict in verdicts] == ["other_side", "used", "duplicate", "used", "used"]
+    assert [verdict.status for verdict in verdicts] == ["other_split", "used", "duplicate", "used", "used"]
     assert verdicts[0].reason == "a: g1 is in test too"
     assert verdicts[2].reason == "c.mp4: same content as d.mp4; it stays in validation"
 
 
-def test_side_by_id_draws_the_shares():
-    sides = [side_by_id(f"v{n}", {"validation": 0.1, "test": 0.2}, 0) for n in range(5000)]
+def test_split_by_id_draws_the_shares():
+    sides = [split_by_id(f"v{n}", {"validation": 0.1, "test": 0.2}, 0) for n in range(5000)]
     assert abs(sides.count("validation") / 5000 - 0.1) < 0.02 and abs(sides.count("test") / 5000 - 0.2) < 0.02
-    assert sides[7] == side_by_id("v7", {"validation": 0.1, "test": 0.2}, 0)
+    assert sides[7] == split_by_id("v7", {"validation": 0.1, "test": 0.2}, 0)
 
 
 def test_file_index_prefers_mp4_and_names_ambiguous_files(tmp_path):
@@ -335,7 +335,7 @@ def test_leaks_in_a_prepared_set_stop_training(ave, tmp_path):
     report = json.loads((out / "report.json").read_text())
     report["shards"]["train-00000-of-00001.parquet"] = report["shards"]["test-00000-of-00001.parquet"]
     (out / "report.json").write_text(json.dumps(report))
-    with pytest.raises(ValueError, match="stands in train and in test"):
+    with pytest.raises(ValueError, match="is in train and in test"):
         build_clip_table(out, check="none")
 
 

@@ -106,7 +106,7 @@ def test_ave(roots, tmp_path):
         "used": 4,
         "left_out": 0,
         "duplicate": 2,
-        "other_side": 0,
+        "other_split": 0,
         "missing": 1,
         "corrupt": 1,
         "no_picture": 0,
@@ -203,7 +203,7 @@ def test_vggsound(roots, tmp_path):
         "train000003_000003": "duplicate",  # the bytes of a test clip: kept off train
         "train000004_000004": "no_sound",
         "train000010_000010": "duplicate",
-        "both-000000_000030": "other_side",
+        "both-000000_000030": "other_split",
     }
     assert tables["train"].features["label"].names == sorted(VGGSOUND_LABELS)
     assert len(tables["test"]) == 7 and ids(tables["test"]) >= {"both-000000_000070", "test-000005_000005"}
@@ -301,14 +301,14 @@ def test_crema_d_overlapping_lists_warn(crema_d, tmp_path):
         ids(tables["train"]) | ids(tables["validation"]) == set(train) and len(tables["validation"]) == 5
     )  # one of each class
     assert set(problems.values()) == {"left_out"}
-    assert any("3 of 3 actors are on both sides of this split" in text for text in report["warnings"])
+    assert any("3 of 3 actors are in both splits" in text for text in report["warnings"])
     assert "actors overlap" in report["split"]
     assert set(tables["train"]["actor"]) & set(tables["test"]["actor"])
     # the warning reaches everybody who trains on it
     from processing.data.clip_tables import build_clip_table
 
     _, training = build_clip_table(tmp_path / "out", check="none")
-    assert any("actors are on both sides" in text for text in training["warnings"])
+    assert any("actors are in both splits" in text for text in training["warnings"])
 
 
 def test_crema_d_actor_lists_and_seeded_split(crema_d, tmp_path):
@@ -318,7 +318,7 @@ def test_crema_d_actor_lists_and_seeded_split(crema_d, tmp_path):
     lists = [f"{side}={tmp_path / f'{side}.txt'}" for side in sides]
     report, tables, _ = run("crema_d", crema_d, tmp_path / "lists", "--split_files", *lists)
     assert set(tables["validation"]["group"]) == {"1003"} and set(tables["test"]["group"]) == {"1010", "1015"}
-    assert not any("both sides" in text for text in report["warnings"])
+    assert not any("both splits" in text for text in report["warnings"])
     report, tables, _ = run("crema_d", crema_d, tmp_path / "seeded", "--split", "seeded")
     assert "of our own" in report["split"] and set(tables) == {"train", "validation", "test"}
 
@@ -327,7 +327,7 @@ def test_crema_d_bad_lists(crema_d, tmp_path):
     (tmp_path / "train.csv").write_text("1001_DFA_ANG_XX,HAP\n")
     with pytest.raises(PrepareError, match="train.csv: '1001_DFA_ANG_XX,HAP' is neither"):
         run("crema_d", crema_d, tmp_path / "out", "--split_files", f"train={tmp_path / 'train.csv'}")
-    with pytest.raises(PrepareError, match="write side=file with one of train, validation, test"):
+    with pytest.raises(PrepareError, match="write split=file with one of train, validation, test"):
         run("crema_d", crema_d, tmp_path / "out", "--split_files", str(tmp_path / "train.csv"))
     with pytest.raises(PrepareError, match="no such file; check the name"):
         run("crema_d", crema_d, tmp_path / "out", "--split_files", f"train={tmp_path / 'nothing.csv'}")
@@ -374,7 +374,7 @@ def test_kinetics_sounds_without_split(roots, tmp_path):
 def test_audioset(roots, tmp_path):
     options = ("--validation_fraction", "0.2")
     report, tables, problems = run("audioset", roots("audioset"), tmp_path / "out", *options)
-    expected = {"a0_000030": "missing", "a1_000031": "silent", "a2_000032": "corrupt", "a6_000036": "other_side"}
+    expected = {"a0_000030": "missing", "a1_000031": "silent", "a2_000032": "corrupt", "a6_000036": "other_split"}
     assert expected.items() <= problems.items()
     assert sorted(set(problems) - set(expected)) in (["a3_000033"], ["a4_000034"])
     assert tables["train"].features["label"].feature.names == [name for _, name in AUDIOSET_CLASSES]

@@ -24,7 +24,6 @@ from processing.data.mixtures import Mixtures, read_pairs
 from processing.generate.clip_writing import write_clip
 from processing.generate.sounding_shapes import KINDS, ShapeSettings, shape_mask, write_shapes
 from processing.prepare.avsbench import read_avss, read_ms3, read_s4
-from processing.prepare.music_clips import fixed_pairs, read_class_list, read_music
 from processing.prepare.source_boxes import read_flickr, read_vggss
 
 
@@ -299,30 +298,7 @@ def test_partners_change_with_the_epoch_and_come_from_another_group():
         Mixtures(["a", "b"], None, num_frames=0)
 
 
-def test_lists_of_instruments(tmp_path):
-    (tmp_path / "music.json").write_text(json.dumps({"videos": {"cello": ["c1", "c2"], "flute": ["f1"]}}))
-    for name in ("cello/c1.mp4", "f1.mp4", "id_000030.mp4"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"-")
-    files, instruments = read_music(tmp_path / "music.json", tmp_path)
-    assert instruments == ["cello", "flute"] and files[0].endswith("cello/c1.mp4")
-    (tmp_path / "vggsound.csv").write_text('id,30,"playing cello, solo",test\nother,5,rain,train\n')
-    files, classes = read_class_list(tmp_path / "vggsound.csv", tmp_path, {"playing cello, solo"}, "test")
-    assert classes == ["playing cello, solo"] and files[0].endswith("id_000030.mp4")
-    for reader, source in ((read_music, "vggsound.csv"), (read_class_list, "music.json")):
-        with pytest.raises(ValueError, match=source):
-            reader(tmp_path / source, tmp_path)
-    with pytest.raises(ValueError, match="none of the 3 clips"):
-        read_music(tmp_path / "music.json", tmp_path / "cello" / "empty")
-
-
-def test_pairs_that_stay_the_same(tmp_path):
-    groups = list("aabbc")
-    pairs = fixed_pairs(groups, 6, seed=1)
-    assert pairs == fixed_pairs(groups, 6, seed=1) != fixed_pairs(groups, 6, seed=2)
-    assert len(set(pairs)) == 6 and all(groups[a] != groups[b] for a, b in pairs)
-    with pytest.raises(ValueError, match="make 8 pairs"):
-        fixed_pairs(groups, 9)
+def test_lists_of_pairs_are_checked(tmp_path):
     table(tmp_path / "pairs.csv", ["one", "two"], [["a", "b"]])
     with pytest.raises(ValueError, match="needs first and second"):
         read_pairs(tmp_path / "pairs.csv")

@@ -41,11 +41,18 @@ def test_arguments_reach_the_program(monkeypatch):
     assert result.exit_code == 7
 
 
-def test_an_error_is_one_line(monkeypatch, tmp_path):
-    result = call("train", str(tmp_path / "missing.yaml"))
-    assert result.exit_code == 1
-    assert result.output.startswith("maavt train: ") and result.output.count("\n") == 1
-    assert isinstance(call("--debug", "train", str(tmp_path / "missing.yaml")).exception, FileNotFoundError)
+def test_an_error_is_one_line(monkeypatch):
+    def fail():
+        raise ValueError("metadata.csv: no column label; add one")
+
+    monkeypatch.setattr("processing.prepare.__main__.main", fail)
+    result = call("prepare", "ave")
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert isinstance(call("prepare", "ave", "--debug").exception, ValueError)
+
+
+def test_a_configuration_that_is_not_there(tmp_path):
+    assert call("train", str(tmp_path / "missing.yaml")).exit_code == 1
 
 
 def test_shipped_configurations_are_found_from_any_folder(monkeypatch, tmp_path):

@@ -73,7 +73,7 @@ def test_a_set_is_prepared_and_trained_by_its_recipe(name, clips, backbone, tmp_
     with open(tmp_path / "run" / "predictions.csv", newline="", encoding="utf-8") as stream:
         records = [record for record in csv.DictReader(stream) if record["input"] == "both"]
     card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
-    assert "Left out while reading: nothing" not in card and "(missing)" in card
+    assert "Skipped clips: none" not in card and "(missing)" in card
     if set_name == "ave":
         seconds = [record for record in records if record["clip_id"] == records[0]["clip_id"]]
         assert {record["segment"] for record in seconds} == {str(second) for second in range(10)}

@@ -14,10 +14,8 @@ import torch
 import torch.distributed as dist
 from transformers import HfArgumentParser, TrainingArguments
 
+from processing.data.conventions import MODALITIES
 from training.common.yaml_text import read_yaml
-
-
-MODALITIES = ("video", "audio")
 
 
 @dataclass
@@ -95,6 +93,9 @@ class DataArguments:
         default=0.15, metadata={"help": "Share of clips for the test where no split is given."}
     )
     split_seed: int | None = field(default=None, metadata={"help": "Seed of the split. None: the run's seed."})
+    allow_absolute_paths: bool = field(
+        default=False, metadata={"help": "A csv or Parquet table may name files outside its folder by absolute paths"}
+    )
     check: Literal["decode", "probe", "none"] = field(
         default="decode",
         metadata={

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills `model_card.md` with what a run used and measured."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -28,8 +29,9 @@ processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
 outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
 print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
 
-NOTES = """Rows `audio` and `video` give this model one input only. Combined: a matched pair is accepted and rightly classified, or
-a mismatched one rejected; the threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
+NOTES = """In the rows `audio` and `video` the model is given one modality only. Combined: the share of pairs that are right, which
+means a matched pair that is accepted and classified rightly, or a mismatched pair that is rejected. The threshold {threshold}
+was chosen on validation. The interval is a bootstrap over groups."""
 
 
 def backbone_license(name: str, given: str | None = None) -> str:
@@ -43,6 +45,17 @@ def backbone_license(name: str, given: str | None = None) -> str:
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError, ValueError):
         return "not stated"
     return getattr(data, "license", None) or "not stated"
+
+
+def license_identifier(backbone_license: str) -> str:
+    """A short name for the card's metadata; a license that takes a sentence stands in the card's own section."""
+    word = backbone_license.lower()
+    return f"backbone-{word}" if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", word) else "see-the-license-section"
+
+
+def hub_name(backbone: str) -> str | None:
+    """The backbone's Hub name, or None for a local folder."""
+    return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
 def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
@@ -78,9 +91,9 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
     arguments, card = results["arguments"], results["card"]
     data = ModelCardData(
         license="other",
-        license_name=f"backbone-{card['backbone_license']}".replace(" ", "-"),
+        license_name=license_identifier(card["backbone_license"]),
         library_name="peft" if adapter else "transformers",
-        base_model=card["backbone"] if "/" in card["backbone"] else None,
+        base_model=hub_name(card["backbone"]),
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
         model_name=card["title"],

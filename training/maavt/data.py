@@ -32,6 +32,7 @@ def build_tables(arguments: DataArguments, seed: int) -> tuple[DatasetDict, dict
         test_split=arguments.test_split,
         seed=seed if arguments.split_seed is None else arguments.split_seed,
         check=arguments.check,
+        allow_absolute_paths=arguments.allow_absolute_paths,
     )
     check_leaks(tables)
     return tables, report

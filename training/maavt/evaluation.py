@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluation table: what a finished model does with sound only, picture only, and both, on clips it never saw."""
 
-import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from processing.data.atomic_writing import atomic_file, write_text
+from processing.data.atomic_writing import write_csv, write_text
 from processing.data.clip_dataset import ClipDataset
+from processing.data.conventions import IGNORED_LABEL
 from processing.metrics.classification import (
-    IGNORED_LABEL,
     ClassificationScore,
     CombinedScore,
     MatchScore,
@@ -38,7 +37,7 @@ class Predictions:
     """What a model says about `n` pairs of picture and sound; `pairs` says what each of them is."""
 
     logits: np.ndarray  # [n, C]
-    match_logits: np.ndarray | None  # [n], positive: matched
+    match_logits: np.ndarray | None  # [n], positive: matched; NaN where a modality is missing
     pairs: list[dict]  # n times `ClipDataset.describe`: clip_id, group, label (-100: mismatched), is_matched, ...
 
     @property
@@ -93,6 +92,9 @@ def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
     pairs = described_pairs(dataset)
     logits = logits.reshape(len(pairs), -1)
     match_logits = None if match_logits is None else np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
+    if match_logits is not None:  # of a clip that lacks a modality the score is a constant that says nothing
+        complete = np.array([dataset.has_both(index) for index in range(len(dataset))])
+        match_logits = np.where(complete.repeat(len(pairs) // len(dataset)), match_logits, np.float32(np.nan))
     return Predictions(np.asarray(logits, dtype=np.float32), match_logits, pairs)
 
 
@@ -105,9 +107,10 @@ def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 
     row["groups"] = len(set(groups[matched]))
     if found.match_logits is None or matched.all():
         return row
-    row["match_auroc"] = MatchScore().compute(predictions=found.match_logits, references=matched)["auroc"]
-    pairs = (matched, found.match_logits)
-    row["match_auroc_interval"] = list(bootstrap_interval(pairs, groups, roc_auc_score, **options))
+    judged = np.isfinite(found.match_logits)
+    pairs = (matched[judged], found.match_logits[judged])
+    row["match_auroc"] = MatchScore().compute(predictions=pairs[1], references=pairs[0])["auroc"]
+    row["match_auroc_interval"] = list(bootstrap_interval(pairs, groups[judged], roc_auc_score, **options))
     row["mismatched_pairs"] = int((~matched).sum())
     if threshold is not None and not found.multi_label:
         row["combined"] = combined_accuracy(found, threshold)
@@ -133,11 +136,12 @@ def multi_label_score(found: Predictions) -> dict:
 
 def combined_accuracy(found: Predictions, threshold: float) -> float:
     """Share of pairs that are matched, accepted and rightly classified, or mismatched and rejected."""
+    judged = np.isfinite(found.match_logits)
     return CombinedScore().compute(
-        predictions=found.classes,
-        references=found.labels,
-        match_scores=found.match_logits,
-        is_matched=found.is_matched,
+        predictions=found.classes[judged],
+        references=found.labels[judged],
+        match_scores=found.match_logits[judged],
+        is_matched=found.is_matched[judged],
         threshold=threshold,
     )["combined_accuracy"]
 
@@ -147,7 +151,9 @@ def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float 
     found = predict(trainer, dataset)
     if found.match_logits is None or found.is_matched.all():
         return None
-    return best_threshold(found.match_logits, found.is_matched, found.correct)
+    judged = np.isfinite(found.match_logits)
+    correct = None if found.correct is None else found.correct[judged]
+    return best_threshold(found.match_logits[judged], found.is_matched[judged], correct)
 
 
 def evaluation_table(
@@ -199,7 +205,9 @@ def pair_records(found: Predictions, label_names: list[str], name: str, noise: s
         else:
             said = {"label": label_names[pair["label"]] if pair["label"] != IGNORED_LABEL else None}
         said |= {"predicted": label_names[picked], "probability": round(float(probabilities[i, picked]), 5)}
-        said["match_logit"] = None if found.match_logits is None else round(float(found.match_logits[i]), 5)
+        said["match_logit"] = None
+        if found.match_logits is not None and np.isfinite(found.match_logits[i]):
+            said["match_logit"] = round(float(found.match_logits[i]), 5)
         records.append({"input": name, "noise": noise, **pair, **said})
     return records
 
@@ -208,8 +216,4 @@ def write_results(directory: Path, results: dict, records: list[dict], tables: s
     """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
     write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
-    path = directory / "predictions.csv"
-    with atomic_file(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(records[0]) if records else ["clip_id"])
-        writer.writeheader()
-        writer.writerows(records)
+    write_csv(directory / "predictions.csv", records, list(records[0]) if records else ["clip_id"])

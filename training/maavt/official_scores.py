@@ -133,5 +133,7 @@ def _by_clip(found: Predictions, values: np.ndarray) -> list[np.ndarray]:
 
 def _gated(found: Predictions, background: int) -> dict[str, list[np.ndarray]]:
     references = np.where(found.is_matched, found.labels, background)
-    columns = {"predictions": found.classes, "references": references, "match_scores": found.match_logits}
+    # nothing gates a clip that lacks a modality: its class counts
+    match_scores = np.nan_to_num(found.match_logits, nan=float(np.nanmax(found.match_logits)) + 1)
+    columns = {"predictions": found.classes, "references": references, "match_scores": match_scores}
     return {name: _by_clip(found, values) for name, values in columns.items()}

@@ -42,15 +42,14 @@ def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
     """The part of `results.json` that is known before the evaluation."""
     model_args, data_args, eval_args, args = arguments
     trained, total = parameter_counts(model)
-    backbone = model_args.model_name_or_path
-    backbone = Path(backbone).name if Path(backbone).exists() else backbone
+    backbone = backbone_name(model_args.model_name_or_path, model)
     path = Path(data_args.data)
     data_name = eval_args.data_name or (path.parent.name if path.suffix == ".csv" else path.name)
     what = {
-        "adapter": "its tokens and heads",
-        "full": "all of it",
-        "linear_probe": "its classifier alone",
-        "lora": "its classifier alone",
+        "adapter": "learned tokens and heads",
+        "full": "all weights",
+        "linear_probe": "the classifier alone",
+        "lora": "the classifier alone",
         "lavish": "LAVISH adapters and a classifier",
     }
     rank = lora_rank(model_args)
@@ -69,17 +68,25 @@ def describe(arguments: ArgumentTuple, model: nn.Module, report: dict) -> dict:
         "versions": package_versions(),
         "card": {
             "title": eval_args.model_title or f"MA-AVT on {data_name}",
-            "summary": f"Classifies video clips with sound into {num_classes} classes, by picture and sound "
-            f"together. A {backbone} backbone with {what[model_args.tuning]} trained{lora}.",
+            "summary": f"Classifies video clips into {num_classes} classes, from video and audio together. "
+            f"The backbone is {backbone}. What was trained: {what[model_args.tuning]}{lora}.",
             "backbone": backbone,
             "backbone_license": backbone_license(model_args.model_name_or_path, eval_args.backbone_license),
             "data_name": data_name,
             "data_description": eval_args.data_description or f"{data_name}: {num_classes} classes.",
             "data_license": eval_args.data_license,
-            "skipped": f"Left out while reading: {reasons or 'nothing'}.",
+            "skipped": f"Skipped clips: {reasons or 'none'}.",
             "recipe": f"{trained:,} of {total:,} parameters were trained. What differs from the package's defaults:",
         },
     }
+
+
+def backbone_name(name: str, model: nn.Module) -> str:
+    """The backbone as a card names it: its Hub name, or what it is and the last part of a local folder's path."""
+    if not Path(name).exists():
+        return name
+    config = model.config
+    return f"a ViT of {config.num_hidden_layers} layers, {config.hidden_size} wide (local folder `{Path(name).name}`)"
 
 
 def whole_model(trainer: Trainer, build: Callable[[], nn.Module]) -> nn.Module | None:

@@ -57,6 +57,7 @@ def open_tables(data: DataArguments, seed: int) -> tuple[DatasetDict, dict, Clip
         **{name: _column(getattr(data, name)) for name in ("start", "end", "group")},
         class_names=data.class_names,
         test_split=data.test_split,
+        allow_absolute_paths=data.allow_absolute_paths,
     )
     seed = seed if data.split_seed is None else data.split_seed
     tables, carved, origin = DatasetDict(), 0.0, []
