@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 import transformers
 
-from processing.data.atomic_writing import write_text
-
 
 FOLDER = Path(__file__).resolve().parent / "results"
 RATIOS = re.compile(
@@ -58,4 +56,7 @@ def read(path: Path) -> dict:
 
 
 def write_figures(path: Path, figures: dict) -> None:
+    # imported here: the GPU benchmark needs only the model package
+    from processing.data.atomic_writing import write_text
+
     write_text(path, json.dumps(ordered(figures), indent=1) + "\n")

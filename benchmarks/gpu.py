@@ -13,6 +13,7 @@ fit into memory, are skipped, and the file says so. Needs PyTorch, Transformers 
 
 import argparse
 import copy
+import json
 import os
 import socket
 import sys
@@ -26,7 +27,7 @@ import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers.utils import is_flash_attn_2_available
 
-from .figures import FOLDER, description, file_name, write_figures
+from .figures import FOLDER, description, file_name, ordered
 from .workload import (
     Step,
     build_batch,
@@ -97,8 +98,8 @@ class Benchmark:
             self.figures[name] = "skipped: out of time"
             return
         try:
-            found = function()
-            self.figures |= {f"{name}.{key}" if key else name: value for key, value in found.items()}
+            results = function()
+            self.figures |= {f"{name}.{key}" if key else name: value for key, value in results.items()}
         except torch.OutOfMemoryError:
             self.figures[name] = "skipped: does not fit into memory"
         except Exception as error:
@@ -290,7 +291,8 @@ def main(argv: list[str] | None = None) -> int:
     run(benchmark)
     figures = description(options.device) | benchmark.figures
     path = Path(options.out) / f"gpu-{file_name(figures)}"
-    write_figures(path, figures)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(ordered(figures), indent=1) + "\n", encoding="utf-8")
     print(short_table(figures))
     print(f"written to {path}")
     failed = [name for name, value in figures.items() if str(value).startswith("failed")]

@@ -38,10 +38,10 @@ logger = logging.get_logger(__name__)
 
 Weights = dict[str, torch.Tensor]
 
-# ---- weights of the reference implementation as our state dicts
+# ---- weights of the reference implementation as state dicts of this package
 
 
-# patterns of its names and ours, applied in this order
+# patterns of its names, and the names here, applied in this order
 RENAMES = (
     (r"^encoder\.", "deepavfusion."),
     # the two ViTs
@@ -87,7 +87,7 @@ MAE_DROPPED = ("cls_token", "pos_embed", "mask_token", "decoder_")
 
 
 def reference_state_dict(weights: Weights, fusion_type: str) -> Weights:
-    """Weights of the reference implementation (of an encoder, a pre-training model or a classifier) as our state dict.
+    """Weights of the reference implementation (of an encoder, a pre-training model or a classifier) as a state dict of this package.
 
     Raises:
         KeyError: a name that the reference implementation does not have.

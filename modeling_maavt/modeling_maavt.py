@@ -801,8 +801,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
         """
         Args:
             pixel_values_videos, input_features: frames `[B, T, 3, H, W]` and log-spectrograms `[B, S, F, W]`, or None.
-            has_video, has_audio: bool `[B]`; False marks a zero-filled row, which LAVISH adapters keep away from the
-                other stream. Nothing else in the trunk reads them.
+            has_video, has_audio: bool `[B]`; False marks a zero-filled row, which LAVISH adapters keep from the other.
             video_block_states, audio_block_states: `[B, T, 1 + P, D]` and `[B, S, 1 + P, D]`, what `block_states` gave
                 for the clips, in place of frames and spectrograms.
             num_segments: S where there is no audio to tell it; 1 when absent.
@@ -1475,9 +1474,10 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         is_matched: torch.Tensor | None,
     ) -> MAAVTPairs:
         video, audio = outputs.video_class_state, outputs.audio_class_state
-        num_clips, num_segments = (audio if video is None else video).shape[:2]
-        has_video = presence_mask(video, has_video, num_clips, self.device)
-        has_audio = presence_mask(audio, has_audio, num_clips, self.device)
+        features = audio if video is None else video
+        num_clips, num_segments = features.shape[:2]
+        has_video = presence_mask(video, has_video, num_clips, features.device)
+        has_audio = presence_mask(audio, has_audio, num_clips, features.device)
         both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)  # (B, S)
         return MAAVTPairs(has_video, has_audio, both, matched_mask(is_matched, both))
 

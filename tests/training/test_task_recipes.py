@@ -12,6 +12,7 @@ from PIL import Image
 from transformers import AutoModelForSemanticSegmentation, AutoProcessor
 
 from processing.generate.sounding_shapes import ShapeSettings, write_shapes
+from training.common.commands import run_command
 from training.common.map_pictures import displayed_frame
 from training.deepavfusion import localization, segmentation, separation
 from training.deepavfusion.arguments import TaskArguments, parse_arguments
@@ -102,3 +103,16 @@ def test_frames_are_shown_as_they_were():
     mean, std = (torch.tensor(values)[:, None, None] for values in (Video.image_mean, Video.image_std))
     shown = displayed_frame((picture / 255 - mean) / std, Video)
     np.testing.assert_array_equal(shown, picture.permute(1, 2, 0).numpy())
+
+
+def test_an_error_is_one_line(monkeypatch):
+    def main():
+        raise ValueError("layout: 'x'; use 'shapes'")
+
+    monkeypatch.setattr("sys.argv", ["program"])
+    with pytest.raises(SystemExit) as stopped:
+        run_command(main)
+    assert stopped.value.code == "error: layout: 'x'; use 'shapes'"  # Python prints it, and exits with 1
+    monkeypatch.setattr("sys.argv", ["program", "--debug"])
+    with pytest.raises(ValueError):
+        run_command(main)
