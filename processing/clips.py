@@ -26,6 +26,7 @@ from .clip_decoders import MAX_PIXELS, ClipError, ClipInfo, TorchcodecFile, clip
 
 END_TOLERANCE = 0.05  # seconds by which a window may pass the end: sound is padded with zeros, the last frame stays
 RESAMPLING_MARGIN = 0.04  # a whole number of samples at every usual rate; longer than the resampling filter
+LARGEST_RATIO = 4000  # of sampling rates; its resampler has a table of 64 MB
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
 # How playlists begin, which would make FFmpeg open other files and addresses, and pictures, which it may take for one of
 # a numbered sequence of files
@@ -216,6 +217,8 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
     missing = [kind for kind in request.streams if not present[kind]]
     if missing and request.on_missing == "raise":
         problem = f'the file has no {missing[0]} stream; give another, or on_missing="none"'
+        if info.path in ("VideoDecoder", "AudioDecoder"):
+            problem = f"a decoder holds no {missing[0]}; give the file itself, as datasets.Video(decode=False) does"
         raise clip_error(info.path, missing[0], problem)
     if len(missing) == len(request.streams):
         raise clip_error(info.path, " and ".join(request.streams), "the file has no such stream; give another file")
@@ -323,10 +326,10 @@ def _cut_off(info: ClipInfo, kind: str, found: float) -> ClipError:
     return clip_error(info.path, "path", message)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _resampler(path: str, native: int, rate: int) -> torchaudio.transforms.Resample:
-    """A resampler between two rates. Its table grows with both, so that odd rates are rounded by less than 1e-6."""
-    ratio = Fraction(rate, native).limit_denominator(1000)
+    """A resampler between two rates. Its table grows with both, so that the ratio of odd rates is rounded (by 1e-4)."""
+    ratio = Fraction(rate, native).limit_denominator(LARGEST_RATIO)
     if not 1 / 1000 <= rate / native <= 1000:
         raise clip_error(path, "audio", f"cannot be resampled from {native} Hz to {rate} Hz; write the file again")
     with torch.inference_mode(False):
@@ -356,6 +359,8 @@ def _cached_info(path: str, name: str, size: int, modified: int) -> list[ClipInf
 
 def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecFile, str]:
     """-> (what FFmpeg opens, the name for messages)."""
+    if getattr(source, "_hf_encoded", None):  # `datasets` keeps the file of the decoders that it gives
+        source = source._hf_encoded
     if hasattr(source, "get_frames_played_at"):
         return TorchcodecFile(None, "VideoDecoder", video=source), "VideoDecoder"
     if hasattr(source, "get_samples_played_in_range"):

@@ -24,6 +24,8 @@ from .spectrograms import (
 
 logger = logging.get_logger(__name__)
 
+LOUDEST = 1e9  # far beyond any scale of samples; the power of larger ones overflows
+
 # The published recipes, one for each data set, and "default" for one's own clips.
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -340,18 +342,16 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
             )
         waveforms = [waveform.to(device or waveform.device) for waveform in as_waveforms(audio)]
         heard = [self._heard(waveform) for waveform in waveforms]
-        longest = max(len(sound) for own in heard for sound in own)
-        segments = padded(heard, self._transformed_samples(longest))
+        longest = max(len(segment) for segments in heard for segment in segments)
+        segments = padded(heard, self._transformed_samples(longest))  # (B, S, n)
         return BatchFeature({"input_features": self._spectrograms(segments)}, tensor_type=return_tensors)
 
 
-def padded(sounds: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:
-    """S waveforms of each of B clips, `[B, S, num_samples]`, zeros at the end."""
-    batch = sounds[0][0].new_zeros(len(sounds), len(sounds[0]), num_samples)
-    for places, own in zip(batch, sounds, strict=True):
-        for place, sound in zip(places, own, strict=True):
-            place[: len(sound)] = sound
-    return batch
+def padded(segments: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:
+    """The S waveforms of each of B clips as `[B, S, num_samples]`, zeros at the end."""
+    pad = torch.nn.functional.pad
+    rows = [torch.stack([pad(w, (0, num_samples - len(w))) for w in waveforms]) for waveforms in segments]
+    return torch.stack(rows)
 
 
 def as_waveforms(audio: Any) -> list[torch.Tensor]:
@@ -376,20 +376,24 @@ def as_waveforms(audio: Any) -> list[torch.Tensor]:
 def _as_waveform(row: Any, index: int) -> torch.Tensor:
     if not isinstance(row, torch.Tensor):
         row = torch.from_numpy(np.ascontiguousarray(np.asarray(row)))
+    if row.ndim == 2 and len(row) == 1:  # one channel
+        row = row[0]
     if row.ndim != 1:
         raise ValueError(
             f"waveform {index}: shape {tuple(row.shape)}; give mono samples [n] (average the channels first)"
         )
     if row.numel() == 0:
-        raise ValueError(f"waveform {index}: no samples; leave the sound out (None) or give another clip")
+        raise ValueError(f"waveform {index}: no samples; leave the audio out (None) or give another clip")
     if not row.is_floating_point():
         raise ValueError(
             f"waveform {index}: {row.dtype}; give floating point samples in -1..1 (int16: divide by 32768)"
         )
     row = row.float()
-    # one pass: a sum is finite only if all samples are; large ones may overflow it
-    if not torch.isfinite(row.sum()) and not torch.isfinite(row).all():
+    loudest = row.detach().abs().max()
+    if not torch.isfinite(loudest):
         raise ValueError(
             f"waveform {index}: NaN or infinite samples; replace them (torch.nan_to_num) or drop the clip"
         )
+    if loudest > LOUDEST:
+        raise ValueError(f"waveform {index}: samples up to {float(loudest):g}; give floating point samples in -1..1")
     return row

@@ -98,9 +98,13 @@ class DeepAVFusionProcessor(MAAVTProcessor):
     def save_waveforms(self, waveforms: torch.Tensor, paths: Sequence[str | os.PathLike]) -> list[str]:
         """Write waveforms `[N, n]` as 16-bit wav files; each is written under a temporary name and then renamed.
 
+        With more axes `[..., n]`, as `post_process_separation` gives them, there is one path for each waveform, row by row.
+
         Raises:
             ValueError: another number of paths than waveforms.
         """
+        waveforms = torch.as_tensor(waveforms)
+        waveforms = waveforms.reshape(-1, waveforms.shape[-1])  # (N, n)
         if len(waveforms) != len(paths):
             raise ValueError(f"{len(waveforms)} waveforms and {len(paths)} paths; give one path for each")
         rate = self.feature_extractor.sampling_rate

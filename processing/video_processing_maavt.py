@@ -188,6 +188,8 @@ def as_frames(video: Any, index: int = 0) -> torch.Tensor:
         raise ValueError(f"video {index}: zero frames; leave the picture out (None) or give another clip")
     if frames.shape[1] not in (1, 3, 4) and frames.shape[-1] not in (1, 3, 4):
         raise ValueError(f"video {index}: shape {tuple(frames.shape)} has no color axis; give [T, 3, H, W]")
-    if frames.is_floating_point() and not torch.isfinite(frames).all():
-        raise ValueError(f"video {index}: NaN or infinite pixels; give uint8 frames")
+    if not frames.is_floating_point() and frames.dtype != torch.uint8:
+        raise ValueError(f"video {index}: {frames.dtype} pixels; give uint8 frames, 0 to 255")
+    if frames.is_floating_point() and not frames.abs().max() <= 255:
+        raise ValueError(f"video {index}: pixels above 255, NaN or infinite; give uint8 frames, 0 to 255")
     return frames
