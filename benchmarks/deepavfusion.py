@@ -18,9 +18,9 @@ from collections.abc import Callable
 import torch
 
 from modeling_deepavfusion import DeepAVFusionConfig, DeepAVFusionForPreTraining, DeepAVFusionModel
-from modeling_deepavfusion.decoder_deepavfusion import patchify
+from modeling_deepavfusion.convert_deepavfusion import reference_state_dict
 from modeling_deepavfusion.losses_deepavfusion import reconstruction_loss
-from modeling_deepavfusion.published_deepavfusion import encoder_to_ours, task_to_ours
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify
 
 from .fresh import REPOSITORY
 from .workload import check_equal, interleaved, median, ratio
@@ -56,7 +56,7 @@ def initialize(literal: torch.nn.Module) -> torch.nn.Module:
 def encoders(config: DeepAVFusionConfig) -> tuple[Encoder, DeepAVFusionModel]:
     """The literal encoder and the model, with one set of weights."""
     literal, model = initialize(Encoder(config)).eval(), DeepAVFusionModel(config).eval()
-    model.load_state_dict(encoder_to_ours(literal.state_dict(), config.fusion_type))
+    model.load_state_dict(reference_state_dict(literal.state_dict(), config.fusion_type))
     return literal, model
 
 
@@ -107,7 +107,7 @@ def bfloat16_case(config: DeepAVFusionConfig, masked: bool, clips: int) -> dict[
 
 def step_case(config: DeepAVFusionConfig, masked: bool, clips: int) -> dict[str, Callable[[], Outputs]]:
     literal, model = initialize(PreTraining(config)), DeepAVFusionForPreTraining(config)
-    model.load_state_dict(task_to_ours(literal.state_dict(), config.fusion_type))
+    model.load_state_dict(reference_state_dict(literal.state_dict(), config.fusion_type))
     image, audio = inputs_of(config, clips)
     noise = noise_of(config, clips)
     keep = kept_patches(config, noise)

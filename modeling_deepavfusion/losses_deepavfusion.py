@@ -1,10 +1,13 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""DeepAVFusion's losses as masked sums over the global batch divided by global counts."""
+"""DeepAVFusion's losses. Each is a masked sum over the global batch, divided by the global count."""
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+
+# ---- means over all processes
 
 
 # Copied from modeling_maavt.losses_maavt.num_processes
@@ -39,86 +42,150 @@ def global_mean(values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor 
     return total * num_processes() / torch.where(count > 0, count, 1.0)
 
 
-# Copied from modeling_maavt.losses_maavt.classification_loss
-def classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    mask: torch.Tensor,
-    problem_type: str | None = None,
-    class_weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """L_fg: cross-entropy over the foreground samples, weighted by class where `class_weights` are given.
+# ---- classification
 
-    With weights w the loss is sum_i sum_c w_c y_ic (-log p_ic) / sum_i sum_c w_c y_ic over the global batch, for a class
-    index (y one-hot) and a soft label alike.
+
+def classification_loss(
+    logits: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor, problem_type: str | None = None
+) -> torch.Tensor:
+    """Cross-entropy over the samples that count, or binary cross-entropy over classes for multi-hot labels.
 
     Args:
         logits: `[..., C]`.
-        labels: `[...]` class indices (-100 is ignored), or `[..., C]` with one score per class: soft labels (a row holding
-            -100 is ignored), or multi-hot targets of a binary cross-entropy when `problem_type` is
-            `"multi_label_classification"` (entries of -100 are ignored).
+        labels: `[...]` class indices, or `[..., C]` soft labels, or `[..., C]` multi-hot labels when `problem_type` is
+            `"multi_label_classification"`. -100 is ignored: the sample, or one class of a multi-hot label.
         mask: bool `[...]`, true where the sample counts.
-        class_weights: `[C]`, not negative; None weighs all classes alike.
-
-    Raises:
-        ValueError: class weights with multi-hot labels.
     """
     logits = logits.float()
+
+    # multi-hot labels: every class is a decision of its own
     if problem_type == "multi_label_classification":
-        if class_weights is not None:
-            raise ValueError(
-                "class_weights weigh the one class of a sample; multi-label clips have several. Leave them out, and draw "
-                "clips of rare classes more often instead."
-            )
-        valid = mask.unsqueeze(-1) & (labels != -100)
+        valid = mask.unsqueeze(-1) & (labels != -100)  # (..., C)
         targets = torch.where(valid, labels, 0).to(logits.dtype)
-        return global_mean(nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none"), valid)
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return global_mean(losses, valid)
+
+    # soft labels
     if labels.shape == logits.shape and torch.is_floating_point(labels):
-        valid = mask & (labels != -100).all(-1)
-        targets = labels.to(logits.dtype)
-        if class_weights is None:
-            return global_mean(-(targets * logits.log_softmax(-1)).sum(-1), valid)
-        targets = torch.where(valid[..., None], targets, 0.0) * class_weights.to(logits.dtype)
-        weights = targets.sum(-1)
-        losses = -(targets * logits.log_softmax(-1)).sum(-1) / torch.where(weights > 0, weights, 1.0)
-        return global_mean(losses, valid, weights)
+        valid = mask & (labels != -100).all(-1)  # (...)
+        losses = -(labels.to(logits.dtype) * logits.log_softmax(-1)).sum(-1)
+        return global_mean(losses, valid)
+
+    # class indices
     valid = mask & (labels != -100)
     targets = torch.where(valid, labels, 0).long()
     losses = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
-    weights = None if class_weights is None else class_weights[targets]
-    return global_mean(losses.view(targets.shape), valid, weights)
+    return global_mean(losses.view(targets.shape), valid)
 
 
 def smooth_labels(
     labels: torch.Tensor, num_labels: int, smoothing: float, problem_type: str | None = None
 ) -> torch.Tensor:
-    """Class indices `[...]` or soft labels `[..., C]` as y (1 - s) + s / C, float `[..., C]`; what is -100 stays -100.
+    """Soft labels y (1 - s) + s / C, float `[..., C]`, of class indices `[...]` or soft labels `[..., C]`.
 
-    Multi-hot labels are returned as they are.
+    -100 stays -100. Multi-hot labels are returned as they are.
     """
     if not smoothing or problem_type == "multi_label_classification":
         return labels
     if not torch.is_floating_point(labels):
+        # class indices to one-hot rows; a row of -100 stands for an ignored sample
         known = labels != -100
         labels = nn.functional.one_hot(torch.where(known, labels, 0), num_labels).float()
         labels = torch.where(known[..., None], labels, -100.0)
-    return torch.where(labels == -100, labels, labels * (1 - smoothing) + smoothing / num_labels)
+    smoothed = labels * (1 - smoothing) + smoothing / num_labels
+    return torch.where(labels == -100, labels, smoothed)
+
+
+# ---- pre-training (docs/deepavfusion.md, equation 4)
 
 
 def reconstruction_loss(
-    predicted: torch.Tensor, target: torch.Tensor, masked: torch.Tensor, normalize: bool
+    predicted: torch.Tensor, target: torch.Tensor, hidden: torch.Tensor, normalize: bool
 ) -> torch.Tensor:
-    """Squared error, averaged over the values of a patch, then over the masked patches of the whole batch.
+    """Squared error, averaged over the values of a patch, then over the hidden patches of the global batch.
 
     Args:
         predicted, target: `[N, P, V]`.
-        masked: bool `[N, P]`, true where a patch was hidden and counts.
+        hidden: bool `[N, P]`, true where a patch was hidden and counts.
         normalize: standardize every target patch by its own mean and unbiased variance (plus 1e-6).
     """
     target = target.float()
     if normalize:
-        target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    return global_mean((predicted.float() - target).square().mean(-1), masked)
+        deviation = (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        target = (target - target.mean(-1, keepdim=True)) / deviation
+    errors = (predicted.float() - target).square().mean(-1)  # (N, P)
+    return global_mean(errors, hidden)
 
 
-__all__ = ["classification_loss", "global_mean", "num_processes", "reconstruction_loss", "smooth_labels"]
+# ---- separation (docs/deepavfusion_tasks.md, 2)
+
+
+def separation_mask(
+    mixture: torch.Tensor, source: torch.Tensor, other: torch.Tensor | None, target: str
+) -> torch.Tensor:
+    """The mask that separation learns, from log10 mel power. All tensors have one shape, which is also the result's.
+
+    With s, o and m the power of source, rest and mixture:
+
+    - `"ratio"`: s / (s + o). `"binary"`: 1 where s > o.
+    - `"published_ratio"`, the reference implementation's: s / (s + m + 1e-5), which cannot exceed one half where the rest
+      is silent.
+    - `"published_binary"`, the reference implementation's: 1 where s > m, which a mixture that is a sum hardly ever allows.
+
+    Raises:
+        ValueError: shapes that differ, or no `other` where the target needs it.
+    """
+    # what the source is compared with: the rest, or the mixture
+    needs_other = target in ("ratio", "binary")
+    if needs_other and other is None:
+        raise ValueError(
+            f"separation_target={target!r} compares the source with the rest: give other_features, or choose "
+            '"published_ratio" or "published_binary".'
+        )
+    reference, offset = mixture, 1e-5
+    if needs_other:
+        reference, offset = other, 0.0
+    if source.shape != mixture.shape or reference.shape != mixture.shape:
+        raise ValueError(
+            f"labels {tuple(source.shape)}, mixture {tuple(mixture.shape)} and other_features {tuple(reference.shape)} "
+            "differ; give spectrograms of one shape."
+        )
+
+    source, reference = source.float(), reference.float()
+    if target in ("binary", "published_binary"):
+        return (source > reference).float()
+    source_power, reference_power = 10**source, 10**reference
+    return (source_power / (source_power + reference_power + offset)).clamp(0, 1)
+
+
+def separation_loss(
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    mixture: torch.Tensor,
+    weighting: bool,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Binary cross-entropy, averaged over the points of the global batch.
+
+    Args:
+        logits, targets, mixture: one shape; `mixture` is log10 mel power.
+        weighting: multiply each point by clamp(ln(1 + m), 1e-3, 10) for the mixture's power m.
+        mask: bool of the same shape, true for points that count; None: all.
+    """
+    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    if weighting:
+        losses = losses * (10 ** mixture.float()).log1p().clamp(1e-3, 10)
+    if mask is None:
+        mask = torch.ones_like(losses, dtype=torch.bool)
+    return global_mean(losses, mask)
+
+
+__all__ = [
+    "classification_loss",
+    "global_mean",
+    "num_processes",
+    "reconstruction_loss",
+    "separation_loss",
+    "separation_mask",
+    "smooth_labels",
+]

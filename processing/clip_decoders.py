@@ -24,6 +24,7 @@ import torch
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
+SHORT_DELAY = 0.1  # seconds by which one stream of a file usually begins after the other
 TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
 MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
 DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
@@ -127,9 +128,7 @@ def open_file(source: str | bytes, name: str, decoder: str = "auto", max_pixels:
     if not has_pyav():
         return TorchcodecFile(source, name)
     file = PyAVFile(source, name, max_pixels)
-    if file.container in SEQUENTIAL | {"mpegts"} or file.is_mirrored():
-        return file
-    return TorchcodecFile(source, name, pyav_file=file)
+    return TorchcodecFile(source, name, pyav_file=file) if file.suits_torchcodec() else file
 
 
 @functools.lru_cache(maxsize=1)
@@ -188,23 +187,24 @@ class PyAVFile:
                 raise clip_error(self.name, "path", f"{problem}; copy it again, or transcode it")
         if self.video is not None:
             self._check_size(self.video.codec_context)
-            self.video.codec_context.options = {"max_pixels": str(self._max_pixels)}
+            # for frames that are larger than the header says; FFmpeg counts their padding too
+            self.video.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 16))}
             self.video.codec_context.thread_count = 1  # a short window ends before more threads have begun
 
     def close(self) -> None:
         self._file.close()
 
     def _default_track(self, kind: str) -> Any:
-        """The track that players show: the first one marked as default, else the first. A cover picture is no video."""
+        """The track that players show: the first one marked as default, else the first. A cover is no video."""
         tracks = [s for s in getattr(self._file.streams, kind) if not s.disposition.value & ATTACHED_PICTURE]
         return max(tracks, key=lambda track: track.disposition.value & DEFAULT_TRACK, default=None)
 
     def _streams(self) -> list[Any]:
         return [stream for stream in (self.video, self.audio) if stream is not None]
 
-    def _check_size(self, picture: Any) -> None:
-        if picture.width * picture.height > self._max_pixels:
-            problem = f"frames of {picture.width}x{picture.height} have more than max_pixels={self._max_pixels} pixels"
+    def _check_size(self, frame: Any) -> None:
+        if frame.width * frame.height > self._max_pixels:
+            problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={self._max_pixels} pixels"
             raise clip_error(self.name, "video", f"{problem}; scale the video down, or raise max_pixels")
 
     # Lengths
@@ -285,18 +285,19 @@ class PyAVFile:
         return ends
 
     def _packet_ends(self) -> dict[str, float]:
+        """Where each stream ends, by kind, from the packets that follow."""
         ends: dict[str, float] = {}
-        counts: dict[str, int] = {}
+        frames = 0
         for packet in self._file.demux(self._streams()):
-            kind = packet.stream.type
             if not packet.size:
                 continue
-            counts[kind] = counts.get(kind, 0) + 1
-            if packet.pts is not None:
-                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+            kind, tick = packet.stream.type, packet.pts
+            if kind == "video" and self.container in TIMED_BY_ORDER:
+                tick = self._decoding_tick(packet, frames)
+                frames += 1
+            if tick is not None:
+                end = float((tick + (packet.duration or 0)) * packet.time_base)
                 ends[kind] = max(end, ends.get(kind, end))
-        if self.video is not None and self.container in TIMED_BY_ORDER and self.video.average_rate:
-            ends["video"] = counts.get("video", 0) / float(self.video.average_rate)
         return ends
 
     def _check_complete(self) -> None:
@@ -361,7 +362,8 @@ class PyAVFile:
         self._seek(self.video, time)
         frames = self._decoded("video")
         first = next(frames, None)
-        if first is None or first.time > time:  # no index, or a bad one: read from the beginning
+        # No index, a bad one, or frames that refresh bit by bit without key frames: read from the beginning.
+        if first is None or first.time > time or not starts_anew(first):
             self._open()
             frames = self._decoded("video")
             first = next(frames, None)
@@ -430,8 +432,9 @@ class PyAVFile:
         shown = known[np.maximum(place, 0)].tolist()  # before its first frame, a stream shows that
 
         images: dict[int, np.ndarray] = {}
-        for frame in self._decoded_packets(packets, set(shown)):
-            if frame.interlaced_frame:  # the stream only begins with whole frames
+        for number, frame in enumerate(self._decoded_packets(packets, set(shown))):
+            # The stream only begins with whole frames, or what was taken for a key frame is none.
+            if frame.interlaced_frame or (number == 0 and not starts_anew(frame)):
                 return None
             if frame.pts in shown and frame.pts not in images:
                 images[frame.pts] = self._to_rgb(frame)
@@ -439,7 +442,7 @@ class PyAVFile:
                 break
         else:
             return None
-        run = Run([images[pts] for pts in shown], [pts * tick for pts in shown])
+        run = Run([images[pts] for pts in shown], [float(pts * self.video.time_base) for pts in shown])
         if at_end:
             run.stream_end = max(packet.pts + (packet.duration or 0) for packet in packets) * tick
         return run
@@ -508,7 +511,7 @@ class PyAVFile:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
-        """The picture `[H, W, 3]` of a frame, turned and mirrored as the file says."""
+        """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
         self._check_size(frame)
         image = self._converter.reformat(frame, format="rgb24").to_ndarray()
         matrix = display_matrix(frame)
@@ -520,13 +523,19 @@ class PyAVFile:
             across, down = matrix[1, 0], matrix[0, 1]
         return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
-    def is_mirrored(self) -> bool:
-        """Whether the first frame is shown mirrored."""
-        if self.video is None:
+    def suits_torchcodec(self) -> bool:
+        """Whether torchcodec gives the right frames: not in these containers, nor mirrored, nor without key frames."""
+        if self.container in SEQUENTIAL | {"mpegts"}:
             return False
-        frame = next(self._frames(0.0), None)
-        matrix = None if frame is None else display_matrix(frame)
-        return matrix is not None and bool(np.linalg.det(matrix[:2, :2]) < 0)
+        if self.video is None:
+            return True
+        first = next(self._frames(0.0), None)
+        matrix = None if first is None else display_matrix(first)
+        if matrix is not None and np.linalg.det(matrix[:2, :2]) < 0:
+            return False
+        self._seek(self.video, (self._file.duration or 0) / self._av.time_base)
+        last = next(self._decoded("video"), None)
+        return last is None or starts_anew(last)
 
     # Samples
 
@@ -576,6 +585,11 @@ class Run:
     images: list[np.ndarray] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     stream_end: float | None = None
+
+
+def starts_anew(frame: Any) -> bool:
+    """Whether a frame needs no other one. Some codecs do not tell."""
+    return frame.pict_type in (0, 1)  # FFmpeg's AV_PICTURE_TYPE_NONE and AV_PICTURE_TYPE_I
 
 
 def display_matrix(frame: Any) -> np.ndarray | None:
@@ -662,6 +676,8 @@ class TorchcodecFile:
             fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
             fields |= {"height": video.height, "width": video.width}
         start = min(fields.get("video_start", start), fields.get("audio_start", start))
+        if self._source is None and start < SHORT_DELAY:
+            start = 0.0  # of a decoder alone, the stream that begins the file is not known
         return ClipInfo(
             path=self.name,
             duration=(end or start) - start,

@@ -1,8 +1,8 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Read a window of a clip: frames and sound aligned by seconds.
+"""Read a window of a clip: frames and waveform aligned by seconds.
 
-Second 0 of the caller is the moment at which the file's first stream starts. Sound and picture are cut by their
+Second 0 of the caller is the moment at which the file's first stream starts. Video and audio are cut by their
 presentation times on that one clock, so they stay aligned whatever starts later, at whatever frame rate.
 """
 
@@ -24,8 +24,9 @@ import torchaudio
 from .clip_decoders import MAX_PIXELS, ClipError, ClipInfo, TorchcodecFile, clip_error, has_pyav, open_file
 
 
-END_TOLERANCE = 0.05  # seconds by which a window may pass the end: sound is padded with zeros, the last frame stays
+END_TOLERANCE = 0.05  # seconds by which a window may pass the end: audio is padded with zeros, the last frame stays
 RESAMPLING_MARGIN = 0.04  # a whole number of samples at every usual rate; longer than the resampling filter
+LARGEST_RATIO = 4000  # of sampling rates; its resampler has a table of 64 MB
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
 # How playlists begin, which would make FFmpeg open other files and addresses, and pictures, which it may take for one of
 # a numbered sequence of files
@@ -119,6 +120,7 @@ def safe_join(folder: str | os.PathLike, file_name: str | os.PathLike) -> str:
         ClipError: the name is absolute, leaves the folder, or is a URL or FFmpeg protocol string.
     """
     name = os.fspath(file_name)
+    # A name is refused where FFmpeg or the file system would take it for something else.
     inside = os.path.normpath(name)
     if not name or "\0" in name or PROTOCOL.match(name):
         raise clip_error(repr(name), "path", "is no file name; give a path inside the table's folder")
@@ -163,15 +165,17 @@ def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
     """
     handle, name = _resolve(source, request.allow_remote)
     with _naming(name):
+        # A decoder of the caller's stays open.
         if isinstance(handle, TorchcodecFile):
             return _load(handle, handle.info(), request)
         if request.decoder != "torchcodec" or not has_pyav():
             return _read(handle, name, request)
+        # torchcodec refuses open groups of pictures and other things that PyAV reads.
         try:
             return _read(handle, name, request)
         except ImportError:
             raise
-        except Exception:  # torchcodec refuses open groups of pictures and other things that PyAV reads
+        except Exception:
             return _read(handle, name, replace(request, decoder="pyav"))
 
 
@@ -212,13 +216,17 @@ def _read(handle: str | bytes, name: str, request: ClipRequest) -> Clip:
 
 
 def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
+    # Which of the requested streams are there?
     present = {"video": info.has_video, "audio": info.has_audio}
     missing = [kind for kind in request.streams if not present[kind]]
     if missing and request.on_missing == "raise":
         problem = f'the file has no {missing[0]} stream; give another, or on_missing="none"'
+        if info.path in ("VideoDecoder", "AudioDecoder"):
+            problem = f"a decoder holds no {missing[0]}; give the file itself, as datasets.Video(decode=False) does"
         raise clip_error(info.path, missing[0], problem)
     if len(missing) == len(request.streams):
         raise clip_error(info.path, " and ".join(request.streams), "the file has no such stream; give another file")
+    # Fill in the window, and decode each stream inside it.
     start, end = _window(info, request)
     request = replace(request, start=start, end=end)
     clip = Clip(start=start, end=end, path=info.path)
@@ -233,6 +241,7 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
 def _window(info: ClipInfo, request: ClipRequest) -> tuple[float, float]:
     start = 0.0 if request.start is None else float(request.start)
     end = info.duration if request.end is None else float(request.end)
+    # A window that passes the end by rounding, or by half a frame, is one that ends there.
     tolerance = max(END_TOLERANCE, 0.5 / info.fps if info.fps else 0.0)
     if not (math.isfinite(start) and math.isfinite(end)) or start < 0 or end <= start:
         raise clip_error(info.path, "window", f"{start} s to {end} s is empty or negative; give 0 <= start < end")
@@ -261,6 +270,7 @@ def _load_frames(file: Any, info: ClipInfo, request: ClipRequest) -> tuple[torch
 
 def _requested_times(info: ClipInfo, request: ClipRequest) -> np.ndarray | None:
     """The seconds `[T]` of the requested frames, or None: every frame of the window."""
+    # Times of the caller's
     if request.times is not None:
         times = np.asarray(request.times, dtype=np.float64)
         limit = max(request.end, info.duration) + max(END_TOLERANCE, 0.5 / (info.fps or math.inf))
@@ -269,6 +279,7 @@ def _requested_times(info: ClipInfo, request: ClipRequest) -> np.ndarray | None:
         if times.min() < 0 or times.max() > limit:
             raise clip_error(info.path, "times", f"pass 0 s to {info.duration:.3f} s; give times inside the file")
         return times
+    # Frames at the centers of equal parts
     start, end = request.start, request.end
     if request.num_frames is not None and request.num_frames >= 1:
         return frame_times(start, end, request.num_frames)
@@ -308,6 +319,7 @@ def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Ten
         waveform[begin:stop] = decoded.samples[begin - offset : stop - offset]
     if rate == native:
         return waveform
+    # The margin before the window goes, and what is left is cut or padded to its length.
     waveform = _resampler(info.path, native, rate)(waveform)[round(margin * rate) :]
     return torch.nn.functional.pad(waveform, (0, max(num_samples - len(waveform), 0)))[:num_samples]
 
@@ -318,15 +330,15 @@ def _check_overlap(info: ClipInfo, kind: str, stream_end: float | None, start: f
         raise clip_error(info.path, "window", f"starts at {start:g} s, but the {kind} stream ends at {ends:.3f} s")
 
 
-def _cut_off(info: ClipInfo, kind: str, found: float) -> ClipError:
-    message = f"is cut off: its {kind} ends at {found - info.start:.2f} s of {info.duration:.2f} s; copy it again"
+def _cut_off(info: ClipInfo, kind: str, stream_end: float) -> ClipError:
+    message = f"is cut off: its {kind} ends at {stream_end - info.start:.2f} s of {info.duration:.2f} s; copy it again"
     return clip_error(info.path, "path", message)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _resampler(path: str, native: int, rate: int) -> torchaudio.transforms.Resample:
-    """A resampler between two rates. Its table grows with both, so that odd rates are rounded by less than 1e-6."""
-    ratio = Fraction(rate, native).limit_denominator(1000)
+    """A resampler between two rates. Its table grows with both, so that the ratio of odd rates is rounded (by 1e-4)."""
+    ratio = Fraction(rate, native).limit_denominator(LARGEST_RATIO)
     if not 1 / 1000 <= rate / native <= 1000:
         raise clip_error(path, "audio", f"cannot be resampled from {native} Hz to {rate} Hz; write the file again")
     with torch.inference_mode(False):
@@ -356,10 +368,13 @@ def _cached_info(path: str, name: str, size: int, modified: int) -> list[ClipInf
 
 def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecFile, str]:
     """-> (what FFmpeg opens, the name for messages)."""
+    if getattr(source, "_hf_encoded", None):  # `datasets` keeps the file of the decoders that it gives
+        source = source._hf_encoded
     if hasattr(source, "get_frames_played_at"):
         return TorchcodecFile(None, "VideoDecoder", video=source), "VideoDecoder"
     if hasattr(source, "get_samples_played_in_range"):
         return TorchcodecFile(None, "AudioDecoder", audio=source), "AudioDecoder"
+    # A row of a table, bytes or an open file
     if isinstance(source, dict):
         if source.get("bytes") is not None:
             name = str(source.get("path") or "bytes")
@@ -373,6 +388,7 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
         return _local_bytes(source.read(), name), name
     if not isinstance(source, (str, Path)) and not hasattr(source, "__fspath__"):
         raise clip_error(type(source).__name__, "path", "is no clip; give a path, bytes, a file object or a decoder")
+    # A name
     name = os.fspath(source)
     if os.path.isfile(name):
         with open(name, "rb") as file:

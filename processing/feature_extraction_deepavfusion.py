@@ -7,22 +7,23 @@ from typing import Any
 from .feature_extraction_maavt import MAAVTFeatureExtractor
 
 
-# The published input, and its evaluation over ten windows of a clip.
+# The paper's input, and its evaluation over ten windows of a clip.
 DEEPAVFUSION_PRESETS: dict[str, dict[str, Any]] = {"default": {}, "ten_windows": {"num_segments": 10}}
 
 
 class DeepAVFusionFeatureExtractor(MAAVTFeatureExtractor):
     """Turns mono waveforms into `input_features` float32 `[B, S, 128, 192]`: `log10(mel power + 1e-7)`.
 
-    As published: windows of 3 s at 16 kHz, transforms of 800 samples (50 ms, periodic Hann) every 250 (64 frames a
+    As in the paper: windows of 3 s at 16 kHz, transforms of 800 samples (50 ms, periodic Hann) every 250 (64 frames a
     second), centered on the mirrored signal, 128 HTK mel filters of height one up to 8 kHz; the last of the 193 frames
-    is dropped, and nothing is normalized. Sound shorter than 3 s is followed by itself reversed in time, again and
+    is dropped, and nothing is normalized. Audio shorter than 3 s is followed by itself reversed in time, again and
     again. Rows are mel bins (low first), columns time.
 
     The fields are those of `MAAVTFeatureExtractor`, with these defaults; `num_segments` is the number S of windows,
-    evenly spaced over the clip (one: its middle). `from_preset("ten_windows")` gives the published evaluation.
+    evenly spaced over the clip (one: its middle). `from_preset("ten_windows")` gives the paper's evaluation.
     """
 
+    # the recipes of `from_preset`
     presets = DEEPAVFUSION_PRESETS
 
     def __init__(
@@ -44,6 +45,7 @@ class DeepAVFusionFeatureExtractor(MAAVTFeatureExtractor):
         pad_mode: str = "reflect",
         **kwargs: Any,
     ):
+        # Every other field keeps MA-AVT's default.
         super().__init__(
             feature_size=feature_size,
             sampling_rate=sampling_rate,

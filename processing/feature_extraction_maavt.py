@@ -24,9 +24,12 @@ from .spectrograms import (
 
 logger = logging.get_logger(__name__)
 
-# The published recipes, one for each data set, and "default" for one's own clips.
+LOUDEST = 1e9  # far beyond any scale of samples; the power of larger ones overflows
+
+# The paper's recipes, one for each data set, and "default" for other clips
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    # 5 s from second 3 on, as the log magnitude of the short-time Fourier transform
     "vggsound": {
         "transform": "log_stft",
         "sampling_rate": 16000,
@@ -41,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tile_seconds": 10.0,
         "clip_amplitude": True,
     },
+    # the first 3 s of the clip, which is repeated three times
     "crema_d": {
         "transform": "log_stft",
         "sampling_rate": 22050,
@@ -55,6 +59,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tile_repeats": 3,
         "clip_amplitude": True,
     },
+    # ten segments of 1 s, as Kaldi's filter banks on the scale of the Audio Spectrogram Transformer
     "ave": {
         "transform": "kaldi_fbank",
         "sampling_rate": 16000,
@@ -77,9 +82,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 class MAAVTFeatureExtractor(SequenceFeatureExtractor):
     """Turns mono waveforms into log spectrograms `input_features` float32 `[B, S, F, W]`.
 
-    A clip gives `num_segments` (S) spectrograms of `segment_seconds` each. The default, for one's own clips, is a
+    A clip gives `num_segments` (S) spectrograms of `segment_seconds` each. The default is a
     log-mel spectrogram at 16 kHz of 112 bins by 448 frames of 10 ms: 7 x 28 = 196 patches of 16, as many as a
-    224 x 224 frame has. `MAAVTFeatureExtractor.from_preset` gives the published recipes. Sound that is shorter than
+    224 x 224 frame has. `MAAVTFeatureExtractor.from_preset` gives the paper's recipes. Audio that is shorter than
     the segment is padded with zeros at its end, unless it is tiled or lengthened first.
 
     Args:
@@ -105,7 +110,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         normalization: "per_clip" (zero mean and unit deviation over the clip's spectrograms), "fixed"
             (`(x - mean) / (2 std)`) or None.
         mean, std: of "fixed".
-        short_audio: sound shorter than a segment is followed by "zeros", or by itself "reversed" in time, again and
+        short_audio: audio shorter than a segment is followed by "zeros", or by itself "reversed" in time, again and
             again until it is long enough.
         log_base: of the logarithm of "log_mel": "e" or "10".
         pad_mode: what the first and last window of "log_mel" see beyond the segment: zeros ("constant") or the
@@ -115,6 +120,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         ValueError: an unknown transform, normalization or mode, a size that is not positive, or bins that do not fit.
     """
 
+    # the recipes of `from_preset`, by name
     model_input_names = ["input_features"]
     presets = PRESETS
 
@@ -175,6 +181,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         self._check_fields()
 
     def _check_fields(self) -> None:
+        # Options with a fixed list of values
         if self.transform not in ("log_mel", "log_stft", "kaldi_fbank"):
             raise ValueError(f'transform={self.transform!r}; use "log_mel", "log_stft" or "kaldi_fbank"')
         if self.normalization not in ("per_clip", "fixed", None):
@@ -183,10 +190,12 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         for name, allowed in modes.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f'{name}={getattr(self, name)!r}; use "{allowed[0]}" or "{allowed[1]}"')
+        # Sizes
         sizes = ("sampling_rate", "n_fft", "win_length", "hop_length", "num_bins", "num_frames", "num_segments")
         for name in (*sizes, "tile_repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}; give a number above 0")
+        # Fields that depend on each other
         if self.transform == "log_stft" and self.num_bins != self.n_fft // 2 + 1:
             raise ValueError(
                 f"num_bins={self.num_bins}, but n_fft={self.n_fft} gives {self.n_fft // 2 + 1} frequencies; "
@@ -199,7 +208,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> "MAAVTFeatureExtractor":
-        """The recipe "vggsound", "crema_d", "ave" (the published ones) or "default", with changes by field name."""
+        """The recipe "vggsound", "crema_d", "ave" (the paper's) or "default", with changes by field name."""
         if name not in cls.presets:
             raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(cls.presets)}")
         return cls(**{**cls.presets[name], **overrides})
@@ -213,9 +222,10 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
     def segment_windows(self, duration: float) -> list[tuple[float, float]]:
         """Which seconds of a clip of this length each segment hears: S pairs `(start, end)`.
 
-        Frames taken inside them lie under the sound that the model hears. Where the clip is tiled or shorter than
+        Frames taken inside them lie under the audio that the model hears. Where the clip is tiled or shorter than
         the segments, that is the whole clip.
         """
+        # Where the clip is too short for all segments, each hears the whole of it.
         length = self._segment_samples / self.sampling_rate
         last = 0.0 if self.segment_start is None else self.segment_start + (self.num_segments - 1) * length
         if duration < last + length:
@@ -232,6 +242,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
 
     def _starts(self, num_samples: int) -> list[int]:
         """First sample of each segment in a (tiled) waveform of this length."""
+        # Samples that no segment needs: they lie before, between and after evenly spaced ones.
         free = max(num_samples - self._segment_samples, 0)
         if self.segment_start is not None:
             first = round(self.segment_start * self.sampling_rate)
@@ -245,7 +256,8 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         return padded([self._heard(waveform)], self._segment_samples)[0]
 
     def _heard(self, waveform: torch.Tensor) -> list[torch.Tensor]:
-        """The sound of each segment before it is padded: S times `[at most the samples of a segment]`."""
+        """The samples of each segment before it is padded: S times `[at most the samples of a segment]`."""
+        # The order is that of the reference implementation: mean, tiling, limits.
         if self.remove_mean:
             waveform = waveform - waveform.mean()
         repeats = self.tile_repeats
@@ -255,21 +267,24 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         waveform = waveform.repeat(repeats) if repeats > 1 else waveform
         if self.clip_amplitude:
             waveform = waveform.clamp(-1, 1)
+        # Cut the segments; the last ones may be short or empty.
         length = self._segment_samples
         if self.short_audio == "reversed" and len(waveform) < length:
             waveform = append_reversed(waveform, length)[:length]
         return [waveform[start : start + length] for start in self._starts(len(waveform))]
 
     def _transformed_samples(self, heard: int) -> int:
-        """How much of a segment is transformed if only so many samples hold sound: what silence gives is known."""
+        """How much of a segment is transformed if only so many samples are not silent: what silence gives is known."""
         if self.transform == "kaldi_fbank" or self.log_offset <= 0:
             return self._segment_samples
         return min(heard + self.n_fft, self._segment_samples)
 
     def _spectrograms(self, segments: torch.Tensor) -> torch.Tensor:
         """`[B, S, n]` -> `[B, S, F, W]`; frames beyond n are those of silence."""
+        # What a frame of silence gives: frames beyond the waveform are filled with it.
         logarithm = math.log10 if self.log_base == "10" else math.log
         padding = logarithm(self.log_offset) if self.log_offset > 0 else 0.0
+        # The transform: (B, S, n) -> (B, S, F, frames)
         if self.transform == "log_stft":
             features = log_stft(segments, self.n_fft, self.hop_length, self.win_length, self.log_offset)
         elif self.transform == "log_mel":
@@ -287,7 +302,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
                 self.log_base,
             )
         else:
-            padding = 0.0  # as published: padded before the fixed scale
+            padding = 0.0  # as in the reference implementation: padded before the fixed scale
             features = kaldi_fbank(
                 segments,
                 self.sampling_rate,
@@ -297,6 +312,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
                 self.min_frequency,
                 self.max_frequency,
             )
+        # Exactly W frames, normalized: (B, S, F, W)
         features = fit_frames(features, self.num_frames, padding)
         if self.normalization == "per_clip":
             features = normalize_per_clip(features, dims=(-3, -2, -1))
@@ -317,7 +333,7 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         Args:
             audio: mono waveforms in -1..1: `[n]`, `[B, n]`, or a list of `[n]` of any lengths (arrays, tensors on
                 any one device, or lists of numbers).
-            sampling_rate: of the waveforms; it must be the feature extractor's own.
+            sampling_rate: of the waveforms; it must be the feature extractor's.
             return_tensors: "pt" or "np"; None leaves PyTorch tensors.
             device: compute there; None is where the waveforms are.
             kwargs: padding options of other feature extractors; every spectrogram has one size here.
@@ -328,9 +344,10 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: another sampling rate, no samples, a wrong rank, integers, NaN or infinity.
         """
+        # A wrong rate would shift every frequency.
         if sampling_rate is None:
             logger.warning_once(
-                f"No sampling_rate was given: the sound is taken to have {self.sampling_rate} Hz. Pass sampling_rate "
+                f"No sampling_rate was given: the audio is taken to have {self.sampling_rate} Hz. Pass sampling_rate "
                 "to have it checked."
             )
         elif sampling_rate != self.sampling_rate:
@@ -338,20 +355,19 @@ class MAAVTFeatureExtractor(SequenceFeatureExtractor):
                 f"sampling_rate={sampling_rate}, but this feature extractor needs {self.sampling_rate} Hz; resample "
                 "the waveform (torchaudio.functional.resample), or pass the file's path"
             )
+        # Cut the segments, and leave out the silence after the longest one.
         waveforms = [waveform.to(device or waveform.device) for waveform in as_waveforms(audio)]
         heard = [self._heard(waveform) for waveform in waveforms]
-        longest = max(len(sound) for own in heard for sound in own)
-        segments = padded(heard, self._transformed_samples(longest))
+        longest = max(len(segment) for segments in heard for segment in segments)
+        segments = padded(heard, self._transformed_samples(longest))  # (B, S, n)
         return BatchFeature({"input_features": self._spectrograms(segments)}, tensor_type=return_tensors)
 
 
-def padded(sounds: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:
-    """S waveforms of each of B clips, `[B, S, num_samples]`, zeros at the end."""
-    batch = sounds[0][0].new_zeros(len(sounds), len(sounds[0]), num_samples)
-    for places, own in zip(batch, sounds, strict=True):
-        for place, sound in zip(places, own, strict=True):
-            place[: len(sound)] = sound
-    return batch
+def padded(segments: list[list[torch.Tensor]], num_samples: int) -> torch.Tensor:
+    """The S waveforms of each of B clips as `[B, S, num_samples]`, zeros at the end."""
+    pad = torch.nn.functional.pad
+    rows = [torch.stack([pad(w, (0, num_samples - len(w))) for w in waveforms]) for waveforms in segments]
+    return torch.stack(rows)
 
 
 def as_waveforms(audio: Any) -> list[torch.Tensor]:
@@ -360,6 +376,7 @@ def as_waveforms(audio: Any) -> list[torch.Tensor]:
     Raises:
         ValueError: no samples, a wrong rank, integers, NaN or infinity; the message names the row.
     """
+    # A list holds numbers (one waveform) or waveforms; an array has one axis or two.
     if isinstance(audio, (list, tuple)):
         single = len(audio) > 0 and np.isscalar(audio[0])
         rows = [np.asarray(audio, dtype=np.float32)] if single else list(audio)
@@ -376,20 +393,26 @@ def as_waveforms(audio: Any) -> list[torch.Tensor]:
 def _as_waveform(row: Any, index: int) -> torch.Tensor:
     if not isinstance(row, torch.Tensor):
         row = torch.from_numpy(np.ascontiguousarray(np.asarray(row)))
+    # Shape
+    if row.ndim == 2 and len(row) == 1:  # one channel
+        row = row[0]
     if row.ndim != 1:
         raise ValueError(
             f"waveform {index}: shape {tuple(row.shape)}; give mono samples [n] (average the channels first)"
         )
+    # Samples
     if row.numel() == 0:
-        raise ValueError(f"waveform {index}: no samples; leave the sound out (None) or give another clip")
+        raise ValueError(f"waveform {index}: no samples; leave the audio out (None) or give another clip")
     if not row.is_floating_point():
         raise ValueError(
             f"waveform {index}: {row.dtype}; give floating point samples in -1..1 (int16: divide by 32768)"
         )
     row = row.float()
-    # one pass: a sum is finite only if all samples are; large ones may overflow it
-    if not torch.isfinite(row.sum()) and not torch.isfinite(row).all():
+    loudest = row.detach().abs().max()
+    if not torch.isfinite(loudest):
         raise ValueError(
             f"waveform {index}: NaN or infinite samples; replace them (torch.nan_to_num) or drop the clip"
         )
+    if loudest > LOUDEST:
+        raise ValueError(f"waveform {index}: samples up to {float(loudest):g}; give floating point samples in -1..1")
     return row

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Processor: mp4 files, frames and waveforms to a batch for DeepAVFusion, and masks back to sound."""
+"""Processor: mp4 files, frames and waveforms to a batch for DeepAVFusion, and masks back to waveforms."""
 
 import os
 import tempfile
@@ -27,7 +27,7 @@ class DeepAVFusionProcessor(MAAVTProcessor):
     """As `MAAVTProcessor`, for windows of 3 s with one frame each.
 
     A clip gives S windows (`feature_extractor.num_segments`): one is its middle, several are spaced evenly over it. The
-    frame is the one on the screen in the middle of its window: the same in every run. (The published code takes a random
+    frame is the one on the screen in the middle of its window: the same in every run. (The reference implementation takes a random
     key frame of the window, in evaluation too.) `num_frames` may ask for more frames, a multiple of S; `times` for others.
     """
 
@@ -55,7 +55,7 @@ class DeepAVFusionProcessor(MAAVTProcessor):
         return super().frame_times(start, end, num_frames or self.feature_extractor.num_segments)
 
     def mixture_windows(self, waveforms: Any) -> torch.Tensor:
-        """The sound that the spectrograms show: waveforms `[n]` of any lengths to float32 `[B, S, n of a window]`.
+        """The samples that the spectrograms show: waveforms `[n]` of any lengths to float32 `[B, S, n of a window]`.
 
         Raises:
             ValueError: no samples, a wrong rank, integers, NaN or infinity.
@@ -65,7 +65,7 @@ class DeepAVFusionProcessor(MAAVTProcessor):
     def post_process_separation(
         self, logits: torch.Tensor, waveforms: torch.Tensor, renormalize: bool = False
     ) -> torch.Tensor:
-        """Separated sound from mask logits and the mixtures.
+        """Separated waveforms from mask logits and the mixtures.
 
         Args:
             logits: `[B, S, F, W]` (or with one more axis of sources before F), before the sigmoid.
@@ -73,14 +73,16 @@ class DeepAVFusionProcessor(MAAVTProcessor):
             renormalize: see `masked_waveform`.
 
         Returns:
-            `[B, S, n]` (or with the axis of sources before n); n is 48,000 as published.
+            `[B, S, n]` (or with the axis of sources before n); n is 48,000 in the paper.
 
         Raises:
             ValueError: shapes that do not belong together.
         """
+        # Masks and mixtures on the CPU, in float32
         extractor = self.feature_extractor
         mask = logits.detach().float().sigmoid().cpu()
         mixture = torch.as_tensor(waveforms, dtype=torch.float32).cpu()
+        # One mixture serves all its sources.
         if mask.ndim == mixture.ndim + 2:
             mixture = mixture[..., None, :].expand(*mask.shape[:-2], -1)
         return masked_waveform(
@@ -98,9 +100,14 @@ class DeepAVFusionProcessor(MAAVTProcessor):
     def save_waveforms(self, waveforms: torch.Tensor, paths: Sequence[str | os.PathLike]) -> list[str]:
         """Write waveforms `[N, n]` as 16-bit wav files; each is written under a temporary name and then renamed.
 
+        With more axes `[..., n]`, as `post_process_separation` gives them, there is one path for each waveform, row by row.
+
         Raises:
             ValueError: another number of paths than waveforms.
         """
+        # A source axis, or one window a clip, makes more rows.
+        waveforms = torch.as_tensor(waveforms)
+        waveforms = waveforms.reshape(-1, waveforms.shape[-1])  # (N, n)
         if len(waveforms) != len(paths):
             raise ValueError(f"{len(waveforms)} waveforms and {len(paths)} paths; give one path for each")
         rate = self.feature_extractor.sampling_rate
@@ -116,15 +123,17 @@ def write_wave(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: i
     path, waveform = Path(path), torch.as_tensor(waveform).detach().cpu().float()
     if waveform.ndim != 1 or not waveform.numel() or not torch.isfinite(waveform).all():
         raise ValueError(f"{path}: waveform of shape {tuple(waveform.shape)}; give finite mono samples [n], n above 0")
+    # Write beside the file and rename, so that no reader sees half of it.
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".wav", dir=path.parent)
     try:
-        with os.fdopen(handle, "wb") as file, wave.open(file, "wb") as sound:
-            sound.setnchannels(1)
-            sound.setsampwidth(2)
-            sound.setframerate(sampling_rate)
+        with os.fdopen(handle, "wb") as file, wave.open(file, "wb") as wav_file:
+            wav_file.setnchannels(1)
+            wav_file.setsampwidth(2)
+            wav_file.setframerate(sampling_rate)
+            # 16 bits, little-endian
             samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
-            sound.writeframes(samples.astype("<i2").tobytes())
+            wav_file.writeframes(samples.astype("<i2").tobytes())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users
         os.replace(temporary, path)
     except BaseException:

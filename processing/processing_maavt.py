@@ -28,18 +28,21 @@ class MAAVTProcessorKwargs(ProcessingKwargs, total=False):
 
 
 class MAAVTProcessor(ProcessorMixin):
-    """A feature extractor for sound and a video processor for the picture, fed from files by one clock.
+    """A feature extractor for audio and a video processor, fed from files by one clock.
 
-    `MAAVTProcessor()` builds the default parts; `from_backbone` fits the pictures to a pretrained ViT.
+    `MAAVTProcessor()` builds the default parts; `from_backbone` fits the frames to a pretrained ViT.
     """
 
     valid_processor_kwargs = MAAVTProcessorKwargs
     default_parts = (MAAVTFeatureExtractor, MAAVTVideoProcessor)
 
     def __init__(self, feature_extractor: Any = None, video_processor: Any = None, **kwargs: Any):
-        sound, picture = self.default_parts
-        feature_extractor = sound() if feature_extractor is None else feature_extractor
-        video_processor = picture() if video_processor is None else video_processor
+        # DeepAVFusion's processor has other default parts.
+        default_extractor, default_video_processor = self.default_parts
+        if feature_extractor is None:
+            feature_extractor = default_extractor()
+        if video_processor is None:
+            video_processor = default_video_processor()
         super().__init__(feature_extractor, video_processor, **kwargs)
 
     @classmethod
@@ -50,7 +53,7 @@ class MAAVTProcessor(ProcessorMixin):
         video_processor: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> "MAAVTProcessor":
-        """A processor whose pictures have the size, mean, deviation and resampling of a backbone's image processor.
+        """A processor whose frames have the size, mean, deviation and resampling of a backbone's image processor.
 
         Args:
             name_or_path: a ViT on the Hub or in a folder, with a `preprocessor_config.json`.
@@ -63,20 +66,22 @@ class MAAVTProcessor(ProcessorMixin):
         """
         from transformers import AutoImageProcessor
 
-        pictures = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
-        crop = getattr(pictures, "crop_size", None) if getattr(pictures, "do_center_crop", False) else None
+        images = AutoImageProcessor.from_pretrained(name_or_path, **kwargs)
+        # A center crop that follows a larger resize is what the backbone sees in the end.
+        crop = getattr(images, "crop_size", None) if getattr(images, "do_center_crop", False) else None
         fields = {
-            "size": _height_and_width(crop or pictures.size),
-            "image_mean": list(pictures.image_mean),
-            "image_std": list(pictures.image_std),
-            "resample": int(pictures.resample),
-            "do_normalize": bool(pictures.do_normalize),
-            "rescale_factor": float(pictures.rescale_factor),
+            "size": _height_and_width(crop or images.size),
+            "image_mean": list(images.image_mean),
+            "image_std": list(images.image_std),
+            "resample": int(images.resample),
+            "do_normalize": bool(images.do_normalize),
+            "rescale_factor": float(images.rescale_factor),
             **(video_processor or {}),
         }
-        sound = dict(feature_extractor or {})
-        extractor, frames = cls.default_parts
-        return cls(extractor.from_preset(sound.pop("preset", "default"), **sound), frames(**fields))
+        audio_fields = dict(feature_extractor or {})
+        preset = audio_fields.pop("preset", "default")
+        extractor_class, video_class = cls.default_parts
+        return cls(extractor_class.from_preset(preset, **audio_fields), video_class(**fields))
 
     def load_clip(self, source: Any, request: ClipRequest = EVERYTHING) -> Clip:
         """Decode what this processor needs of a clip, and no more.
@@ -93,6 +98,7 @@ class MAAVTProcessor(ProcessorMixin):
             ClipError: the file or the window is bad.
             ValueError: `num_frames` is not a multiple of the number of segments.
         """
+        # The window is that of the spectrograms: the frames come from the seconds that are heard.
         request = replace(request, sampling_rate=self.feature_extractor.sampling_rate)
         if request.times is not None:
             return load_clip(source, request)
@@ -105,34 +111,36 @@ class MAAVTProcessor(ProcessorMixin):
 
     def frame_times(self, start: float, end: float, num_frames: int | None = None) -> np.ndarray:
         """The seconds `[T]` at which `load_clip` takes the frames of a window."""
+        # Each segment of audio has as many frames as the others.
         count = num_frames or self.video_processor.frames_per_clip
         windows = self.feature_extractor.segment_windows(end - start)
         if count % len(windows):
             raise ValueError(
-                f"num_frames={count} for {len(windows)} sound segments; give a multiple of {len(windows)}, so that "
+                f"num_frames={count} for {len(windows)} segments of audio; give a multiple of {len(windows)}, so that "
                 "each segment has its own frames"
             )
         return start + np.concatenate([frame_times(*window, count // len(windows)) for window in windows])
 
     def __call__(
         self,
+        clips: Any = None,
         videos: Any = None,
         audio: Any = None,
-        clips: Any = None,
         on_missing: str | None = None,
         times: Sequence[float] | None = None,
         allow_remote: bool | None = None,
         **kwargs: Unpack[MAAVTProcessorKwargs],
     ) -> BatchFeature:
-        """Build a batch.
+        """Build a batch: `processor("clip.mp4")` reads the video and the audio of a file.
 
         Args:
-            videos: one or a list of: path, bytes, a row of `datasets.Video(decode=False)`, file object, torchcodec
-                decoder, frames uint8 `[T, 3, H, W]` or `[T, H, W, 3]`, list of PIL images; None where it is missing.
-            audio: one or a list of: the same kinds of file, mono waveform `[n]`, `{"array", "sampling_rate"}`; None
-                where it is missing.
-            clips: one or a list of: file, `(file, start, end)` in seconds, or a decoded `Clip`: picture and sound
-                of one file, decoded once and aligned by seconds.
+            clips: one or a list of: file, `(file, start, end)` in seconds, or a decoded `Clip`. The video and the audio
+                of a file are decoded once and aligned by seconds. A file is a path, bytes, a row of
+                `datasets.Video(decode=False)`, a file object, or a torchcodec decoder of `datasets`.
+            videos: video alone, one or a list of: file, torchcodec decoder, frames uint8 `[T, 3, H, W]` or
+                `[T, H, W, 3]`, list of PIL images; None where it is missing.
+            audio: audio alone, one or a list of: file, torchcodec decoder, mono waveform `[n]`,
+                `{"array", "sampling_rate"}`; None where it is missing.
             on_missing: "raise" (default), or "none": a stream that a file lacks becomes a missing modality.
             times: seconds at which to take the frames of every file.
             allow_remote: let FFmpeg open URLs and protocol strings.
@@ -149,51 +157,46 @@ class MAAVTProcessor(ProcessorMixin):
         if clips is None and videos is None and audio is None:
             raise ValueError("no input; give clips, videos, audio, or videos and audio")
         if clips is not None and (videos is not None or audio is not None):
-            raise ValueError("clips holds picture and sound; give it alone, or videos and audio")
-        return_tensors = _option(kwargs, "return_tensors", ("common_kwargs", "videos_kwargs", "audio_kwargs")) or "pt"
-        sampling = {name: _option(kwargs, name, ("videos_kwargs",)) for name in ("num_frames", "fps")}
-        if _option(kwargs, "do_sample_frames", ("videos_kwargs",)) is False:
-            sampling = {"num_frames": None, "fps": None}
+            raise ValueError("clips holds video and audio; give it alone, or videos and audio")
+        # What to decode
+        options = _Options(kwargs)
         request = ClipRequest(
-            **sampling, times=times, on_missing=on_missing or "raise", allow_remote=bool(allow_remote)
+            num_frames=options.num_frames,
+            fps=options.fps,
+            times=times,
+            on_missing=on_missing or "raise",
+            allow_remote=bool(allow_remote),
         )
+        # Decode: frames and waveforms by clip, None where one is missing
         if clips is not None:
-            clips = _as_list(clips, _is_single_clip)
-            loaded = [self._load(clip, request) for clip in clips]
-            pictures, sounds = [clip.frames for clip in loaded], [self._sound(clip) for clip in loaded]
+            loaded = [self._load(clip, request) for clip in _as_list(clips, _is_single_clip)]
+            videos, audio = [clip.frames for clip in loaded], [_with_rate(clip) for clip in loaded]
         else:
-            metadata = _option(kwargs, "video_metadata", ("videos_kwargs",))
-            pictures, sounds = self._load_separately(videos, audio, request, metadata)
-        if not any(p is not None for p in pictures) and not any(s is not None for s in sounds):
-            raise ValueError("every clip of the batch lacks picture and sound; give at least one of them")
-        self._check_sampling_rate(sounds, _option(kwargs, "sampling_rate", ("audio_kwargs",)))
-        batch = self._process(pictures, sounds, kwargs)
-        return BatchFeature(batch, tensor_type=return_tensors)
+            videos, audio = _side_by_side(videos, audio)
+            videos, audio = self._load_separately(videos, audio, request, options.video_metadata)
+        if all(video is None for video in videos) and all(waveform is None for waveform in audio):
+            raise ValueError("every clip of the batch lacks video and audio; give at least one of them")
+        # Spectrograms and pixels
+        self._check_sampling_rate(audio, options.sampling_rate)
+        return BatchFeature(self._process(videos, audio, options.rest), tensor_type=options.return_tensors)
 
-    def _load_separately(self, videos: Any, audio: Any, request: ClipRequest, metadata: Any) -> tuple[list, list]:
-        pictures = None if videos is None else _as_list(videos, _is_single_video)
-        sounds = None if audio is None else _as_list(audio, _is_single_sound)
-        if pictures is not None and sounds is not None and len(pictures) != len(sounds):
-            raise ValueError(
-                f"{len(pictures)} videos and {len(sounds)} sounds; give one sound (or None) for each video"
-            )
-        count = len(pictures if pictures is not None else sounds)
-        pictures, sounds = list(pictures or [None] * count), list(sounds or [None] * count)
-
-        for index in range(count):
-            picture, sound = pictures[index], sounds[index]
-            if isinstance(picture, str) and isinstance(sound, str) and picture == sound:
-                clip = self._load(picture, request)
-                pictures[index], sounds[index] = clip.frames, self._sound(clip)
+    def _load_separately(self, videos: list, audio: list, request: ClipRequest, metadata: Any) -> tuple[list, list]:
+        """Files among the videos and the audio become frames and waveforms. A file given as both is read once."""
+        videos, audio = list(videos), list(audio)
+        for index, (video, waveform) in enumerate(zip(videos, audio, strict=True)):
+            # One file for both is decoded once.
+            if isinstance(video, str) and isinstance(waveform, str) and video == waveform:
+                clip = self._load(video, request)
+                videos[index], audio[index] = clip.frames, _with_rate(clip)
                 continue
-            if picture is not None and is_clip_source(picture):
-                pictures[index] = self._load(picture, replace(request, streams=("video",))).frames
-            elif picture is not None:
-                pictures[index] = self._sample(as_frames(picture, index), index, metadata, request)
-            if sound is not None and _is_sound_file(sound):
-                sounds[index] = self._sound(self._load(sound, replace(request, streams=("audio",), times=None)))
-
-        return pictures, sounds
+            # Else each stream is read from its file, or is decoded already.
+            if video is not None and is_clip_source(video):
+                videos[index] = self._load(video, replace(request, streams=("video",))).frames
+            elif video is not None:
+                videos[index] = self._sample(as_frames(video, index), index, metadata, request)
+            if waveform is not None and _is_audio_file(waveform):
+                audio[index] = _with_rate(self._load(waveform, replace(request, streams=("audio",), times=None)))
+        return videos, audio
 
     def _sample(self, frames: torch.Tensor, index: int, metadata: Any, request: ClipRequest) -> torch.Tensor:
         """Fewer of the passed frames, where that is asked for."""
@@ -203,55 +206,57 @@ class MAAVTProcessor(ProcessorMixin):
         return frames[self.video_processor.sample_frames(described, request.num_frames, request.fps)]
 
     def _load(self, clip: Any, request: ClipRequest) -> Clip:
-        if isinstance(clip, Clip) or type(clip).__name__ == "Clip":  # remote code has a class of its own
+        if isinstance(clip, Clip) or type(clip).__name__ == "Clip":  # remote code has another class of this name
             return clip
         if isinstance(clip, (tuple, list)):
             if len(clip) != 3:
                 raise ValueError(f"clip {clip!r}: give a file or (file, start, end)")
             return self.load_clip(clip[0], replace(request, start=clip[1], end=clip[2]))
-        decoders = {"get_frames_played_at": "video", "get_samples_played_in_range": "audio"}
-        held = [kind for method, kind in decoders.items() if hasattr(clip, method)]
-        return self.load_clip(clip, replace(request, streams=held or request.streams))
+        return self.load_clip(clip, request)
 
-    @staticmethod
-    def _sound(clip: Clip) -> dict[str, Any] | None:
-        if clip.waveform is None:
-            return None
-        return {"array": clip.waveform, "sampling_rate": clip.sampling_rate}
-
-    def _check_sampling_rate(self, sounds: list, sampling_rate: int | None) -> None:
-        """Files and dicts bring their own rate; a bare waveform has the caller's."""
-        for index, sound in enumerate(sounds):
-            rate = sound.get("sampling_rate") if isinstance(sound, dict) else sampling_rate
-            if sound is not None and rate is None:
-                logger.warning_once("No sampling_rate was given: pass it, so that it is checked.")
-            if sound is not None and rate is not None and rate != self.feature_extractor.sampling_rate:
+    def _check_sampling_rate(self, audio: list, sampling_rate: int | None) -> None:
+        """Files and dicts bring their rate; a bare waveform has the caller's."""
+        needed = self.feature_extractor.sampling_rate
+        for index, waveform in enumerate(audio):
+            if waveform is None:
+                continue
+            rate = waveform.get("sampling_rate") if isinstance(waveform, dict) else sampling_rate
+            if rate is None:
+                logger.warning_once(
+                    f"waveform {index}: no sampling_rate was given, so {needed} Hz is assumed; pass sampling_rate"
+                )
+            elif rate != needed:
                 raise ValueError(
-                    f"waveform {index}: sampling_rate {rate} Hz, but this processor needs "
-                    f"{self.feature_extractor.sampling_rate} Hz; resample it, or pass the file's path"
+                    f"waveform {index}: sampling_rate {rate} Hz, but this processor needs {needed} Hz; resample it, or "
+                    "pass the file's path"
                 )
 
-    def _process(self, pictures: list, sounds: list, kwargs: dict) -> dict[str, torch.Tensor]:
-        has_video = torch.tensor([picture is not None for picture in pictures])
-        has_audio = torch.tensor([sound is not None for sound in sounds])
+    def _process(self, videos: list, audio: list, kwargs: dict) -> dict[str, torch.Tensor]:
+        """The batch of frames and waveforms, of which each clip may lack one."""
+        has_video = torch.tensor([video is not None for video in videos])
+        has_audio = torch.tensor([waveform is not None for waveform in audio])
+        # The parts see the clips that have the modality ...
         inputs: dict[str, Any] = {}
         if has_video.any():
-            inputs["videos"] = [picture for picture in pictures if picture is not None]
+            inputs["videos"] = [video for video in videos if video is not None]
         if has_audio.any():
-            present = [sound for sound in sounds if sound is not None]
-            inputs["audio"] = as_waveforms([s["array"] if isinstance(s, dict) else s for s in present])
-        kwargs = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
-        done = ("return_tensors", "num_frames", "fps", "do_sample_frames", "video_metadata", "sampling_rate")
-        for options in (kwargs, *(kwargs.get(f"{part}_kwargs", {}) for part in ("common", "videos", "audio"))):
-            for name in done:
-                options.pop(name, None)
-        kwargs.update(do_sample_frames=False, sampling_rate=self.feature_extractor.sampling_rate, return_tensors="pt")
-        processed = super().__call__(**inputs, **kwargs)
+            present = [waveform for waveform in audio if waveform is not None]
+            inputs["audio"] = as_waveforms([w["array"] if isinstance(w, dict) else w for w in present])
+        rate = self.feature_extractor.sampling_rate
+        processed = super().__call__(
+            **inputs, **kwargs, do_sample_frames=False, sampling_rate=rate, return_tensors="pt"
+        )
+        # ... and their rows go back among rows of zeros.
         batch = {}
         for name, present in (("pixel_values_videos", has_video), ("input_features", has_audio)):
             if name in processed:
                 batch[name] = _scatter(processed[name], present)
         return {**batch, "has_video": has_video, "has_audio": has_audio}
+
+    @property
+    def tokenizer(self) -> "NoTokenizer":
+        """Of no use here, but Trainer reads a processor's tokenizer without asking whether it has one."""
+        return NoTokenizer()
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         files = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
@@ -261,11 +266,13 @@ class MAAVTProcessor(ProcessorMixin):
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple:
-        # files are read, and batches are lists, before the parts are called: nothing is left to fetch
+        # The base class would fetch files here.
+        # Files are read, and batches are lists, before the parts are called: nothing is left to fetch
         return images, text, videos, audio
 
     def _process_videos(self, videos: list, **kwargs: Any) -> tuple[BatchFeature, list]:
         videos = [as_frames(video, index) for index, video in enumerate(videos)]
+        # A batch is one tensor.
         lengths = sorted({len(video) for video in videos})
         if len(lengths) > 1:
             raise ValueError(f"videos of {lengths} frames in one batch; pass num_frames, or cut them to one length")
@@ -276,12 +283,52 @@ class MAAVTProcessor(ProcessorMixin):
         return ["pixel_values_videos", "input_features", "has_video", "has_audio"]
 
 
-def _option(kwargs: dict, name: str, groups: Sequence[str]) -> Any:
-    """A keyword argument, given flat or in the dict of its part."""
-    for group in groups:
-        if name in (kwargs.get(group) or {}):
-            return kwargs[group][name]
-    return kwargs.get(name)
+# Beside `None`, Trainer asks a tokenizer for its special tokens, and ProcessorMixin for its settings.
+class NoTokenizer:
+    """Defines no special tokens."""
+
+    eos_token_id = bos_token_id = pad_token_id = None
+    init_kwargs: dict[str, Any] = {}
+
+
+class _Options:
+    """Keyword arguments of a call, given flat or in the dict of a part. `rest` are those left for the parts."""
+
+    names = ("return_tensors", "num_frames", "fps", "do_sample_frames", "video_metadata", "sampling_rate")
+
+    def __init__(self, kwargs: dict[str, Any]):
+        self.rest = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
+        # An option in the dict of a part wins over a flat one.
+        values: dict[str, Any] = {}
+        for group in (self.rest, *(self.rest.get(f"{part}_kwargs") or {} for part in ("common", "audio", "videos"))):
+            values |= {name: group.pop(name) for name in self.names if name in group}
+        if values.get("do_sample_frames") is False:
+            values |= {"num_frames": None, "fps": None}
+        self.return_tensors = values.get("return_tensors") or "pt"
+        self.num_frames, self.fps = values.get("num_frames"), values.get("fps")
+        self.video_metadata, self.sampling_rate = values.get("video_metadata"), values.get("sampling_rate")
+
+
+def _with_rate(clip: Clip) -> dict[str, Any] | None:
+    """The waveform of a clip with its sampling rate, or None."""
+    if clip.waveform is None:
+        return None
+    return {"array": clip.waveform, "sampling_rate": clip.sampling_rate}
+
+
+def _side_by_side(videos: Any, audio: Any) -> tuple[list, list]:
+    """Videos and audio as lists of one length, None where one is missing."""
+    # One modality alone
+    if videos is None:
+        audio = _as_list(audio, _is_single_audio)
+        return [None] * len(audio), audio
+    videos = _as_list(videos, _is_single_video)
+    if audio is None:
+        return videos, [None] * len(videos)
+    audio = _as_list(audio, _is_single_audio)
+    if len(videos) != len(audio):
+        raise ValueError(f"{len(videos)} videos, but {len(audio)} of audio; give one (or None) for each video")
+    return videos, audio
 
 
 def _as_list(values: Any, is_single: Any) -> list:
@@ -299,23 +346,24 @@ def _is_single_video(videos: Any) -> bool:
     if is_clip_source(videos):
         return True
     if isinstance(videos, (list, tuple)):
+        # Frames of one video have three axes; a list of videos holds files or four axes.
         first = next((video for video in videos if video is not None), None)
         return first is not None and not is_clip_source(first) and np.ndim(first) == 3
     return np.ndim(videos) != 5
 
 
-def _is_single_sound(audio: Any) -> bool:
-    if _is_sound_file(audio) or isinstance(audio, dict):
+def _is_single_audio(audio: Any) -> bool:
+    if _is_audio_file(audio) or isinstance(audio, dict):
         return True
     if isinstance(audio, (list, tuple)):
         return len(audio) > 0 and np.isscalar(audio[0]) and not isinstance(audio[0], (str, bytes))
     return np.ndim(audio) == 1
 
 
-def _is_sound_file(sound: Any) -> bool:
-    if isinstance(sound, dict):
-        return "array" not in sound
-    return is_clip_source(sound) or hasattr(sound, "get_samples_played_in_range")
+def _is_audio_file(audio: Any) -> bool:
+    if isinstance(audio, dict):
+        return "array" not in audio
+    return is_clip_source(audio) or hasattr(audio, "get_samples_played_in_range")
 
 
 def _height_and_width(size: Any) -> dict[str, int]:
@@ -328,6 +376,7 @@ def _scatter(rows: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
     """Put the rows of the clips that have the modality among rows of zeros."""
     if present.all():
         return rows
+    # (present, ...) -> (B, ...)
     full = rows.new_zeros((len(present), *rows.shape[1:]))
     full[present.to(rows.device)] = rows
     return full

@@ -50,6 +50,7 @@ def stft(
     pad_mode: str = "constant",
 ) -> torch.Tensor:
     """The complex transform, `[..., n_fft // 2 + 1, frames]`; arguments as in `stft_magnitude`."""
+    # torch.stft takes one leading axis.
     flat = waveform.reshape(-1, waveform.shape[-1])
     spectrum = torch.stft(
         flat,
@@ -89,6 +90,7 @@ def log_mel(
     log_base: str = "e",
 ) -> torch.Tensor:
     """Logarithm ("e" or "10") of mel power + `log_offset`, `[..., num_bins, frames]`; HTK triangles of height one."""
+    # Power at linear frequencies, then in the mel filters
     power = squared_magnitude(stft(waveform, n_fft, hop_length, win_length, pad_mode=pad_mode))
     filters = mel_filters(
         sampling_rate, n_fft, num_bins, min_frequency, max_frequency or sampling_rate / 2, power.device, power.dtype
@@ -122,10 +124,12 @@ def kaldi_fbank(
         `[..., num_bins, frames]`, `frames = 1 + (n - win_length) // hop_length`.
     """
     n_fft = 1 << (win_length - 1).bit_length()
+    # Frames without their mean, with the high frequencies raised, under a window
     frames = waveform.unfold(-1, win_length, hop_length)  # [..., frames, win_length]
     frames = frames - frames.mean(-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
     frames = (frames - 0.97 * previous) * hann_window(win_length, frames.device, frames.dtype, periodic=False)
+    # Power in the mel filters
     power = squared_magnitude(torch.fft.rfft(frames, n_fft))
     filters = kaldi_filters(
         sampling_rate, n_fft, num_bins, min_frequency, max_frequency or 0.0, power.device, power.dtype
@@ -136,9 +140,10 @@ def kaldi_fbank(
 
 def normalize_per_clip(spectrogram: torch.Tensor, dims: tuple[int, ...] = (-2, -1)) -> torch.Tensor:
     """Zero mean and unit standard deviation over `dims`; a constant spectrogram becomes zeros."""
+    # The deviation is a norm of norms: one sum over all entries loses two digits.
     centered = spectrogram - spectrogram.mean(dims, keepdim=True)
     count = math.prod(spectrogram.shape[dim] for dim in dims)
-    norms = torch.linalg.vector_norm(centered, dim=dims[-1], keepdim=True)  # one sum over all loses two digits
+    norms = torch.linalg.vector_norm(centered, dim=dims[-1], keepdim=True)
     deviation = torch.linalg.vector_norm(norms, dim=dims, keepdim=True) / math.sqrt(count)
     return centered / deviation.clamp_min(1e-2)  # no recording varies so little; silence would be blown-up rounding
 
@@ -150,6 +155,7 @@ def normalize_fixed(spectrogram: torch.Tensor, mean: float, std: float) -> torch
 
 def fit_frames(spectrogram: torch.Tensor, num_frames: int, value: float = 0.0) -> torch.Tensor:
     """`[..., bins, frames]` cut, or padded at the end with `value`, to `num_frames`."""
+    # Too few or too many?
     missing = num_frames - spectrogram.shape[-1]
     if missing > 0:
         return torch.nn.functional.pad(spectrogram, (0, missing), value=value)
@@ -157,7 +163,8 @@ def fit_frames(spectrogram: torch.Tensor, num_frames: int, value: float = 0.0) -
 
 
 def append_reversed(waveform: torch.Tensor, num_samples: int) -> torch.Tensor:
-    """`[..., n]` lengthened to at least `num_samples`: while it is shorter, its own time reversal is appended."""
+    """`[..., n]` lengthened to at least `num_samples`: while it is shorter, its time reversal is appended."""
+    # Each round doubles the length.
     while waveform.shape[-1] < num_samples:
         waveform = torch.cat([waveform, waveform.flip(-1)], -1)
     return waveform
@@ -176,9 +183,9 @@ def masked_waveform(
 ) -> torch.Tensor:
     """The part of a mixture that a mask on its mel spectrogram lets through.
 
-    As published: the frames that the spectrogram dropped are masked with zeros, the mask goes through the mel filters
+    As in the reference implementation: the frames that the spectrogram dropped are masked with zeros, the mask goes through the mel filters
     to the linear frequencies, and these shares multiply the mixture's complex spectrum. The filters do not sum to one
-    over the mel bins, so that a mask of ones is not the identity; `renormalize` (ours) divides by that sum.
+    over the mel bins, so that a mask of ones is not the identity; `renormalize` (our addition) divides by that sum.
 
     Args:
         mask: `[..., F, W]` in 0..1, rows are mel bins, low first.
@@ -195,6 +202,7 @@ def masked_waveform(
     """
     if mask.shape[:-2] != mixture.shape[:-1]:
         raise ValueError(f"mask {tuple(mask.shape)} and mixture {tuple(mixture.shape)}; give [..., F, W] and [..., n]")
+    # The spectrum has the frames that the spectrogram dropped at its end.
     spectrum = stft(mixture, n_fft, hop_length, win_length, pad_mode="reflect")
     missing = spectrum.shape[-1] - mask.shape[-1]
     if missing < 0:
@@ -202,6 +210,7 @@ def masked_waveform(
             f"mask: {mask.shape[-1]} frames, but {mixture.shape[-1]} samples give {spectrum.shape[-1]}; give the waveform "
             "that the spectrogram was made of"
         )
+    # From mel bins to linear frequencies: (..., F, W) -> (..., n_fft // 2 + 1, frames)
     filters = mel_filters(
         sampling_rate,
         n_fft,
@@ -214,6 +223,7 @@ def masked_waveform(
     shares = filters @ torch.nn.functional.pad(mask.to(mixture.dtype), (0, missing))
     if renormalize:
         shares = shares / filters.sum(1, keepdim=True).clamp_min(torch.finfo(shares.dtype).tiny)
+    # Back to samples
     length = win_length or n_fft
     waveform = torch.istft(
         (spectrum * shares).reshape(-1, *spectrum.shape[-2:]),
@@ -268,7 +278,9 @@ def kaldi_filters(
 ) -> torch.Tensor:
     """`[num_bins, n_fft // 2 + 1]` Kaldi mel filters (`max_frequency` <= 0 counts from half the sampling rate)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # 224 filters on 257 frequencies: some are empty, as published
+        warnings.simplefilter(
+            "ignore"
+        )  # 224 filters on 257 frequencies: some are empty, as in the reference implementation
         filters, _ = kaldi.get_mel_banks(
             num_bins, n_fft, float(sampling_rate), min_frequency, max_frequency, 100.0, -500.0, 1.0
         )

@@ -6,7 +6,7 @@ from .video_processing_maavt import MAAVTVideoProcessor
 
 
 class DeepAVFusionVideoProcessor(MAAVTVideoProcessor):
-    """Turns frames into `pixel_values_videos` float32 `[B, S, 3, 224, 224]`, as published for evaluation.
+    """Turns frames into `pixel_values_videos` float32 `[B, S, 3, 224, 224]`, as the paper evaluates.
 
     The short side is resized to 256 (224 / 0.875), the middle 224 x 224 are kept, and ImageNet's mean and deviation are
     taken. Segmentation is evaluated with `size={"shortest_edge": 224}`: nothing but the longer side is cut.

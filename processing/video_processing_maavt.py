@@ -20,8 +20,8 @@ class MAAVTVideoProcessorKwargs(VideosKwargs, total=False):
     """Keyword arguments of `MAAVTVideoProcessor` beside the usual ones.
 
     frames_per_clip: frames taken from a file when neither `num_frames` nor `fps` says how many.
-    crop_box: `(top, left, bottom, right)` as shares of the picture, cut out before resizing; None for all of it.
-    frame_grid: `(rows, columns)`: so many frames after each other are laid out in one picture, row by row.
+    crop_box: `(top, left, bottom, right)` as shares of the frame, cut out before resizing; None for all of it.
+    frame_grid: `(rows, columns)`: so many frames after each other are laid out in one image, row by row.
     """
 
     frames_per_clip: int | None
@@ -37,10 +37,10 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     `frames_per_clip` (8) frames are taken at the centers of equal parts of the clip.
 
     The default mean and standard deviation, 0.5, are those of the ImageNet-21k ViT; `MAAVTProcessor.from_backbone`
-    takes them from a backbone's own image processor. `crop_box` shows the model a fixed part of the picture, such as
-    the mouth of a talker who sits still. `frame_grid` lays frames out side by side in one picture `[B, T / (rows
-    columns), 3, rows H, columns W]`: the model averages over pictures and would forget the order of frames, but not
-    where in a picture a frame stands.
+    takes them from a backbone's own image processor. `crop_box` shows the model a fixed part of the frame, such as
+    the mouth of a talker who sits still. `frame_grid` lays frames out side by side in one image `[B, T / (rows
+    columns), 3, rows H, columns W]`: the model averages over images and would forget the order of frames, but not
+    where in an image a frame stands.
     """
 
     resample = PILImageResampling.BILINEAR
@@ -69,15 +69,17 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
             fps: T is the length times this.
 
         Raises:
-            ValueError: both are given, `fps` without the video's own frame rate, or more frames than there are.
+            ValueError: both are given, `fps` without the video's frame rate, or more frames than there are.
         """
+        # How many frames?
         total = metadata.total_num_frames
         if num_frames is not None and fps is not None:
             raise ValueError("num_frames and fps exclude each other; give one of them")
         if fps is not None:
             if metadata.fps is None:
-                raise ValueError("fps needs the video's own frame rate; pass video_metadata with fps, or num_frames")
+                raise ValueError("fps needs the video's frame rate; pass video_metadata with fps, or num_frames")
             num_frames = max(1, round(total / metadata.fps * fps))
+        # Their places
         if num_frames is None:
             return np.arange(total)
         if num_frames > total:
@@ -91,6 +93,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         do_sample_frames: bool | None = None,
         sample_indices_fn: Callable | None = None,
     ) -> tuple[list, list]:
+        # Files: the reader samples while it decodes.
         if is_clip_source(videos):
             videos = [videos]
         if isinstance(videos, (list, tuple)) and videos and all(is_clip_source(video) for video in videos):
@@ -101,6 +104,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
             request = ClipRequest(num_frames=num_frames, fps=fps, streams=("video",))
             clips = [load_clip(video, request) for video in videos]
             return [clip.frames for clip in clips], make_batched_metadata([clip.frames for clip in clips], None)
+        # Frames: the base class's metadata and sampling
         videos = [as_frames(video, index) for index, video in enumerate(make_batched_videos(videos))]
         video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)
         if do_sample_frames:
@@ -119,6 +123,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         **kwargs: Any,
     ) -> BatchFeature:
         """As in the base class, on a part of the frames (`crop_box`); then laid out side by side (`frame_grid`)."""
+        # Before and after what every video processor does
         if crop_box is not None:
             videos = [cut_box(video, crop_box) for video in videos]
         pixels = super()._preprocess(videos, **kwargs)["pixel_values_videos"]
@@ -141,17 +146,18 @@ def cut_box(frames: torch.Tensor, box: Any) -> torch.Tensor:
         slice(round(top * height), round(bottom * height)),
         slice(round(left * width), round(right * width)),
     )
+    # A box of less than a pixel would leave nothing.
     inside = 0 <= top < bottom <= 1 and 0 <= left < right <= 1
     if not inside or rows.start == rows.stop or columns.start == columns.stop:
         raise ValueError(
-            f"crop_box={tuple(box)} is no part of a picture of {width}x{height}; give (top, left, bottom, right) as "
+            f"crop_box={tuple(box)} is no part of a frame of {width}x{height}; give (top, left, bottom, right) as "
             "shares from 0 to 1"
         )
     return frames[..., rows, columns]
 
 
 def lay_out(frames: torch.Tensor, grid: Any) -> torch.Tensor:
-    """Frames `[T, 3, H, W]`, rows times columns of them in one picture: `[T / (rows columns), 3, rows H, columns W]`.
+    """Frames `[T, 3, H, W]`, rows times columns of them in one image: `[T / (rows columns), 3, rows H, columns W]`.
 
     Raises:
         ValueError: T is no multiple of rows times columns.
@@ -162,8 +168,9 @@ def lay_out(frames: torch.Tensor, grid: Any) -> torch.Tensor:
         raise ValueError(
             f"frame_grid={tuple(grid)} takes a multiple of {rows * columns} frames, got {count}; change num_frames"
         )
-    pictures = frames.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
-    return pictures.reshape(-1, channels, rows * height, columns * width)
+    # (T, 3, H, W) -> (T / (rows columns), 3, rows, H, columns, W)
+    images = frames.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return images.reshape(-1, channels, rows * height, columns * width)
 
 
 def is_clip_source(video: Any) -> bool:
@@ -179,15 +186,20 @@ def as_frames(video: Any, index: int = 0) -> torch.Tensor:
     Raises:
         ValueError: no frames, a wrong rank, or no axis of 1, 3 or 4 channels; the message names the video.
     """
+    # A list of pictures, or an array
     if isinstance(video, (list, tuple)):
         video = np.stack([np.asarray(frame) for frame in video]) if len(video) else np.zeros((0, 1, 1, 3), np.uint8)
     frames = video if isinstance(video, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(video)))
+    # Shape
     if frames.ndim != 4:
         raise ValueError(f"video {index}: shape {tuple(frames.shape)}; give frames [T, 3, H, W] or [T, H, W, 3]")
     if len(frames) == 0:
-        raise ValueError(f"video {index}: zero frames; leave the picture out (None) or give another clip")
+        raise ValueError(f"video {index}: zero frames; leave the video out (None) or give another clip")
     if frames.shape[1] not in (1, 3, 4) and frames.shape[-1] not in (1, 3, 4):
         raise ValueError(f"video {index}: shape {tuple(frames.shape)} has no color axis; give [T, 3, H, W]")
-    if frames.is_floating_point() and not torch.isfinite(frames).all():
-        raise ValueError(f"video {index}: NaN or infinite pixels; give uint8 frames")
+    # Values: integers of another type, or floats outside 0..255, would be scaled wrongly.
+    if not frames.is_floating_point() and frames.dtype != torch.uint8:
+        raise ValueError(f"video {index}: {frames.dtype} pixels; give uint8 frames, 0 to 255")
+    if frames.is_floating_point() and not frames.abs().max() <= 255:
+        raise ValueError(f"video {index}: pixels above 255, NaN or infinite; give uint8 frames, 0 to 255")
     return frames

@@ -14,7 +14,7 @@ from modeling_deepavfusion import (
     DeepAVFusionForPreTraining,
     DeepAVFusionModel,
 )
-from modeling_deepavfusion.published_deepavfusion import config_of_encoder, encoder_to_ours, task_to_ours
+from modeling_deepavfusion.convert_deepavfusion import config_from_weights, reference_state_dict
 
 
 KINDS = {}
@@ -51,7 +51,7 @@ def load_golden(path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor],
 
 def encoder_config(weights: dict[str, torch.Tensor], **fields):
     """The configuration behind published encoder weights (names without prefix), with more fields set."""
-    config = config_of_encoder(weights, HEADS, TOKENS, MEL_BINS)
+    config = config_from_weights(weights, HEADS, TOKENS, MEL_BINS)
     for name, value in fields.items():
         setattr(config, name, value)
     return config
@@ -72,7 +72,7 @@ def encoder(stem, weights, inputs, expected, attention):
     assert config.fusion_type in stem
     config._attn_implementation = attention
     model = DeepAVFusionModel(config).eval()
-    model.load_state_dict(encoder_to_ours(weights, config.fusion_type))
+    model.load_state_dict(reference_state_dict(weights, config.fusion_type))
     full = model(*streams(inputs), output_hidden_states=True)
     keep = {name: inputs[name] for name in ("image_ids_keep", "audio_ids_keep")}
     masked = model(*streams(inputs), **keep)
@@ -108,7 +108,7 @@ def pretraining(stem, weights, inputs, expected, attention):
     config = encoder_config(without_prefix(weights, "encoder."), **fields, **decoder)
     config._attn_implementation = attention
     model = DeepAVFusionForPreTraining(config).eval()
-    model.load_state_dict(task_to_ours(weights, config.fusion_type))
+    model.load_state_dict(reference_state_dict(weights, config.fusion_type))
     # noise whose order is the given permutation
     noise = {f"{name}_noise": shuffle.argsort(1).float() for name, shuffle in shuffles.items()}
     outputs = model(*streams(inputs), **noise)
@@ -126,7 +126,7 @@ def classifier(stem, weights, inputs, expected, attention):
     config = encoder_config(without_prefix(weights, "encoder."), **fields)
     config._attn_implementation = attention
     model = DeepAVFusionForAudioVisualClassification(config).eval()
-    model.load_state_dict(task_to_ours(weights, config.fusion_type))
+    model.load_state_dict(reference_state_dict(weights, config.fusion_type))
     outputs = model(*streams(inputs))
     return {
         "logits_image": outputs.image_logits,

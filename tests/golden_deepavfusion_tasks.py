@@ -8,7 +8,7 @@ import torch
 from golden_deepavfusion import encoder_config, golden, streams, without_prefix
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualSegmentation, DeepAVFusionForSoundSourceSeparation
-from modeling_deepavfusion.published_deepavfusion import encoder_to_ours
+from modeling_deepavfusion.convert_deepavfusion import reference_state_dict
 
 
 CONVOLUTIONS = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
@@ -59,7 +59,9 @@ def loaded(model_class, weights, decoder: dict[str, torch.Tensor], attention: st
     config = encoder_config(encoder, **fields)
     config._attn_implementation = attention
     model = model_class(config).eval()
-    trunk = {f"deepavfusion.{name}": value for name, value in encoder_to_ours(encoder, config.fusion_type).items()}
+    trunk = {
+        f"deepavfusion.{name}": value for name, value in reference_state_dict(encoder, config.fusion_type).items()
+    }
     model.load_state_dict(trunk | decoder)
     return model
 

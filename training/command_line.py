@@ -39,13 +39,13 @@ def train(context: typer.Context) -> None:
     arguments = list(context.args)
     if arguments and arguments[0].endswith((".yaml", ".yml")):
         arguments[0] = str(find_config(arguments[0]))
-    run_script(context, "train.py", arguments)
+    run(context, script("train.py"), arguments)
 
 
 @app.command(**PASS_ON)
 def predict(context: typer.Context) -> None:
     """Classify clips with a checkpoint: maavt predict MODEL clip.mp4."""
-    run_script(context, "predict.py", context.args)
+    run(context, script("predict.py"), context.args)
 
 
 @app.command(**PASS_ON)
@@ -67,10 +67,9 @@ def export(context: typer.Context) -> None:
     run(context, main_of("training.tools.export_onnx"), context.args)
 
 
-def run_script(context: typer.Context, name: str, arguments: list[str]) -> None:
-    """Runs a script of the repository's top level as `python name` does."""
-    sys.argv = [f"maavt {context.info_name}", *arguments]
-    runpy.run_path(str(shipped_file(name)), run_name="__main__")
+def script(name: str) -> Callable[[], object]:
+    """A function that calls the `main` of a file beside the packages."""
+    return lambda: runpy.run_path(str(shipped_file(name)))["main"]()
 
 
 def main_of(module: str) -> Callable[[], object]:

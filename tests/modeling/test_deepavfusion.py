@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel
 
 from modeling_deepavfusion import DeepAVFusionConfig, DeepAVFusionForPreTraining, DeepAVFusionModel
-from modeling_deepavfusion.embeddings_deepavfusion import sincos_positions
-from modeling_deepavfusion.published_deepavfusion import encoder_to_ours, task_to_ours
+from modeling_deepavfusion.convert_deepavfusion import reference_state_dict
+from modeling_deepavfusion.modeling_deepavfusion import sincos_positions
 
 
 STREAMS = ("image", "audio", "fusion")
@@ -55,7 +55,7 @@ def reference_and_ours(dtype=torch.float64, **overrides):
     config = tiny_config(**overrides)
     reference = Encoder(config).to(dtype).eval()
     model = DeepAVFusionModel(config).to(dtype).eval()
-    model.load_state_dict(encoder_to_ours(reference.state_dict(), config.fusion_type))
+    model.load_state_dict(reference_state_dict(reference.state_dict(), config.fusion_type))
     return reference, model
 
 
@@ -87,7 +87,7 @@ def test_gradients_of_the_shortcuts_are_exact(fusion_type):
     ours = [outputs[f"{name}_last_hidden_state"] for name in STREAMS]
     sum((states * way).sum() for states, way in zip(ours, directions, strict=True)).backward()
     gradients = {name: p.grad for name, p in reference.named_parameters() if "pos_embed" not in name}
-    expected = encoder_to_ours(gradients, fusion_type)
+    expected = reference_state_dict(gradients, fusion_type)
     for name, parameter in model.named_parameters():
         all_close(parameter.grad, expected[name], 1e-10)
 
@@ -97,7 +97,7 @@ def test_pretraining_equals_the_literal_reading():
     config = tiny_config()
     reference = PreTraining(config).double().eval()
     model = DeepAVFusionForPreTraining(config).double().eval()
-    model.load_state_dict(task_to_ours(reference.state_dict(), config.fusion_type))
+    model.load_state_dict(reference_state_dict(reference.state_dict(), config.fusion_type))
     image, audio = (value.double() for value in tiny_inputs().values())
     noise = torch.rand(3, 16), torch.rand(3, 6)
     with torch.no_grad():

@@ -9,8 +9,11 @@ from torch import nn
 from transformers import AutoModelForPreTraining, AutoModelForVideoClassification
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification, DeepAVFusionForPreTraining
-from modeling_deepavfusion.classification_deepavfusion import DeepAVFusionPooledNorm
-from modeling_deepavfusion.decoder_deepavfusion import patchify, unpatchify
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import (
+    DeepAVFusionPooledNorm,
+    patchify,
+    unpatchify,
+)
 
 
 HEADS = ("image", "audio", "fusion")
@@ -137,8 +140,13 @@ def test_logits_are_the_mean_of_three_heads_and_of_windows():
     ]
     assert (windows[0] - windows[1]).abs().max() > 1e-3
     per_window = model(**inputs, labels=torch.tensor([[0, 1], [2, -100], [3, 4]]))
-    assert per_window.logits.shape == (3, 2, 5)
-    all_close(per_window.logits.mean(1), outputs.logits)
+    assert per_window.window_logits.shape == (3, 2, 5)
+    all_close(per_window.window_logits.mean(1), outputs.logits)
+    all_close(per_window.logits, outputs.logits)
+    expected = nn.functional.cross_entropy(
+        per_window.window_logits.flatten(0, 1), torch.tensor([0, 1, 2, -100, 3, 4]), ignore_index=-100
+    )
+    all_close(per_window.loss, expected)
 
 
 def test_heads_of_missing_modalities_are_left_out():
@@ -249,4 +257,9 @@ def test_pretrained_encoder_starts_a_classifier(tmp_path):
     states = pretrained.deepavfusion(**inputs).last_hidden_state
     assert torch.equal(classifier.deepavfusion(**inputs).last_hidden_state, states)
     classifier.save_pretrained(tmp_path / "classifier")
-    assert set(classifier.config.auto_map) == {"AutoConfig", "AutoModel", "AutoModelForVideoClassification"}
+    assert set(classifier.config.auto_map) == {
+        "AutoConfig",
+        "AutoModel",
+        "AutoModelForVideoClassification",
+        "AutoModelForAudioClassification",
+    }

@@ -35,7 +35,9 @@ class Hidden:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hidden())
 import torch
-from transformers import AutoModel, AutoModelForPreTraining, AutoModelForVideoClassification
+from transformers import (
+    AutoModel, AutoModelForAudioClassification, AutoModelForPreTraining, AutoModelForVideoClassification
+)
 inputs = torch.load(sys.argv[1], weights_only=True)
 noise = {name: inputs.pop(name) for name in ("image_noise", "audio_noise")}
 trust = {"trust_remote_code": True}
@@ -47,6 +49,8 @@ with torch.inference_mode():
         outputs[key + "_states"] = base(**inputs).last_hidden_state
     classifier = AutoModelForVideoClassification.from_pretrained(sys.argv[3], **trust).eval()
     outputs["logits"] = classifier(**inputs).logits
+    classifier = AutoModelForAudioClassification.from_pretrained(sys.argv[3], **trust).eval()
+    outputs["audio_auto_class_logits"] = classifier(**inputs).logits
     pretraining = AutoModelForPreTraining.from_pretrained(sys.argv[4], **trust).eval()
     outputs["loss"] = pretraining(**inputs, **noise).loss
 torch.save({name: value.clone() for name, value in outputs.items()}, sys.argv[2])
@@ -95,14 +99,33 @@ def test_fresh_process_without_the_package(saved, tmp_path, where):
             run(PUSH, folder, PYTHONPATH=str(REPOSITORY), **hub.env)
             said = run(LOAD, *files, "tester/classifier", "tester/pretraining", isolated=True, **hub.env, **modules)
             uploaded = hub.repos["tester/classifier"]["files"]
-        assert {"modeling_deepavfusion.py", "classification_deepavfusion.py", "model.safetensors"} <= set(uploaded)
-        assert not [name for name in uploaded if "pretraining" in name or "convert" in name]
+        assert {
+            "modeling_deepavfusion.py",
+            "pretraining_and_classification_deepavfusion.py",
+            "model.safetensors",
+        } <= set(uploaded)
+        assert not [name for name in uploaded if "dense_tasks" in name or "convert" in name]
         auto_map = json.loads(uploaded["config.json"])["auto_map"]
         assert auto_map["AutoModel"] == "modeling_deepavfusion.DeepAVFusionModel"
+        assert auto_map["AutoModelForAudioClassification"] == auto_map["AutoModelForVideoClassification"]
     assert "refused without trust" in said
     found = torch.load(files[1], weights_only=True)
     with torch.inference_mode():
         all_close(found["logits"], models["classifier"](**inputs).logits)
+        assert torch.equal(found["audio_auto_class_logits"], found["logits"])
         all_close(found["loss"], models["pretraining"](**inputs, **noise).loss)
         for key, model in zip(("first", "second"), models.values(), strict=True):
             all_close(found[f"{key}_states"], model.deepavfusion(**inputs).last_hidden_state)
+
+
+def test_a_sharded_model_saves_the_class_that_it_is(saved, tmp_path):
+    """`fully_shard` derives a class named FSDP..., which no folder could load."""
+    folder, _ = saved
+    model = tiny_model(DeepAVFusionForAudioVisualClassification)
+    model_class = type(model)
+    model.__class__ = type(f"FSDP{model_class.__name__}", (type("FSDPModule", (), {}), model_class), {})
+    model.save_pretrained(tmp_path)
+    sharded, plain = (json.loads((path / "config.json").read_text()) for path in (tmp_path, folder / "classifier"))
+    assert sharded["architectures"] == plain["architectures"] == [model_class.__name__]
+    assert sharded["auto_map"] == plain["auto_map"]
+    assert {path.name for path in tmp_path.iterdir()} >= {path.name for path in (folder / "classifier").glob("*.py")}

@@ -15,10 +15,12 @@ from modeling_deepavfusion import (
     DeepAVFusionForSoundSourceLocalization,
     DeepAVFusionForSoundSourceSeparation,
 )
-from modeling_deepavfusion.maps_deepavfusion import spread_layers
-from modeling_deepavfusion.segmentation_deepavfusion import DeepAVFusionSegmentationDecoder
-from modeling_deepavfusion.separation_deepavfusion import DeepAVFusionSeparationDecoder
-from modeling_deepavfusion.separation_loss_deepavfusion import separation_loss, separation_mask
+from modeling_deepavfusion.dense_tasks_deepavfusion import (
+    DeepAVFusionSegmentationDecoder,
+    DeepAVFusionSeparationDecoder,
+    spread_layers,
+)
+from modeling_deepavfusion.losses_deepavfusion import separation_loss, separation_mask
 
 
 TASKS = (
@@ -289,8 +291,8 @@ def test_save_and_load(model_class, tmp_path):
     if model_class is DeepAVFusionForAudioVisualSegmentation:
         assert type(AutoModelForSemanticSegmentation.from_pretrained(tmp_path)) is model_class
         code = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-        assert code["AutoModelForSemanticSegmentation"] == f"segmentation_deepavfusion.{model_class.__name__}"
-        assert {"segmentation_deepavfusion.py", "maps_deepavfusion.py", "modeling_deepavfusion.py"} <= {
+        assert code["AutoModelForSemanticSegmentation"] == f"dense_tasks_deepavfusion.{model_class.__name__}"
+        assert {"dense_tasks_deepavfusion.py", "losses_deepavfusion.py", "modeling_deepavfusion.py"} <= {
             path.name for path in tmp_path.iterdir()
         }
         states = model(**inputs, output_hidden_states=True).image_hidden_states

@@ -311,7 +311,7 @@ def test_clips_that_cannot_be_mismatched_are_refused(table, processor):
     ("options", "message"),
     [
         ({"modalities": ()}, "modalities"),
-        ({"modalities": ("video",), "mismatch_probability": 0.2}, "need picture and sound"),
+        ({"modalities": ("video",), "mismatch_probability": 0.2}, "need video and audio"),
         ({"mismatch_probability": 1.2}, "mismatch_probability"),
         ({"mismatched_copies": True, "training": True}, "for evaluation"),
         ({"on_missing": "skip"}, "on_missing"),

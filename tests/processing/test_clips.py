@@ -158,7 +158,7 @@ def test_pyav_reads_what_torchcodec_refuses(tmp_path, monkeypatch):
     monkeypatch.setattr(clip_decoders.TorchcodecFile, "frames_at", fail)
     assert read_numbers(load_clip(path, ClipRequest(times=[1.0])).frames) == [25]
     assert read_numbers(load_clip(path, ClipRequest(times=[1.0], decoder="torchcodec")).frames) == [25]
-    monkeypatch.setattr(clip_decoders, "has_pyav", lambda: False)
+    monkeypatch.setattr(clips, "has_pyav", lambda: False)
     with pytest.raises(ClipError, match=r"a\.mp4: path: cannot be decoded"):
         load_clip(path, ClipRequest(times=[1.0], decoder="torchcodec"))
 

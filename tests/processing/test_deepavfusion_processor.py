@@ -239,6 +239,9 @@ def test_wav_files(tmp_path):
             samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32767
         np.testing.assert_allclose(samples, waveform.clamp(-1, 1), atol=2e-5)
     assert {path.name for path in tmp_path.rglob("*.wav")} == {"one.wav", "two.wav"}  # no temporary file is left
+    separated = processor.post_process_separation(torch.zeros(2, 1, 128, 192), torch.stack([noise(48000)[None]] * 2))
+    assert separated.shape == (2, 1, 48000)
+    assert len(processor.save_waveforms(separated, [tmp_path / "c.wav", tmp_path / "d.wav"])) == 2
     with pytest.raises(ValueError, match="2 waveforms and 1 paths"):
         processor.save_waveforms(waveforms, [tmp_path / "a.wav"])
     with pytest.raises(ValueError, match="finite mono samples"):

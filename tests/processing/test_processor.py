@@ -134,6 +134,44 @@ def test_torchcodec_decoders(clip):
     torch.testing.assert_close(batch["input_features"], want["input_features"], atol=0.05, rtol=0)
 
 
+def test_decoders_that_datasets_gives(clip):
+    """Both modalities of `load_dataset("videofolder")`, on the clock of the file."""
+    decoders = torchcodec_decoders()
+    if decoders is None:
+        pytest.skip("torchcodec does not load here")
+    processor = MAAVTProcessor()
+    want = processor(clips=[clip])
+    video, audio = decoders.VideoDecoder(clip), decoders.AudioDecoder(clip)
+    with pytest.raises(ClipError, match=r"datasets\.Video\(decode=False\)"):
+        processor(clips=[video])
+    video._hf_encoded = audio._hf_encoded = {"path": clip, "bytes": None}
+    assert_equal(processor(clips=[video]), want)
+    assert torch.equal(processor(audio=[audio])["input_features"], want["input_features"])
+
+
+def test_a_file_gives_both_modalities(clip):
+    processor = MAAVTProcessor()
+    both = processor(clip)
+    assert both["has_video"].all() and both["has_audio"].all()
+    assert_equal(both, processor(clips=[clip]))
+
+
+def test_trainer_saves_and_loads_the_processor(clip, tmp_path):
+    from transformers import Trainer, TrainingArguments, ViTConfig, ViTForImageClassification
+
+    processor = MAAVTProcessor(video_processor=MAAVTVideoProcessor(size={"height": 32, "width": 32}))
+    config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32)
+    frames = processor(clips=[clip])["pixel_values_videos"][0]
+    rows = [{"pixel_values": frame, "labels": 0} for frame in frames]
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, report_to=[], use_cpu=True, save_steps=1)
+    trainer = Trainer(ViTForImageClassification(config), arguments, train_dataset=rows, processing_class=processor)
+    trainer.train()
+    trainer.save_model(tmp_path / "final")
+    for folder in (tmp_path / "checkpoint-1", tmp_path / "final"):
+        loaded = AutoProcessor.from_pretrained(folder)
+        assert type(loaded) is MAAVTProcessor and loaded.to_dict() == processor.to_dict()
+
+
 def test_one_modality(clip):
     processor = MAAVTProcessor()
     both = processor(clips=clip)
@@ -197,7 +235,7 @@ def test_frames_lie_under_the_sound(folder):
     assert frame_numbers(vggsound(clips=path, num_frames=1)) == [55]  # the middle of seconds 3 to 8
     ave = MAAVTProcessor(MAAVTFeatureExtractor.from_preset("ave"), processor.video_processor)
     assert frame_numbers(ave(clips=path, num_frames=10)) == list(range(5, 100, 10))
-    with pytest.raises(ValueError, match="num_frames=8 for 10 sound segments; give a multiple of 10"):
+    with pytest.raises(ValueError, match="num_frames=8 for 10 segments of audio; give a multiple of 10"):
         ave(clips=path)
 
 
@@ -332,7 +370,7 @@ def test_bad_arrays(clip):
         ({}, "no input"),
         ({"clips": clip, "videos": clip}, "alone"),
         ({"clips": [(clip, 1.0)]}, r"\(file, start, end\)"),
-        ({"videos": [clip, clip], "audio": clip}, "2 videos and 1 sounds"),
+        ({"videos": [clip, clip], "audio": clip}, "2 videos, but 1 of audio"),
         ({"videos": numbered_frames(0)}, "zero frames"),
         ({"videos": [numbered_frames(4), numbered_frames(5)]}, r"videos of \[4, 5\] frames"),
         ({"videos": frames[0, :, :, 0]}, "give frames"),
@@ -347,7 +385,10 @@ def test_bad_arrays(clip):
         ({"audio": np.zeros((1, 2, 100), np.float32)}, "give mono samples|rank 3"),
         ({"audio": [np.zeros((2, 100), np.float32)]}, "average the channels"),
         ({"audio": np.zeros(0, np.float32)}, "no samples"),
-        ({"videos": [None], "audio": [None]}, "lacks picture and sound"),
+        ({"audio": np.full(1000, 1e30, np.float32), "sampling_rate": 16000}, r"up to 1e\+30; give .* -1\.\.1"),
+        ({"videos": np.zeros((2, 3, 8, 8), np.uint16)}, "uint16 pixels; give uint8"),
+        ({"videos": np.full((2, 3, 8, 8), 1e30, np.float32)}, "pixels above 255"),
+        ({"videos": [None], "audio": [None]}, "lacks video and audio"),
         ({"clips": clip, "on_missing": "drop"}, 'use "raise" or "none"'),
     ]
     for inputs, message in cases:
@@ -476,3 +517,21 @@ def test_frame_grid_lays_frames_out_row_by_row():
     assert pixels[0, 1, 0, ::4, ::4].tolist() == [[4, 5], [6, 7]]
     with pytest.raises(ValueError, match="multiple of 4 frames, got 6"):
         processor(frames[:6], return_tensors="pt")
+
+
+def test_one_channel_is_mono():
+    processor, waveform = MAAVTProcessor(), tone(1.0)
+    want = processor(audio=[waveform], sampling_rate=16000)
+    assert_equal(processor(audio=[waveform[None]], sampling_rate=16000), want)
+
+
+def test_a_waveform_with_gradient_passes_after_inference_mode():
+    """Windows and filters that inference mode has cached serve a later backward pass."""
+    for preset in ("default", "vggsound", "ave"):
+        extractor = MAAVTFeatureExtractor.from_preset(preset, segment_seconds=None, num_frames=37)
+        waveform = torch.from_numpy(tone(1.0))
+        with torch.inference_mode():
+            extractor([waveform], sampling_rate=extractor.sampling_rate)
+        waveform.requires_grad_(True)
+        extractor([waveform], sampling_rate=extractor.sampling_rate)["input_features"].square().sum().backward()
+        assert torch.isfinite(waveform.grad).all() and waveform.grad.abs().max() > 0

@@ -13,7 +13,7 @@ from toy_run import write_clips
 from transformers import AutoModelForPreTraining
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
-from modeling_deepavfusion.decoder_deepavfusion import patchify, unpatchify
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify, unpatchify
 from training.deepavfusion.pictures import reconstructed
 from training.deepavfusion.pretraining import branch_ramp, is_of_branch, main, rate_share, warmup_then_cosine
 from training.deepavfusion.probes import neighbor_scores

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification, DeepAVFusionForSoundSourceLocalization
-from modeling_deepavfusion.localization_deepavfusion import scaled
+from modeling_deepavfusion.dense_tasks_deepavfusion import scaled
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
 from processing.data.labeled_frames import LabeledFrames
 from processing.metrics.localization import LocalizationScore

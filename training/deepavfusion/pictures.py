@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
-from modeling_deepavfusion.decoder_deepavfusion import patchify, unpatchify
+from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify, unpatchify
 from training.common.map_pictures import PictureGrid, can_draw, displayed_frame
 
 

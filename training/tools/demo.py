@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     places = ["--data", str(clips), "--model_name_or_path", str(backbone), "--output_dir", str(options.out / "run")]
     quick = QUICK_TRAINING if options.quick else []
     sys.argv = [sys.argv[0], config, *places, *quick, *training]
-    runpy.run_path(str(shipped_file("train.py")), run_name="__main__")
+    runpy.run_path(str(shipped_file("train.py")))["main"]()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,273 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Clips as they are in the wild: each gives the frames and the audio that a player shows, or one error that names it."""
+
+import os
+
+import av
+import numpy as np
+import pytest
+import torch
+from clip_factory import numbered_frames, read_numbers, tone, write_numbered
+
+from processing import clip_decoders
+from processing.clips import ClipError, ClipRequest, load_clip, probe_clip
+from processing.generate.clip_writing import write_clip
+
+
+DECODERS = [
+    "pyav",
+    pytest.param(
+        "torchcodec",
+        marks=pytest.mark.skipif(clip_decoders.torchcodec_decoders() is None, reason="torchcodec does not load here"),
+    ),
+]
+
+
+def encode(path, options=None, codec="libx264", rate=25, count=100):
+    """`count` numbered frames of 96 x 64, coded with these options."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for frame in numbered_frames(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return str(path)
+
+
+def write_audio(path, samples, *, codec="aac", sampling_rate=48000, layout="mono"):
+    """Samples `[channels, n]` in -1..1."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=sampling_rate, layout=layout)
+        for first in range(0, samples.shape[1], 1024):
+            interleaved = np.ascontiguousarray(samples[:, first : first + 1024].T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(interleaved.astype(np.float32), format="flt", layout=layout)
+            frame.sample_rate, frame.pts = sampling_rate, first
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return str(path)
+
+
+# Frames: frame n of 25 a second shows n, whatever the window
+
+# file: its length in frames
+NUMBERED = {
+    "plain.mp4": 30,
+    "av_71.mp4": 30,
+    "avi_h264_bframes.avi": 100,
+    "avi_mpeg4_bframes.avi": 100,
+    "mpeg1.mpg": 100,
+    "mpeg2_bframes.mpg": 100,
+    "two_sounds.mp4": 30,
+    "two_pictures.mkv": 30,
+    "raw.h264": 100,
+    "h264.ts": 100,
+    "x264_openGOP.mp4": 100,
+}
+
+
+def assert_numbered(path, count, decoder):
+    assert probe_clip(path, decoder=decoder).duration == pytest.approx(count / 25, abs=0.05)
+    whole = load_clip(path, ClipRequest(streams=("video",), decoder=decoder))
+    assert read_numbers(whole.frames) == list(range(count))
+    for start in (0.0, 0.42, 0.9, count / 25 - 0.3):
+        clip = load_clip(path, ClipRequest(start, start + 0.3, num_frames=3, streams=("video",), decoder=decoder))
+        wanted = [int((start + offset) * 25 + 1e-6) for offset in (0.05, 0.15, 0.25)]
+        assert read_numbers(clip.frames) == wanted
+        np.testing.assert_allclose(clip.frame_times, np.array(wanted) / 25, atol=2e-3)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", NUMBERED)
+def test_every_frame_in_its_place(shared_path, name, decoder):
+    assert_numbered(str(shared_path("data/odd_clips") / name), NUMBERED[name], decoder)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.avi", "libx264", {"bf": "3"}),
+        ("a.avi", "mpeg4", {"bf": "2", "g": "30"}),
+        ("a.mpg", "mpeg2video", {"bf": "2", "g": "20"}),
+        ("a.h264", "libx264", {"bf": "3"}),
+        ("a.ts", "libx264", {"bf": "3", "g": "20"}),
+        ("a.mp4", "libx264", {"x264-params": "open-gop=1:keyint=20:bframes=3"}),
+        ("a.mp4", "libx264", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}),
+    ],
+)
+def test_every_frame_of_what_the_test_makes(tmp_path, name, codec, options, decoder):
+    assert_numbered(encode(tmp_path / name, options, codec), 100, decoder)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    ("name", "turn"),
+    [
+        ("mirror_h.mp4", lambda frames: frames.flip(-1)),
+        ("antitranspose.mp4", lambda frames: frames.flip(-1, -2).transpose(-1, -2)),
+        ("rot90.mp4", lambda frames: frames.rot90(-1, (-2, -1))),
+    ],
+)
+def test_turned_and_mirrored_tracks(shared_path, name, turn, decoder):
+    folder = shared_path("data/odd_clips")
+    request = ClipRequest(streams=("video",), decoder=decoder)
+    want = turn(load_clip(str(folder / "plain.mp4"), request).frames)
+    got = load_clip(str(folder / name), request).frames
+    assert got.shape == want.shape and (got.float() - want.float()).abs().mean() < 6
+
+
+# Audio
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    ("codec", "name"), [("aac", "a.mp4"), ("aac", "a.mkv"), ("libopus", "a.mkv"), ("flac", "a.mkv")]
+)
+def test_eight_channels(tmp_path, codec, name, decoder):
+    samples = np.repeat(tone(1.0, 48000)[None], 8, 0)
+    path = write_audio(tmp_path / name, samples, codec=codec, layout="7.1")
+    waveform = load_clip(path, ClipRequest(0.2, 0.8, decoder=decoder, streams=("audio",))).waveform
+    assert waveform.std() * 2**0.5 == pytest.approx(0.3, abs=0.01)
+    spectrum = torch.fft.rfft(waveform * torch.hann_window(len(waveform))).abs()
+    assert spectrum.argmax() / 0.6 == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("name", ["vbr_loud_first.aac", "vbr_noxing.mp3"])
+def test_lengths_that_are_estimated_are_counted(shared_path, name, decoder):
+    path = str(shared_path("data/odd_clips") / name)
+    assert probe_clip(path).duration == pytest.approx(16.04, abs=0.06)
+    whole = load_clip(path, ClipRequest(streams=("audio",), decoder=decoder, sampling_rate=16000)).waveform
+    assert len(whole) / 16000 == pytest.approx(16.04, abs=0.06)
+    part = load_clip(path, ClipRequest(10.0, 12.0, streams=("audio",), sampling_rate=16000)).waveform
+    torch.testing.assert_close(part, whole[160000:192000], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_default_track_is_heard(shared_path, decoder):
+    path = str(shared_path("data/odd_clips") / "two_sounds.mp4")
+    clip = load_clip(path, ClipRequest(0.1, 1.1, streams=("audio",), decoder=decoder))
+    assert clip.sampling_rate == 48000
+    assert torch.fft.rfft(clip.waveform).abs().argmax() == pytest.approx(1000, abs=2)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_late_start_counts_once(tmp_path, decoder):
+    path = str(write_numbered(tmp_path / "late.m4a", 2.0, picture=False, start_time=1.5))
+    clip = load_clip(path, ClipRequest(streams=("audio",), decoder=decoder))
+    assert clip.end == pytest.approx(2.06, abs=0.05) and clip.waveform[1000:].abs().max() > 0.2
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_changing_channels_are_averaged(shared_path, decoder):
+    path = str(shared_path("data/odd_clips") / "mono_then_stereo.mkv")
+    waveform = load_clip(path, ClipRequest(streams=("audio",), decoder=decoder)).waveform
+    assert torch.isfinite(waveform).all() and waveform[:40000].abs().max() > 0.01 < waveform[-40000:].abs().max()
+
+
+# One error that names the file
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("nan_av.mkv", "NaN"), ("joined.ts", "frames of"), ("joined_rates.mp3", "sampling rate changes")],
+)
+def test_what_cannot_be_decoded_is_named(shared_path, name, reason, decoder):
+    with pytest.raises(ClipError, match=f"{name}.*{reason}"):
+        load_clip(str(shared_path("data/odd_clips") / name), ClipRequest(on_missing="none", decoder=decoder))
+
+
+@pytest.mark.parametrize("error", [ValueError("channels"), IndexError("pop"), KeyError("json"), ZeroDivisionError()])
+def test_whatever_a_decoder_raises_names_the_file(tmp_path, monkeypatch, error):
+    path = str(write_numbered(tmp_path / "clip.mp4", 0.4))
+
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(clip_decoders.PyAVFile, "waveform", fail)
+    with pytest.raises(ClipError, match=r"clip\.mp4: path: cannot be decoded"):
+        load_clip(path)
+
+
+def test_a_window_without_a_sample_is_named(tmp_path):
+    path = str(write_numbered(tmp_path / "clip.mp4", 0.4))
+    with pytest.raises(ClipError, match="holds no sample"):
+        load_clip(path, ClipRequest(0.1, 0.10001, streams=("audio",)))
+
+
+# Hostile input
+
+SDP = (
+    b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+)
+DASH = b'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>'
+HLS = b"#EXTM3U\n#EXTINF:1,\nother.ts\n"
+TEXT = b"\x1b[31mcolored text, which FFmpeg shows as a video\n" * 100
+
+
+@pytest.mark.parametrize(
+    "data", [SDP, b"\n" + SDP, DASH, HLS, b" " * 20 + HLS, b"ffconcat version 1.0\nfile a.mp4\n", TEXT]
+)
+def test_what_opens_other_files_is_refused(tmp_path, data):
+    path = tmp_path / "clip.mp4"
+    for source, name in ((data, "bytes"), (path, "clip.mp4")):
+        path.write_bytes(data)
+        with pytest.raises(ClipError, match=f"{name}: path: is"):
+            load_clip(source)
+    text = tmp_path / "notes.txt"
+    text.write_bytes(TEXT)
+    with pytest.raises(ClipError, match=r"notes\.txt"):
+        load_clip(text)
+
+
+def test_image_sequences_are_refused(tmp_path):
+    from PIL import Image
+
+    for name in ("x1.png", "x%d.png", "x1.jpg", "x%d.jpg"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    for name in ("x%d.png", "x%d.jpg"):
+        with pytest.raises(ClipError, match="is a picture"):
+            load_clip(tmp_path / name)
+
+
+@pytest.mark.parametrize("sampling_rate", [44101, 47999, 22051, 96001])
+def test_odd_sampling_rates_take_little_memory(tmp_path, sampling_rate):
+    from processing.clips import _resampler
+
+    path = write_clip(tmp_path / "a.wav", None, tone(1.0, sampling_rate, 100), fps=25, sampling_rate=sampling_rate)
+    waveform = load_clip(path, ClipRequest(streams=("audio",), sampling_rate=16000)).waveform
+    torch.testing.assert_close(
+        waveform[200:-200], torch.from_numpy(tone(1.0, 16000, 100))[200:-200], atol=0.01, rtol=0
+    )
+    assert _resampler("a.wav", sampling_rate, 16000).kernel.nbytes < 70e6
+
+
+def test_large_frames_are_refused_before_they_are_decoded(tmp_path):
+    path = tmp_path / "large.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 256, 128, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((128, 256, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    with pytest.raises(ClipError, match="256x128 have more than max_pixels=1000 pixels"):
+        load_clip(path, ClipRequest(max_pixels=1000))
+    assert load_clip(path, ClipRequest(max_pixels=256 * 128, on_missing="none")).frames.shape == (1, 3, 128, 256)
+
+
+def test_pipes_and_devices_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for path in (tmp_path / "pipe.mp4", "/dev/null"):
+        with pytest.raises(ClipError, match="is a pipe or a device"):
+            load_clip(path)
+
+
+def test_a_name_that_is_not_utf8_can_be_read_and_printed(tmp_path):
+    clip = write_numbered(tmp_path / "clip.mp4", 0.4)
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    os.rename(clip, path)
+    assert len(load_clip(path).frames) == 10
+    with pytest.raises(ClipError) as caught:
+        load_clip(path + ".gone")
+    str(caught.value).encode("utf-8")
