@@ -10,11 +10,13 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
+from processing.metrics import IGNORED_LABEL
+
 from .clip_checks import CHECKS, usable_rows
 from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
 from .clip_targets import ClipTargets
-from .conventions import IGNORED_LABEL, MODALITIES
+from .conventions import MODALITIES
 from .media_columns import MEDIA, as_media, media_cell, storage
 from .prepared_folders import is_prepared, read_report
 

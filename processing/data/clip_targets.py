@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 
-from .conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 
 
 BACKGROUND = "background"  # a class of this name, in any case, says nothing about what two clips have in common

@@ -1,9 +1,8 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What all parts agree on: the modalities, the endings of media files, and the label that does not count."""
+"""What all parts agree on: the modalities, and the endings of media files."""
 
 MODALITIES = ("video", "audio")
-IGNORED_LABEL = -100  # PyTorch's cross-entropy ignores it too
 # where a clip is there with several endings, the first of these is taken
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".m4v", ".avi", ".flv", ".ts")
 AUDIO_SUFFIXES = (".wav", ".flac", ".m4a", ".mp3", ".ogg")

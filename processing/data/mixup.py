@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from processing.metrics import IGNORED_LABEL
+
 from .collators import STREAMS
-from .conventions import IGNORED_LABEL
 
 
 LABELS = ("labels", "video_targets", "audio_targets")

@@ -21,7 +21,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from processing.data.conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 
 
 PAIR_COLUMNS = "match scores are logits: the higher, the surer that sound and picture belong together"

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, roc_auc_score
 
-from processing.data.conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 
 from .classification import FLOAT_ROW, INT_ROW, OfflineMetric, labeled_rows
 

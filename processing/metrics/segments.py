@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import accuracy_score
 
-from processing.data.conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 
 from .classification import FLOAT_ROW, INT_ROW, OfflineMetric, best_threshold
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import List, Value
 
 from processing.data.clip_splits import TEST, TRAIN, VALIDATION
-from processing.data.conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 
 from .annotations import (
     Annotations,

@@ -9,7 +9,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from processing.data.conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse penalties C, of which the validation clips choose one

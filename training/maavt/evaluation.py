@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from processing.data.clip_dataset import ClipDataset
-from processing.data.conventions import IGNORED_LABEL
+from processing.metrics import IGNORED_LABEL
 from processing.metrics.classification import (
     ClassificationScore,
     CombinedScore,
