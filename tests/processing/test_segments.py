@@ -175,7 +175,16 @@ def test_recipe_learns_and_scores_words(sentences, tmp_path, modalities):
     backbone = write_backbone(tmp_path / "vit")
     config = write_config(tmp_path / "words.yaml", sentences, backbone)
     results = recipe.main(
-        [str(config), "--segments", COLUMNS, "--num_frames", "3", "--mismatch_probability", "0", "--modalities"]
+        [
+            str(config),
+            "--table",
+            f"{{segments: {COLUMNS}}}",
+            "--num_frames",
+            "3",
+            "--mismatch_probability",
+            "0",
+            "--modalities",
+        ]
         + [*modalities, "--num_train_epochs", "12", "--learning_rate", "1e-2", "--check", "probe"]
         + ["--processor", "{feature_extractor: {num_bins: 32, num_frames: 32}}", "--save_total_limit", "1"]
     )
@@ -225,7 +234,17 @@ def test_table_of_several_labels(scenes):
 def test_recipe_learns_and_scores_several_labels(scenes, tmp_path):
     config = write_config(tmp_path / "scenes.yaml", scenes, write_backbone(tmp_path / "vit"))
     results = recipe.main(
-        [str(config), "--label_separator", ";", "--num_frames", "4", "--mismatch_probability", "0", "--check", "probe"]
+        [
+            str(config),
+            "--table",
+            "{label_separator: ';'}",
+            "--num_frames",
+            "4",
+            "--mismatch_probability",
+            "0",
+            "--check",
+            "probe",
+        ]
         + ["--num_train_epochs", "15", "--learning_rate", "1e-2", "--save_total_limit", "1"]
         + ["--model_config", "{unimodal_loss_weight: 1.0}"]
     )

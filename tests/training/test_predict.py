@@ -5,18 +5,20 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from toy_run import CLASSES, write_backbone, write_clips, write_config
-from transformers import AutoModelForVideoClassification, AutoProcessor
+from transformers import AutoModelForVideoClassification, AutoProcessor, BatchFeature
 
 import predict
 import train as recipe
 from processing.clips import ClipError
 from processing.generate.clip_writing import write_clip
-from training.maavt.prediction import classify, windows
+from training.maavt import prediction
+from training.maavt.prediction import PredictionOptions, class_probabilities, classify, classify_batch, windows
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +151,31 @@ def test_command_line_writes_json_and_embeddings(run, long_clip, capsys):
     assert np.linalg.norm(arrays["video"], axis=1) == pytest.approx(np.ones(4), abs=1e-5)
     with pytest.raises(FileNotFoundError, match="no clips inside"):
         predict.find_files([str(run / "out")])
+
+
+def test_classes_of_a_multi_label_checkpoint_are_judged_one_by_one():
+    logits = torch.tensor([[[6.0, 6.0, -6.0]], [[0.0, 0.0, 0.0]]])  # (B, S, C)
+    model = SimpleNamespace(config=SimpleNamespace(problem_type="multi_label_classification"))
+    torch.testing.assert_close(class_probabilities(model, logits), logits[:, 0].sigmoid())
+    model.config.problem_type = None
+    torch.testing.assert_close(class_probabilities(model, logits).sum(-1), torch.ones(2))
+
+
+def test_a_clip_that_the_processor_refuses_costs_no_other_its_result(monkeypatch):
+    def refuse_bad(clips, **options):
+        if "bad" in clips:
+            raise ValueError("the waveform holds NaN")
+        return BatchFeature({"clips": clips})
+
+    def add(model, inputs, records, options):
+        for record in records:
+            record["predictions"] = []
+
+    monkeypatch.setattr(prediction, "add_predictions", add)
+    batch = [({"file": name}, name) for name in ("a", "bad", "b")]
+    model = SimpleNamespace(device="cpu")
+    classify_batch(model, refuse_bad, batch, PredictionOptions(skip_broken=True))
+    assert batch[1][0] == {"file": "bad", "error": "bad: the waveform holds NaN"}
+    assert all("predictions" in record for record, name in batch if name != "bad")
+    with pytest.raises(ValueError, match="NaN"):
+        classify_batch(model, refuse_bad, batch, PredictionOptions())

@@ -149,7 +149,9 @@ def classify_batch(
             raise
         if len(batch) == 1:
             record = batch[0][0]
-            record["error"] = f"{record['file']}: {error}".removeprefix(f"{record['file']}: {record['file']}")
+            record["error"] = str(error)
+            if record["file"] not in record["error"]:
+                record["error"] = f"{record['file']}: {error}"
             return
         for single in batch:
             classify_batch(model, processor, [single], options)

@@ -38,6 +38,14 @@ class CheckpointTrainer(Trainer):
             signal.signal(signal.SIGTERM, own.jit_manager._original_sigterm_handler)
             self.add_callback(TerminationCallback())
 
+    def train(self, *args, **kwargs):
+        try:
+            return super().train(*args, **kwargs)
+        finally:  # also after an exception the signals mean again what they meant before
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, TerminationCallback):
+                    callback.restore()
+
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         run = super()._get_output_dir(trial)
         name = f"checkpoint-{self.state.global_step}"

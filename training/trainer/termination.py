@@ -48,7 +48,7 @@ class TerminationCallback(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         if (
-            self._restore() and self.received
+            self.restore() and self.received
         ):  # after the last step: nothing left to save, and what follows must not run
             signal.raise_signal(self.received)
 
@@ -69,10 +69,10 @@ class TerminationCallback(TrainerCallback):
                 logger.warning(
                     "%s: saved %s; go on with --resume_from_checkpoint true", self._signal_name(), checkpoint
                 )
-            self._restore()
+            self.restore()
             raise TrainingTerminated(checkpoint, self.received or signal.SIGTERM)
 
-    def _restore(self) -> bool:
+    def restore(self) -> bool:
         """Puts the handlers back that were there before; whether there were any."""
         restored = bool(self.previous)
         for number, handler in self.previous.items():
@@ -84,7 +84,7 @@ class TerminationCallback(TrainerCallback):
         if os.getpid() != self.process:  # a forked loader worker, which the terminal tells too: it goes on
             return
         if number == signal.SIGINT and self.received == signal.SIGINT:
-            self._restore()
+            self.restore()
             raise KeyboardInterrupt
         self.received = number
         if number == signal.SIGINT:
