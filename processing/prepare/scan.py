@@ -20,7 +20,7 @@ from processing.data.atomic_writing import file_digest
 from processing.data.clip_checks import SILENCE
 
 
-FRAMES = 4  # decoded of each clip; with the whole sound that finds files that were cut off
+FRAMES = 4  # decoded of each clip; together with all of its audio this finds files that were cut off
 LONGER = 1.0  # seconds by which a file passes its annotated window before it counts as the uncut source
 
 
@@ -40,7 +40,7 @@ class Facts:
     Attributes:
         start, end: the window to use, in seconds; None: the whole file.
         has_video, has_audio: streams that are there.
-        silent: nothing is heard in the sound.
+        silent: nothing is heard in the audio.
         error: why the clip cannot be read, or None.
         digests: SHA-256 of the video and the audio file.
     """

@@ -104,13 +104,13 @@ def test_ave(roots, tmp_path):
         "listed": 9,
         "found": 8,
         "used": 4,
-        "left_out": 0,
+        "excluded": 0,
         "duplicate": 2,
         "other_split": 0,
         "missing": 1,
         "corrupt": 1,
-        "no_picture": 0,
-        "no_sound": 0,
+        "no_video": 0,
+        "no_audio": 0,
         "silent": 1,
     }
     assert report["per_class"]["train"]["Bark"]["listed"] == 4 and report["per_class"]["train"]["Bark"]["used"] == 0
@@ -201,7 +201,7 @@ def test_vggsound(roots, tmp_path):
         "train000001_000001": "silent",
         "train000002_000002": "corrupt",
         "train000003_000003": "duplicate",  # the bytes of a test clip: kept off train
-        "train000004_000004": "no_sound",
+        "train000004_000004": "no_audio",
         "train000010_000010": "duplicate",
         "both-000000_000030": "other_split",
     }
@@ -240,7 +240,7 @@ def test_vggsounder(roots, tmp_path, monkeypatch):
     row = next(row for row in tables["test"] if row["clip_id"] == "test-000001_000001")
     assert row["label"] == [0, 2] and row["modalities"] == ["AV", "A"] and row["vggsound_label"] == 1
     assert all(row["label"] == [row["vggsound_label"]] for row in tables["train"])
-    assert problems["test-000005_000005"] == problems["test-000004_000004"] == "left_out"
+    assert problems["test-000005_000005"] == problems["test-000004_000004"] == "excluded"
     assert report["multi_label"] and any("2 clips are not in VGGSounder" in text for text in report["warnings"])
 
 
@@ -284,7 +284,7 @@ def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(cr
     assert row["audio"] is None and row["video"]["path"].endswith(".flv")
 
 
-def test_crema_d_published_split_has_91_actors():
+def test_crema_d_speaker_split_has_91_actors():
     assert len(set(VALIDATION_ACTORS)) == 9 and len(set(TEST_ACTORS)) == 19
     assert not set(VALIDATION_ACTORS) & set(TEST_ACTORS)
 
@@ -300,7 +300,7 @@ def test_crema_d_overlapping_lists_warn(crema_d, tmp_path):
     assert (
         ids(tables["train"]) | ids(tables["validation"]) == set(train) and len(tables["validation"]) == 5
     )  # one of each class
-    assert set(problems.values()) == {"left_out"}
+    assert set(problems.values()) == {"excluded"}
     assert any("3 of 3 actors are in both splits" in text for text in report["warnings"])
     assert "actors overlap" in report["split"]
     assert set(tables["train"]["actor"]) & set(tables["test"]["actor"])
@@ -347,7 +347,7 @@ def test_kinetics_sounds(roots, tmp_path):
     options = ["--csv", str(root / "train.csv"), str(root / "val.csv"), "--classes", str(root / "classes.csv")]
     report, tables, problems = run("kinetics_sounds", root, tmp_path / "out", *options)
     expected = {"k0_000000_000010": "missing", "k1_000001_000011": "silent", "k2_000002_000012": "corrupt"}
-    expected |= {"k5_000005_000015": "no_sound"}
+    expected |= {"k5_000005_000015": "no_audio"}
     assert expected.items() <= problems.items()
     # which of the two copies stays depends on the sides that they were drawn to
     assert sorted(set(problems) - set(expected)) in (["k3_000003_000013"], ["k4_000004_000014"])
