@@ -174,7 +174,7 @@ def _compare(rows: list[ClipRow], expected: dict[str, int]) -> list[str]:
     if counts == expected:
         return []
     return [
-        f"{split}: {counts[split]} clips listed, the paper's split has {expected[split]}"
+        f"{split}: {counts[split]} clips listed, the full split has {expected[split]}"
         for split in expected
         if counts[split] != expected[split]
     ]

@@ -40,11 +40,11 @@ def test_empty_reference_counts_the_background():
     assert score["miou"] == pytest.approx((0.75 + 1) / 2) and score["f_score"] == pytest.approx(1.0)
     perfect = AVSBenchScore().compute(predictions=[mask(), mask(0)], references=references)
     assert perfect["miou"] == 1.0
-    with pytest.raises(ValueError, match="no picture has a foreground"):
+    with pytest.raises(ValueError, match="no frame has a foreground"):
         AVSBenchScore().compute(predictions=[mask()], references=[mask()])
 
 
-def test_f_takes_its_threshold_for_a_group_not_for_a_picture():
+def test_f_takes_its_threshold_for_a_group_not_for_a_frame():
     """One picture is best above 0.2, the other above 0.7: together neither threshold suits both."""
     first = np.where(mask(0, 1) > 0, 0.9, 0.5)  # best: only above 0.5
     second = np.where(mask(0, 1) > 0, 0.3, 0.1)  # best: 0.1 to 0.3
@@ -56,7 +56,7 @@ def test_f_takes_its_threshold_for_a_group_not_for_a_picture():
     assert together["f_score"] == pytest.approx(max(1 + loose, 1 + 0) / 2)
     published = DeepAVFusionSegmentationScore().compute(predictions=predictions, references=references)
     assert published["f_score"] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="1 for 2 pictures"):
+    with pytest.raises(ValueError, match="1 for 2 frames"):
         AVSBenchScore().compute(predictions=predictions, references=references, groups=["a"])
 
 
@@ -79,7 +79,7 @@ def test_reference_figures_count_the_background_too():
     got = DeepAVFusionSegmentationScore().compute(
         predictions=[prediction, prediction], references=[reference, np.zeros((100, 100))]
     )
-    assert got["num_frames"] == 1  # pictures without foreground are left out
+    assert got["num_frames"] == 1  # frames without foreground are skipped
     assert got["miou_foreground"] == pytest.approx(33 / 40)
     assert got["miou_with_background"] == pytest.approx((33 / 40 + 60 / 67) / 2)
     official = AVSBenchScore().compute(predictions=[prediction], references=[reference])

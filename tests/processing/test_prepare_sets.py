@@ -274,7 +274,7 @@ def test_crema_d_speaker_disjoint(crema_d, tmp_path):
     assert row["video"]["path"].endswith("VideoFlash/1001_IEO_HAP_MD.flv")
     assert row["audio"]["path"].endswith("AudioWAV/1001_IEO_HAP_MD.wav")
     assert (row["actor"], row["sentence"], row["intensity"]) == ("1001", "IEO", "MD")
-    assert any("train: 21 clips listed, the published split has 5144" in text for text in report["warnings"])
+    assert any("train: 21 clips listed, the full split has 5144" in text for text in report["warnings"])
 
 
 def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(crema_d, tmp_path):
@@ -320,7 +320,7 @@ def test_crema_d_actor_lists_and_seeded_split(crema_d, tmp_path):
     assert set(tables["validation"]["group"]) == {"1003"} and set(tables["test"]["group"]) == {"1010", "1015"}
     assert not any("both splits" in text for text in report["warnings"])
     report, tables, _ = run("crema_d", crema_d, tmp_path / "seeded", "--split", "seeded")
-    assert "of our own" in report["split"] and set(tables) == {"train", "validation", "test"}
+    assert "not the split of any paper" in report["split"] and set(tables) == {"train", "validation", "test"}
 
 
 def test_crema_d_bad_lists(crema_d, tmp_path):
@@ -365,7 +365,7 @@ def test_kinetics_sounds_without_split(roots, tmp_path):
     lines = [",".join(line.split(",")[:4]) for line in (root / "train.csv").read_text().splitlines()]
     (tmp_path / "list.csv").write_text("\n".join(lines))
     report, tables, _ = run("kinetics_sounds", root, tmp_path / "out", "--csv", str(tmp_path / "list.csv"))
-    assert set(tables) == {"train", "validation", "test"} and "of our own" in report["split"]
+    assert set(tables) == {"train", "validation", "test"} and "not the split of any paper" in report["split"]
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start\na,b,1\n")
     with pytest.raises(PrepareError, match="bad.csv: no column time_end"):
         run("kinetics_sounds", root, tmp_path / "bad", "--csv", str(tmp_path / "bad.csv"))
@@ -420,7 +420,7 @@ def test_ravdess(roots, tmp_path):
     rows = {row["clip_id"]: row for part in tables.values() for row in part}
     row = rows["01-01-06-02-01-01-12"]
     assert (row["label"], row["intensity"], row["actor"], row["channel"]) == (5, "strong", "12", "speech")
-    assert "of our own" in report["split"] and any("4 of 24 actors" in text for text in report["warnings"])
+    assert "no official split" in report["split"] and any("4 of 24 actors" in text for text in report["warnings"])
 
 
 def test_ravdess_song_and_sound_only(roots, tmp_path):
