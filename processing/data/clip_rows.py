@@ -118,10 +118,10 @@ def _csv_rows(
         columns = columns | {"label": segments[0]["label"]}
         for part in segments:
             _find_columns(header, dict(part), tuple(part), path.name)
-    found = _find_columns(header, columns, ("file_name", "label"), path.name)
+    column_of = _find_columns(header, columns, ("file_name", "label"), path.name)
     rows = []
     for number, cells in enumerate(table, start=2):
-        values = {key: _cell(cells, column) for key, column in found.items()}
+        values = {key: _cell(cells, column) for key, column in column_of.items()}
         name = values["file_name"]
         source = None if name is None else table_path(path.parent, name, allow_absolute_paths)
         label = values["label"]
@@ -155,10 +155,12 @@ def _cell(cells: Mapping[str, str], column: str) -> str | None:
 def _csv_segments(cells: Mapping[str, str], segments: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     if not segments:
         return {}
-    found = {"segment_labels": [_cell(cells, part["label"]) for part in segments]}
+    labels_and_windows = {"segment_labels": [_cell(cells, part["label"]) for part in segments]}
     if all("start" in part and "end" in part for part in segments):
-        found["segment_windows"] = [(_cell(cells, part["start"]), _cell(cells, part["end"])) for part in segments]
-    return found
+        labels_and_windows["segment_windows"] = [
+            (_cell(cells, part["start"]), _cell(cells, part["end"])) for part in segments
+        ]
+    return labels_and_windows
 
 
 def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
@@ -168,17 +170,17 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
         kinds = [kind for kind in MODALITIES if kind in part.column_names]
         if not kinds:
             raise ValueError(f"the data set has columns {part.column_names}; it needs `video`, `audio` or both")
-        found = _find_columns(part.column_names, columns | {"file_name": False}, ("label",), "the data set")
+        column_of = _find_columns(part.column_names, columns | {"file_name": False}, ("label",), "the data set")
         for kind, feature in (("video", Video(decode=False)), ("audio", Audio(decode=False))):
             if kind in part.column_names:
                 part = part.cast_column(kind, feature)
-        names = class_names(part, found["label"])
+        names = class_names(part, column_of["label"])
         for number, cells in enumerate(part):
             video = cells[kinds[0]] if "video" in kinds else None
             audio = cells["audio"] if "audio" in kinds else video  # one file holds both
             path = next((cell["path"] for cell in (video, audio) if cell is not None and cell["path"]), None)
             name = path or f"{split or 'row'} {number}"
-            value = cells[found["label"]]
+            value = cells[column_of["label"]]
             several = isinstance(value, (list, tuple))
             label = (
                 tuple(sorted({_name_of(one, names) for one in value})) or None if several else _name_of(value, names)
@@ -190,11 +192,11 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
                     ]
                 }
             row = _row(None, name, label, video=video, audio=audio)
-            row |= {key: cells[found[key]] for key in ("start", "end", "split", "group") if key in found}
+            row |= {key: cells[column_of[key]] for key in ("start", "end", "split", "group") if key in column_of}
             row |= {key: cells[key] for key in SEGMENT_COLUMNS if key in part.column_names}
             if "segment_labels" in row:
                 row["segment_labels"] = [_name_of(one, names) for one in row["segment_labels"]]
-            if split is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
+            if split is not None and len(parts) > 1 and "split" not in column_of and columns["split"] is not False:
                 row["split"] = split
             row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
             if cells.get("clip_id") is not None:
@@ -227,16 +229,16 @@ def _row(
 def _find_columns(
     header: Sequence[str], columns: dict[str, Any], required: Sequence[str], source: str
 ) -> dict[str, str]:
-    found = {}
+    column_of = {}
     for key, column in columns.items():
         if column is False:
             continue
         name = key if column is None or column is True else column
         if name in header:
-            found[key] = name
+            column_of[key] = name
         elif key in required or column not in (None, False):
             raise ValueError(f"{source}: no column {name!r}; its columns are {list(header)}; name one with {key}=")
-    return found
+    return column_of
 
 
 def _subfolders(folder: Path) -> list[Path]:

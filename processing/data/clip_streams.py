@@ -181,7 +181,7 @@ class _ShownPair(ClipDataset):
         return self._shown
 
     def _generator(self, index: int, purpose: int) -> np.random.Generator:
-        return super()._generator(self._number, purpose)  # by the clip, not by its place
+        return super()._generator(self._number, purpose)  # by the clip, not by its positions
 
     def _decode(self, row: dict[str, Any], kind: str, *arguments: Any) -> Clip:
         return super()._decode(row | {kind: read_remote(row[kind])}, kind, *arguments)
@@ -252,10 +252,10 @@ class StreamBatches(torch.utils.data.IterableDataset):
             self.stream.set_epoch(self.epoch)
             self.stream.go_on(self.epoch, self._positions, fill)
             for batch in self._workers:
-                place = batch.pop(POSITION, None)
-                if place is None:  # an empty one, which only takes its turn
+                positions = batch.pop(POSITION, None)
+                if positions is None:  # an empty one, which only takes its turn
                     continue
-                worker, _, position = place[-1].tolist()
+                worker, _, position = positions[-1].tolist()
                 self._positions[worker] = position
                 self._turn = (worker + 1) % max(self.num_workers, 1)
                 self.batches += 1

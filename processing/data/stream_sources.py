@@ -306,8 +306,8 @@ def _tar_feature(name: str) -> Any:
 def _tar_columns(fields: Sequence[str], data: Any) -> dict[str, str]:
     columns = {}
     for kind, suffixes in (("video", VIDEO_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
-        found = [name for name in fields if f".{name}" in suffixes]
-        columns |= {kind: found[0]} if found else {}
+        members = [name for name in fields if f".{name}" in suffixes]
+        columns |= {kind: members[0]} if members else {}
     if "cls" in fields:
         columns["label"] = "cls"
     if "json" in fields:
@@ -351,8 +351,8 @@ def _names_in(splits: Mapping, columns: Mapping[str, str], builder: Any, options
         raise ValueError(f"{data}: nothing names the classes; {cure}")
     alone = load_dataset_builder(**options, columns=[columns["label"]]).as_streaming_dataset()
     cells = [row[columns["label"]] for part in alone.values() for row in part]
-    found = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
-    return sorted(name for name in found if name is not None)
+    names = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
+    return sorted(name for name in names if name is not None)
 
 
 def _named_splits(splits: Mapping[str, Any], test_split: str | None, data: Any) -> dict[str, str]:

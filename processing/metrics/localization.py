@@ -86,9 +86,9 @@ def consensus_map(
         ValueError: a box without area inside the frame; the message names it.
     """
     votes = np.zeros((height, width))
-    for annotator, own in enumerate(boxes):
+    for annotator, boxes_of_annotator in enumerate(boxes):
         marked = np.zeros((height, width), dtype=bool)
-        for box in own:
+        for box in boxes_of_annotator:
             left, top, right, bottom = (round(float(value)) for value in box)
             part = (slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0)))
             if not marked[part].size:

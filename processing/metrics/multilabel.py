@@ -48,12 +48,12 @@ class MultiLabelScore(OfflineMetric):
         self, predictions: Sequence[Sequence[float]], references: Sequence[Sequence[int]]
     ) -> dict[str, float]:
         positive, scores = _labeled(references, predictions)
-        some = positive.any(0)
-        if not some.any():
+        has_positive = positive.any(0)
+        if not has_positive.any():
             raise ValueError(f"references: {len(positive)} clips without any class; give clips with labels")
-        precision = average_precision_score(positive[:, some], scores[:, some], average="macro")
-        result = {"map": float(precision), "num_classes": int(some.sum()), "num_clips": len(positive)}
-        both = some & ~positive.all(0)
+        precision = average_precision_score(positive[:, has_positive], scores[:, has_positive], average="macro")
+        result = {"map": float(precision), "num_classes": int(has_positive.sum()), "num_clips": len(positive)}
+        both = has_positive & ~positive.all(0)
         if both.any():
             result["mauc"] = float(roc_auc_score(positive[:, both], scores[:, both], average="macro"))
             result["d_prime"] = float(np.sqrt(2) * norm.ppf(result["mauc"]))

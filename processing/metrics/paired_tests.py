@@ -95,7 +95,7 @@ def paired_bootstrap(
         rng=np.random.default_rng(seed),
     )
     draws = drawn.bootstrap_distribution
-    tails = [(1 + int(side.sum())) / (1 + num_samples) for side in (draws <= 0, draws >= 0)]
+    tails = [(1 + int(beyond.sum())) / (1 + num_samples) for beyond in (draws <= 0, draws >= 0)]
     return {
         "difference": float(difference(sums, sizes)),
         "interval": [float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)],

@@ -111,10 +111,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settings(options: argparse.Namespace, root: Path, require: list[str]) -> dict:
     """What the folder depends on; how it is made (processes, record, upload) is skipped."""
-    own = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
-    own = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in own.items()}
-    own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
-    return {"root": str(root), "require": require, "embed": options.embed} | own
+    of_set = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
+    of_set = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in of_set.items()}
+    of_set = {name: str(value) if isinstance(value, Path) else value for name, value in of_set.items()}
+    return {"root": str(root), "require": require, "embed": options.embed} | of_set
 
 
 def _count(text: str) -> int:

@@ -119,8 +119,8 @@ def find_annotation(root: Path, name: str) -> Path | None:
     """An annotation file in the root or below it; the one nearest to the root."""
     if (root / name).is_file():
         return root / name
-    found = sorted((path for path in _files(root) if path.name == name), key=lambda path: (len(path.parts), path))
-    return found[0] if found else None
+    paths = sorted((path for path in _files(root) if path.name == name), key=lambda path: (len(path.parts), path))
+    return paths[0] if paths else None
 
 
 def require_annotation(root: Path, name: str, where: str) -> Path:

@@ -98,13 +98,13 @@ def _names(root: Path, lists: dict[str, list[str]], videos: FileIndex, audio_fil
             raise PrepareError(f"{table}: {wrong[0]!r} is no CREMA-D name such as 1001_DFA_ANG_XX; mend the line")
         return names
     listed = {name for entries in lists.values() for name in entries if not name.isdigit()}
-    found = {stem for index in (videos, audio_files) for stem in index.found if NAME.fullmatch(stem)}
-    if not (listed | found):
+    in_files = {stem for index in (videos, audio_files) for stem in index.found if NAME.fullmatch(stem)}
+    if not (listed | in_files):
         raise PrepareError(
             f"{root}: no SentenceFilenames.csv and no file named like 1001_DFA_ANG_XX.flv; clone "
             "https://github.com/CheyneyComputerScience/CREMA-D with git lfs"
         )
-    return sorted(listed | found)
+    return sorted(listed | in_files)
 
 
 def _read_lists(split_files: list[str]) -> dict[str, list[str]]:

@@ -97,10 +97,10 @@ def _design(modality: str, channels: list[str], actor: str) -> list[str]:
 
 def _row(name: str, index: FileIndex) -> ClipRow:
     modality, channel, emotion, intensity, statement, repetition, actor = NAME.fullmatch(name).groups()
-    found = index.find(name)
+    file = index.find(name)
     streams = MODALITIES[modality]
     row = ClipRow(name, [EMOTIONS[int(emotion) - 1]], actor, TRAIN, f"{name}.{'wav' if modality == '03' else 'mp4'}")
-    row.video, row.audio = found if "video" in streams else None, found if "audio" in streams else None
+    row.video, row.audio = file if "video" in streams else None, file if "audio" in streams else None
     row.extra = {"actor": actor, "intensity": INTENSITIES[intensity], "channel": CHANNELS[channel]}
     row.extra |= {"statement": statement, "repetition": repetition}
     return row

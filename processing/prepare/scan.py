@@ -98,9 +98,8 @@ def scan(
     record.parent.mkdir(parents=True, exist_ok=True)
     progress = tqdm(total=len(jobs), initial=len(facts), desc="checking clips", unit="clip", disable=None)
     with progress, open(record, "a", encoding="utf-8") as file:
-        for job, found in _check_all(pending, str(root), workers, check):
-            facts[job] = found
-            line = {"job": asdict(job), "files": stamps[job], "facts": asdict(found)}
+        for job, facts[job] in _check_all(pending, str(root), workers, check):
+            line = {"job": asdict(job), "files": stamps[job], "facts": asdict(facts[job])}
             file.write(json.dumps(line) + "\n")
             file.flush()
             progress.update()
