@@ -94,6 +94,7 @@ def missing_jobs(
     shards: Mapping[str, FeatureShards], sources: Mapping[str, Source]
 ) -> list[tuple[tuple, list[Source]]]:
     """Jobs of one shard each: the streams that are missing, and of which sources."""
+    # Clips that lack the same streams share a job, and a job makes one shard.
     groups: dict[tuple, list[Source]] = {}
     for key, source in sources.items():
         streams = tuple(s for s in MODALITIES if s in shards and s in source.streams and key not in shards[s].clips)
@@ -149,6 +150,7 @@ class ShardJobs(torch.utils.data.Dataset):
         failures: list[str] = []
         decoded = self._decode(streams, sources, failures)
         size = 0
+        # Frames first, since they need the room; audio after them.
         if "video" in streams:
             audio_entries = []
 
@@ -191,6 +193,7 @@ class ShardJobs(torch.utils.data.Dataset):
     def _frames(self, frames: torch.Tensor) -> torch.Tensor:
         if self.shards["video"].settings["frames"] == "decoded":
             return frames
+        # As the video processor does it, up to the point where pixels become float.
         resized = self.processor.video_processor(
             videos=[frames], do_rescale=False, do_normalize=False, do_sample_frames=False, return_tensors="pt"
         )["pixel_values_videos"][0]
@@ -203,6 +206,7 @@ class ShardJobs(torch.utils.data.Dataset):
             extractor = self.processor.feature_extractor
             features = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt")
             return features["input_features"][0].to(torch.bfloat16), None
+        # 16 bits relative to the clip's peak.
         scale = max(float(waveform.abs().max()) if waveform.numel() else 0.0, 1e-30) / 32767
         return (waveform / scale).round().to(torch.int16), scale
 
@@ -219,6 +223,7 @@ def run_jobs(
         num_workers=min(num_workers, len(jobs)),
         multiprocessing_context=multiprocessing_context if num_workers else None,
     )
+    # Report progress, and stop before the disk is full.
     total, done, written, failures = sum(len(group) for _, group in jobs.jobs), 0, 0, []
     with tqdm(total=total, desc="feature cache", unit="clip", disable=None) as progress:
         for result in loader:
@@ -228,6 +233,7 @@ def run_jobs(
             check_room(next(iter(jobs.shards.values())).root, written / done * (total - done), "feature_cache")
     for shards in jobs.shards.values():
         shards.reload()
+    # All other clips are cached by now.
     if failures:
         shown = "\n".join(f"  {failure}" for failure in failures[:5])
         raise ClipError(

@@ -48,6 +48,7 @@ def prepare(options: argparse.Namespace) -> dict:
         PrepareError: an annotation file or an option is wrong, or no clip is left.
         OSError: no room on the disk, or no right to write.
     """
+    # Read the annotations, and find the files of each row.
     root, out = options.root.resolve(), options.out.resolve()
     if not root.is_dir():
         raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
@@ -59,8 +60,10 @@ def prepare(options: argparse.Namespace) -> dict:
         for number, row in enumerate(annotations.rows)
         if (job := make_job(row, root, annotations.streams, require)) is not None
     }
+    # Open every clip once, or take what is known from the record.
     record = options.record or out.with_name(f".{out.name}.scan.jsonl")
     facts = scan(jobs.values(), root, record, workers=options.workers)
+    # Decide on every row, and report.
     verdicts = select_rows(annotations, jobs, facts, require)
     used = [verdict.row for verdict in verdicts if verdict.status == "used"]
     if annotations.complete is not None:
@@ -69,6 +72,7 @@ def prepare(options: argparse.Namespace) -> dict:
     print(report_text(report), end="")
     if not used:
         raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
+    # Write the folder, and upload it.
     tables = make_tables(annotations, verdicts)
     written = write_folder(out, tables, report, embed=options.embed)
     print(f"\n{out}: {'written' if written else 'is current, nothing to write'}")

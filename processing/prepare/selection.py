@@ -51,9 +51,11 @@ def select_rows(
         facts: what was found.
         require: streams without which a clip is not used.
     """
+    # Test clips are judged first: what is in two splits stays in test.
     verdicts = [Verdict(row, not _absent(row, annotations.streams, require)) for row in annotations.rows]
     order = sorted(range(len(verdicts)), key=lambda number: (PRIORITY[verdicts[number].row.split], number))
     _judge_listing([verdicts[number] for number in order])
+    # Then the files: missing, unreadable, without a stream, or equal to another.
     contents: dict[tuple, Verdict] = {}
     for number in order:
         verdict = verdicts[number]
@@ -90,6 +92,7 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
         if row.excluded:
             verdict.status, verdict.reason = "excluded", row.excluded
             continue
+        # Twice in the list, or its source in two splits.
         earlier = first.setdefault(row.clip_id, row)
         split = split_of_group.setdefault(row.group, row.split)
         if earlier is not row:
@@ -106,6 +109,7 @@ def _judge_content(
     if facts.error is not None:
         verdict.status, verdict.reason = "corrupt", facts.error
         return
+    # A stream without content counts as missing.
     has = {"video": facts.has_video, "audio": facts.has_audio and not facts.silent}
     lacks = {"video": "no_video", "audio": "silent" if facts.has_audio else "no_audio"}
     for kind in MODALITIES:
@@ -113,6 +117,7 @@ def _judge_content(
             verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"
             return
     row.video, row.audio = row.video if has["video"] else None, row.audio if has["audio"] else None
+    # Equal bytes in an equal window are one clip.
     same = contents.setdefault((facts.digests, facts.start, facts.end), verdict)
     if same is not verdict and (same.row.video, same.row.audio) != (row.video, row.audio):
         differs = _differences(row, same.row)

@@ -87,7 +87,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         pairs = {
             (name, kind) for name, kind in zip(relabeled.labels, relabeled.modalities, strict=True) if name in order
         }
-        unknown += len(vggsounder.labels) - len(pairs)
+        unknown += len(relabeled.labels) - len(pairs)
         pairs = sorted(pairs, key=lambda pair: order[pair[0]])
         row.labels, row.extra["modalities"] = [name for name, _ in pairs], [kind for _, kind in pairs]
         if not pairs:
