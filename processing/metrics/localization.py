@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import auc, average_precision_score
 
-from .accumulated import PictureMetric
+from .accumulated import FrameMetric
 
 
 THRESHOLDS = np.linspace(0, 1, 21)  # 0, 0.05 ... 1
 
 
-class LocalizationScore(PictureMetric):
+class LocalizationScore(FrameMetric):
     """cIoU@0.5, AUC and AP of maps against consensus maps.
 
     `compute(predictions=[n, H, W] maps of any scale, references=[n, H, W] consensus maps in 0..1)` -> `ciou_at_50`

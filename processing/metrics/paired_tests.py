@@ -75,6 +75,7 @@ def paired_bootstrap(
         raise ValueError(
             f"values_a {a.shape}, values_b {b.shape}, groups ({len(groups)},); give the same clips to all"
         )
+    # Sum of differences and number of clips of each group.
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"groups: {len(names)} to draw from; a difference needs clips of at least two groups")
@@ -92,6 +93,7 @@ def paired_bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
+    # The share of the draws beyond 0, on the smaller tail.
     draws = drawn.bootstrap_distribution
     tails = [(1 + int(beyond.sum())) / (1 + num_samples) for beyond in (draws <= 0, draws >= 0)]
     return {
