@@ -43,6 +43,13 @@ logger = logging.get_logger(__name__)
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
 
 
+# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops all others.
+NO_LABELS = (
+    "A training step without labels: the classification loss is not computed, and what you compute from the logits leaves "
+    "out matching and contrast. Trainer's label_smoothing_factor does so; leave it at 0 and give soft labels [B, C]."
+)
+
+
 # ---- Embeddings: frames and spectrograms to patches with positions (section 1)
 
 
@@ -500,18 +507,28 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         return super().is_remote_code() and not cls.__name__.startswith("FSDP")
 
     def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
-        """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
+        """As in Transformers, with the code of all Auto classes and of the pipeline for `trust_remote_code=True`."""
         if self._auto_class is not None:
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
-                "AutoModel": "modeling_maavt.MAAVTModel",
-                "AutoModelForVideoClassification": "modeling_maavt.MAAVTForAudioVisualClassification",
-            }
+            self.name_code(self.config)
             if is_main_process and not self.is_remote_code():
                 os.makedirs(save_directory, exist_ok=True)
                 for file in (__file__, *get_relative_import_files(__file__)):
                     shutil.copy(file, save_directory)
         return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+
+    @staticmethod
+    def name_code(config: MAAVTConfig) -> None:
+        """Name the classes that load a saved folder in its config: `auto_map` and `custom_pipelines`."""
+        from .pipeline_maavt import custom_pipelines  # lazily: transformers.pipelines is slow to import
+
+        classifier = "modeling_maavt.MAAVTForAudioVisualClassification"
+        config.auto_map = {
+            **(getattr(config, "auto_map", None) or {}),
+            "AutoModel": "modeling_maavt.MAAVTModel",
+            "AutoModelForVideoClassification": classifier,
+            "AutoModelForAudioClassification": classifier,
+        }
+        config.custom_pipelines = custom_pipelines("pipeline_maavt")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -1435,6 +1452,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
 
         # Losses (equation 5).
+        if self.training and labels is None and not torch.compiler.is_compiling():
+            logger.warning_once(NO_LABELS)
         losses, per_block = {}, None
         if labels is not None:
             losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
