@@ -120,7 +120,7 @@ def official_tables(scores: Mapping) -> str:
 
 def _matched(found: Predictions) -> Predictions:
     """Without the pairs whose picture and sound are of two clips."""
-    kept = [i for i, pair in enumerate(found.pairs) if pair["picture"] == pair["sound"]]
+    kept = [i for i, pair in enumerate(found.pairs) if pair["video"] == pair["audio"]]
     match_logits = None if found.match_logits is None else found.match_logits[kept]
     return Predictions(found.logits[kept], match_logits, [found.pairs[i] for i in kept])
 
