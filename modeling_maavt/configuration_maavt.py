@@ -56,7 +56,8 @@ class MAAVTConfig(PreTrainedConfig):
 
     Args:
         vision_config (`dict` or `ViTConfig`, *optional*):
-            The backbone, any ViT config; ViT-B/16 when absent.
+            The backbone, any ViT config; ViT-B/16 when absent. With `pre_norm=True` there is a LayerNorm before the
+            blocks, as in CLIP's vision transformer.
         num_audio_tokens (`int`, *optional*, defaults to 5): Learned tokens that only the audio stream sees.
         num_visual_tokens (`int`, *optional*, defaults to 5): Learned tokens that only the video stream sees.
         num_shared_tokens (`int`, *optional*, defaults to 5):
