@@ -173,9 +173,11 @@ class DeepAVFusionEmbeddings(nn.Module):
                 f"{self.patch_size}; give larger frames or spectrograms."
             )
 
-        patches = self.projection(images.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)  # (N, P, D)
+        # The weights' precision, as in ViT: under autocast the residual stream stays in float32.
+        dtype = self.projection.weight.dtype
+        patches = self.projection(images.to(dtype)).flatten(2).transpose(1, 2)  # (N, P, D)
         positions = resample_positions(self.position_embeddings, self.trained_grid, grid)
-        tokens = patches + positions.to(patches.dtype)
+        tokens = patches.to(dtype) + positions.to(dtype)
         if ids_keep is None:
             return tokens
         if ids_keep.ndim != 2 or len(ids_keep) != len(tokens):

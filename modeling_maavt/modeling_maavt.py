@@ -27,7 +27,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import can_return_tuple, maybe_autocast
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .backbone_maavt import HUB_ARGUMENTS, adapter_config, find_checkpoint, quiet_loading, trunk_from_vit
@@ -105,15 +105,17 @@ class MAAVTEmbeddings(nn.Module):
     ) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, 1 + P (+ 1), D]`."""
         self._check(images)
-        patches = self.patch_embeddings(images)  # (N, P, D)
+        # The weights' precision, as in ViT: under autocast the residual stream stays in float32.
+        dtype = self.position_embeddings.dtype
+        patches = self.patch_embeddings(images).to(dtype)  # (N, P, D)
         if class_token is None:
             class_token = self.cls_token
-        pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
+        pieces = [class_token.to(dtype).expand(len(patches), -1, -1), patches]
         if background is not None:
-            pieces.append(background.to(patches.dtype).expand(len(patches), 1, -1))
+            pieces.append(background.to(dtype).expand(len(patches), 1, -1))
         sequence = torch.cat(pieces, dim=1)  # (N, 1 + P (+ 1), D)
 
-        positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
+        positions = self.positions(self.grid(images), background is not None).to(dtype)
         if positions.shape[1] < sequence.shape[1]:
             # On a grid the background token has no position.
             positions = nn.functional.pad(positions, (0, 0, 0, 1))
@@ -1239,22 +1241,35 @@ class MAAVTRunningNorm(nn.Module):
             present = torch.ones_like(states[..., 0], dtype=torch.bool)
         if self.training:
             self.update(states.detach().flatten(0, -2), present.flatten())
-        deviation = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
-        return (states - self.mean) / deviation
+        deviation = self.variance().clamp(min=1e-6).sqrt()
+        return ((states.float() - self.mean.float()) / deviation).to(states.dtype)
+
+    def variance(self) -> torch.Tensor:
+        return self.square.float() - self.mean.float().square()  # (D,)
 
     @torch.no_grad()
     def update(self, rows: torch.Tensor, present: torch.Tensor) -> None:
-        """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true."""
-        weight = present.to(rows.dtype)  # (N,)
-        moments = torch.cat([weight @ rows, weight @ rows.square(), weight.sum()[None]]).float()
+        """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true.
+
+        Moments are taken around the running mean: parallel states have a mean far larger than their deviation, and the
+        difference of two large moments would be rounding errors. A row that overflowed does not count: GradScaler leaves
+        out the step of such a batch.
+        """
+        rows, mean = rows.float(), self.mean.float()
+        counted = present & rows.isfinite().all(-1)  # (N,)
+        shifted = torch.where(counted[:, None], rows - mean, 0.0)  # (N, D)
+        moments = torch.cat([shifted.sum(0), shifted.square().sum(0), counted.sum()[None]])
         if num_processes() > 1:
             torch.distributed.all_reduce(moments)
-        mean, square = (moments[:-1] / moments[-1].clamp(min=1)).chunk(2)
+        count = moments[-1]
+        change, spread = (moments[:-1] / count.clamp(min=1)).chunk(2)  # (D,) each
         # An average over the first updates, then an exponential one.
-        rate = torch.clamp(1 / (self.num_updates + 1), min=self.momentum) * (moments[-1] > 0)
-        self.mean.lerp_(mean.to(self.mean.dtype), rate.to(self.mean.dtype))
-        self.square.lerp_(square.to(self.square.dtype), rate.to(self.square.dtype))
-        self.num_updates += moments[-1] > 0
+        rate = torch.clamp(1 / (self.num_updates.float() + 1), min=self.momentum) * (count > 0)
+        variance = self.variance().lerp(spread, rate) - (rate * change).square()
+        mean = mean + rate * change
+        self.mean.copy_(mean)
+        self.square.copy_(variance + mean.square())
+        self.num_updates += count > 0
 
 
 class MAAVTBilinearMatchHead(nn.Module):
@@ -1422,29 +1437,31 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched)
 
-        # Class logits (equation 3).
-        video, audio = outputs.video_class_state, outputs.audio_class_state
-        logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-        if self._labels_per_clip(labels, logits):
-            logits = logits.mean(1)  # (B, C)
+        # Heads and losses are small and sensitive to rounding: autocast leaves them in float32.
+        with maybe_autocast(pairs.both.device.type, enabled=False):
+            # Class logits (equation 3).
+            video, audio = outputs.video_class_state, outputs.audio_class_state
+            logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
+            if self._labels_per_clip(labels, logits):
+                logits = logits.mean(1)  # (B, C)
 
-        # Match logits (equation 4), of the pairs and of those that training adds.
-        added = self._added_mismatches(pairs, labels)  # (K, B, S)
-        match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
-        if match_logits is not None and self._matched_per_clip(is_matched, pairs):
-            match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
+            # Match logits (equation 4), of the pairs and of those that training adds.
+            added = self._added_mismatches(pairs, labels)  # (K, B, S)
+            match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
+            if match_logits is not None and self._matched_per_clip(is_matched, pairs):
+                match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
 
-        # Losses (equation 5).
-        losses, per_block = {}, None
-        if labels is not None:
-            losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
-        if labels is not None or is_matched is not None:
-            if match_logits is not None:
-                losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
-            per_block = self._contrastive_losses(outputs, pairs, labels)
-            if per_block is not None:
-                losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-        return self._output(outputs, logits, match_logits, losses, per_block)
+            # Losses (equation 5).
+            losses, per_block = {}, None
+            if labels is not None:
+                losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
+            if labels is not None or is_matched is not None:
+                if match_logits is not None:
+                    losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
+                per_block = self._contrastive_losses(outputs, pairs, labels)
+                if per_block is not None:
+                    losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
+            return self._output(outputs, logits, match_logits, losses, per_block)
 
     def _output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
         loss = None

@@ -63,7 +63,7 @@ def build_block_state_cache(
 
     Args:
         root: folder; may be that of the feature cache.
-        cache: built with `frames="resized"` and `sound="spectrogram"`.
+        cache: built with `frames="resized"` and `audio="spectrogram"`.
         states_of: `model.block_states`; takes `pixel_values_videos` or `input_features`.
         model_fingerprint: `model.block_states_fingerprint()`: other weights make other states.
         batch_size: clips at a time.
@@ -72,12 +72,12 @@ def build_block_state_cache(
     Raises:
         ValueError: a feature cache whose clips still change at random, a damaged shard, or too little room on the disk.
     """
-    for stream, form in (("video", "frames"), ("audio", "sound")):
+    for stream, form in (("video", "frames"), ("audio", "audio")):
         held = cache.shards.get(stream)
         if held is not None and held.settings[form] not in ("resized", "spectrogram"):
             raise ValueError(
                 f"the feature cache holds {form}={held.settings[form]!r}, which change from epoch to epoch; late prompts "
-                'are kept of clips without augmentation and noise: build it with frames="resized", sound="spectrogram"'
+                'are kept of clips without augmentation and noise: build it with frames="resized", audio="spectrogram"'
             )
     fields = cache.processor.video_processor.to_dict()
     scale = {name: fields.get(name) for name in sorted(_AFTER_GEOMETRY - {"frames_per_clip"})}
@@ -86,7 +86,7 @@ def build_block_state_cache(
     shards = {}
     with FileLock(root / ".lock"):
         for stream, held in cache.shards.items():
-            settings = {"model": model_fingerprint, "of": held.folder.name, "sound": "spectrogram", "frames": "states"}
+            settings = {"model": model_fingerprint, "of": held.folder.name, "audio": "spectrogram", "frames": "states"}
             settings["type"] = str(dtype).removeprefix("torch.")
             shards[stream] = FeatureShards(root, stream, settings | ({"scale": scale} if stream == "video" else {}))
             shards[stream].remove_leftovers()

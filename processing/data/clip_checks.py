@@ -7,7 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -16,12 +16,14 @@ from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, p
 
 from .atomic_writing import file_digest
 from .conventions import MODALITIES
+from .isolated_calls import TIME_LIMIT, Lost, isolated_calls
 
 
 PIECE_SECONDS = 60  # of audio that is decoded at a time
 SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
 CHECKS = ("decode", "probe", "none")
 WINDOWS = ("start", "end", "segment_windows")
+READ = (*MODALITIES, *WINDOWS)  # the fields of a row that say what to read
 Rows = list[dict[str, Any]]
 
 
@@ -123,16 +125,31 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
 
 
 def _without_broken(rows: Rows, skipped: list, require: Sequence[str], check: str, window: float | None) -> Rows:
-    def problem(row: dict[str, Any]) -> str | None:
-        try:
-            return _clip_problem(row, require, check, window)
-        except ClipError as error:
-            return f"broken: {error}"
+    """Skip what cannot be read. Clips are read in processes of their own, which a decoder may crash or stall."""
+    check_row = partial(_check_row, require=tuple(require), check=check, window=window)
+    items = ((number, {key: row[key] for key in READ if key in row}) for number, row in enumerate(rows))
+    workers = min(8, os.cpu_count() or 1)
+    results = isolated_calls(check_row, items, workers=workers, time_limit=TIME_LIMIT)
+    problems: dict[int, str | None] = {}
+    for (number, _), result in tqdm(results, total=len(rows), desc="checking clips", disable=None):
+        row = rows[number]
+        if isinstance(result, Lost):
+            problems[number] = f"broken: {row['name']}: {result.reason}"
+        else:
+            problems[number], changes = result
+            row.update(changes)
+    ordered = iter([problems[number] for number in range(len(rows))])
+    return _keep(rows, skipped, lambda row: next(ordered))
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        progress = tqdm(pool.map(problem, rows), total=len(rows), desc="checking clips", disable=None)
-        problems = iter(list(progress))
-    return _keep(rows, skipped, lambda row: next(problems))
+
+def _check_row(item: tuple[int, dict[str, Any]], *, require: Sequence[str], check: str, window: float | None) -> tuple:
+    """-> (what is wrong with a row or None, its fields that change: the windows, and the streams that it lacks)."""
+    _, row = item
+    try:
+        problem = _clip_problem(row, require, check, window)
+    except ClipError as error:
+        problem = f"broken: {error}"
+    return problem, {key: cell for key, cell in row.items() if key in WINDOWS or cell is None}
 
 
 def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, window: float | None) -> str | None:

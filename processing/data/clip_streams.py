@@ -47,7 +47,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         rank, world_size: of this process.
         keep: function of a row; rows for which it is False are skipped.
         held_out: clip ids and groups that must not come, as they are validated or tested on.
-        on_broken: "raise", or "skip": what cannot be decoded is logged and left out.
+        on_broken: "raise", or "skip": what cannot be decoded is logged and skipped.
 
     Raises:
         ValueError: a bad option; while reading, a clip that is held out.
@@ -75,7 +75,9 @@ class ClipStream(torch.utils.data.IterableDataset):
         if not 0 <= mismatch_probability <= 1:
             raise ValueError(f"{mismatch_probability=}; give a probability between 0 and 1")
         if mismatch_probability > 0 and len(set(modalities)) < 2:
-            raise ValueError(f"modalities={modalities!r}: mismatched pairs need video and audio; leave them out")
+            raise ValueError(
+                f"modalities={modalities!r}: mismatched pairs need video and audio; set mismatch_probability to 0"
+            )
         if shuffle_buffer < 1 or partner_buffer < 1:
             raise ValueError(f"{shuffle_buffer=}, {partner_buffer=}; give 1 or more")
         if on_broken not in ("raise", "skip"):
@@ -151,7 +153,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         except ClipError as error:
             if self.on_broken == "raise":
                 raise
-            logger.warning("left out of the stream: %s", error)
+            logger.warning("skipped in the stream: %s", error)
             return None
 
 

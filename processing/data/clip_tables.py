@@ -52,7 +52,7 @@ def build_clip_table(
         label, file_name: the table's columns.
         start, end: columns with the clip's window in seconds. None takes the column of that name if there is one,
             False takes none (as for `split` and `group`); without a window a clip is the whole file.
-        split: column with train / validation / test. Sides that it lacks are carved out of train by group.
+        split: column with train / validation / test. Splits that it lacks are carved out of train by group.
         group: column that names what was recorded together; by default each file is a group.
         segments: for a csv whose clips have S labeled segments: S mappings such as
             `{"label": "word1", "start": "word1_start", "end": "word1_end"}`; without start and end the processor cuts the
@@ -64,7 +64,7 @@ def build_clip_table(
         validation_fraction, test_fraction: shares to carve out.
         test_split: the table's split to test on; all others train.
         seed: of the split.
-        check: "decode" reads every clip's sound and a frame of it (finds silent and damaged files), "probe" reads the
+        check: "decode" reads every clip's audio and a frame of it (finds silent and damaged files), "probe" reads the
             headers, "none" trusts the table.
         allow_absolute_paths: a csv may name files outside its folder by their absolute paths.
 
@@ -121,7 +121,7 @@ def build_clip_table(
         "seed": seed,
         "splits": {split: _count(part, names) for split, part in table.items()},
         "skipped": skipped,
-        "left_out_before": _left_out_before(data) if prepared else {},
+        "skipped_in_preparation": _skipped_before(data) if prepared else {},
         "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
         "warnings": warnings,
     }
@@ -242,8 +242,8 @@ def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]
     return DatasetDict(parts)
 
 
-def _left_out_before(folder: Any) -> dict[str, int]:
-    """What `processing.prepare` left out of the set, by status."""
+def _skipped_before(folder: Any) -> dict[str, int]:
+    """How many clips `processing.prepare` skipped, by status."""
     total = read_report(Path(folder))["total"]
     return {status: number for status, number in total.items() if status not in ("listed", "found", "used") and number}
 

@@ -18,8 +18,8 @@ class ClipTargets:
     """Labels of a table's rows as tensors.
 
     `kind` is `"clip"` (`label` is a class), `"segments"` (`segment_labels` holds S classes) or `"multi_label"`
-    (`label` is a list of classes). A boolean list `segment_matched`, where the table has it, marks segments whose sound
-    does not belong to the picture, such as the background seconds of AVE.
+    (`label` is a list of classes). A boolean list `segment_matched`, where the table has it, marks segments whose audio
+    does not belong to the video, such as the background seconds of AVE.
 
     Args:
         table: rows as `build_clip_table` gives them.

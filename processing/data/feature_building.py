@@ -52,7 +52,7 @@ def keyed_tables(tables: Mapping[str, Dataset]) -> tuple[DatasetDict, dict[str, 
                 if cell is None:
                     cells[stream].append(None)
                     continue
-                if stream == "video" or cell != row["video"]:  # else it is that of the picture
+                if stream == "video" or cell != row["video"]:  # else it is the video's
                     identity = fingerprint(_identity(cell, row["clip_id"]))
                 cells[stream].append({"path": identity, "bytes": None})
                 name = cell["path"] or row["clip_id"]
@@ -150,18 +150,18 @@ class ShardJobs(torch.utils.data.Dataset):
         decoded = self._decode(streams, sources, failures)
         size = 0
         if "video" in streams:
-            sounds = []
+            audio_entries = []
 
-            def pictures() -> Iterator[tuple]:  # frames go to the disk one clip at a time, sounds are small
-                for entry, frames, sound in decoded:
-                    sounds.append((entry, *sound))
+            def video_entries() -> Iterator[tuple]:  # frames go to the disk one clip at a time, waveforms are small
+                for entry, frames, audio in decoded:
+                    audio_entries.append((entry, *audio))
                     yield entry, frames, None
 
-            size += self.shards["video"].write(pictures())
+            size += self.shards["video"].write(video_entries())
         else:
-            sounds = ((entry, *sound) for entry, _, sound in decoded)
+            audio_entries = ((entry, *audio) for entry, _, audio in decoded)
         if "audio" in streams:
-            size += self.shards["audio"].write(sounds)
+            size += self.shards["audio"].write(audio_entries)
         return {"clips": len(sources), "bytes": size, "failures": failures}
 
     def _decode(self, streams: tuple, sources: list[Source], failures: list[str]) -> Iterator[tuple]:
@@ -170,11 +170,11 @@ class ShardJobs(torch.utils.data.Dataset):
             try:
                 clip = self._load(self.tables[split][index][column], source, streams)
                 frames = None if clip.frames is None else self._frames(clip.frames)
-                sound = (None, None) if clip.waveform is None else self._sound(clip.waveform)
+                audio = (None, None) if clip.waveform is None else self._audio(clip.waveform)
             except ClipError as error:
                 failures.append(str(error))
                 continue
-            yield (source.key, source.name, source.start, source.end), frames, sound
+            yield (source.key, source.name, source.start, source.end), frames, audio
 
     def _load(self, cell: Mapping[str, Any], source: Source, streams: tuple) -> Clip:
         try:
@@ -198,8 +198,8 @@ class ShardJobs(torch.utils.data.Dataset):
             raise TypeError(f"the video processor resizes to {resized.dtype}, not uint8; leave the feature cache out")
         return resized
 
-    def _sound(self, waveform: torch.Tensor) -> tuple[torch.Tensor, float | None]:
-        if self.shards["audio"].settings["sound"] == "spectrogram":
+    def _audio(self, waveform: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+        if self.shards["audio"].settings["audio"] == "spectrogram":
             extractor = self.processor.feature_extractor
             features = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt")
             return features["input_features"][0].to(torch.bfloat16), None

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Write a short clip (picture, sound, or both) to a real media file with PyAV."""
+"""Write a short clip (video, audio, or both) to a real media file with PyAV."""
 
 import os
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def write_clip(
     if frames is None and waveform is None:
         raise ValueError(f"{path}: nothing to write; give frames, a waveform, or both")
     if frames is not None and video_encoder is None:
-        raise ValueError(f"{path}: {path.suffix} holds sound only; write frames to .mp4, .mov, .mkv, .webm or .avi")
+        raise ValueError(f"{path}: {path.suffix} holds audio only; write frames to .mp4, .mov, .mkv, .webm or .avi")
     if rotation % 90 or (rotation and path.suffix.lower() not in (".mp4", ".mov")):
         raise ValueError(f"{path}: rotation={rotation}; give 0, 90, 180 or 270, and a .mp4 or .mov file")
     if frames is not None and frame_times is None:
@@ -120,7 +120,7 @@ def _video_stream(container, encoder: str, frames: np.ndarray, times: np.ndarray
     stream.pix_fmt = "yuv420p"
     stream.gop_size = gop
     if encoder == "libx264":
-        # in small pictures x264's macroblock tree depends on what lies in memory: no two runs would write the same
+        # in small frames x264's macroblock tree depends on what lies in memory: no two runs would write the same
         stream.options = {"crf": str(crf), "preset": "veryfast", "mbtree": "0"}
     elif encoder == "libvpx-vp9":
         stream.options = {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}
@@ -140,8 +140,8 @@ def _encode_frames(stream, frames: np.ndarray, times: np.ndarray) -> list:
     # the last frame stays for one nominal frame
     ticks.append(ticks[-1] + round(1 / stream.codec_context.framerate / time_base))
     packets = []
-    for picture, tick, following in zip(frames, ticks, ticks[1:], strict=False):
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    for pixels, tick, following in zip(frames, ticks, ticks[1:], strict=False):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.time_base, frame.pts = time_base, tick
         if hasattr(frame, "duration"):  # not in PyAV 14
             frame.duration = following - tick
@@ -187,6 +187,6 @@ def _rotate_mp4(path: str, rotation: int, height: int, width: int) -> None:
     while (position := data.find(b"tkhd", position + 1)) >= 0:
         body = position + 4
         offset = body + (52 if data[body] == 1 else 40)  # version 1 has 64-bit times
-        if any(data[offset + 36 : offset + 44]):  # a track with width and height is the picture
+        if any(data[offset + 36 : offset + 44]):  # a track with width and height is the video
             data[offset : offset + 36] = matrix
     Path(path).write_bytes(data)

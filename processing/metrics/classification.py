@@ -24,7 +24,7 @@ from sklearn.metrics import (
 from processing.metrics import IGNORED_LABEL
 
 
-PAIR_COLUMNS = "match scores are logits: the higher, the surer that sound and picture belong together"
+PAIR_COLUMNS = "match scores are logits: the higher, the surer that video and audio belong together"
 FLOAT_ROW = datasets.List(datasets.Value("float64"))  # one row of a matrix
 INT_ROW = datasets.List(datasets.Value("int64"))
 

@@ -36,7 +36,7 @@ class ClipRow:
         source_window: seconds that the annotation names; used where the file is longer than them by a second.
         segment_labels: one class index per segment, -100: ignored.
         extra: values of the set's own columns.
-        left_out: why the set's own rules leave the row out, or None.
+        excluded: why the set's rules exclude the row, or None.
     """
 
     clip_id: str
@@ -49,7 +49,7 @@ class ClipRow:
     source_window: tuple[float, float] | None = None
     segment_labels: list[int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    left_out: str | None = None
+    excluded: str | None = None
 
 
 @dataclass

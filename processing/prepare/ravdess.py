@@ -33,7 +33,10 @@ MODALITIES = {"01": ("video", "audio"), "02": ("video",), "03": ("audio",)}
 def add_arguments(parser: ArgumentParser) -> None:
     """`--modality`, `--channel`, `--validation_fraction`, `--test_fraction`, `--seed`."""
     parser.add_argument(
-        "--modality", choices=tuple(MODALITIES), default="01", help="01: with sound, 02: picture only, 03: sound only"
+        "--modality",
+        choices=tuple(MODALITIES),
+        default="01",
+        help="01: video and audio, 02: video only, 03: audio only",
     )
     parser.add_argument("--channel", choices=("speech", "song", "both"), default="speech")
     parser.add_argument("--validation_fraction", type=float, default=0.15, help="share of the clips, by actor")
@@ -65,7 +68,7 @@ def read(root: Path, options: Namespace) -> Annotations:
         row.split = split
     warnings = [] if len(actors) == 24 else [f"{len(actors)} of 24 actors are here; the split is drawn of these"]
     classes = list(EMOTIONS if "01" in channels else EMOTIONS[:SONG_EMOTIONS])
-    split = f"seeded, by actor (seed {options.seed}): of our own, the set has no official one"
+    split = f"seeded, by actor (seed {options.seed}): the set has no official split"
     names = ("actor", "intensity", "channel", "statement", "repetition")
     return Annotations(
         rows,

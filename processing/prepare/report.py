@@ -95,7 +95,7 @@ def _lost(splits: dict, per_class: dict) -> list[str]:
         if not count["used"]:
             lines.append(f"{split}: no clip is left of {count['listed']}")
             continue
-        lost = [name for name, c in per_class[split].items() if not c["used"] and c["listed"] > c["left_out"]]
+        lost = [name for name, c in per_class[split].items() if not c["used"] and c["listed"] > c["excluded"]]
         if lost:
             lines.append(f"{split}: no clip is left of {', '.join(lost)}")
     return lines

@@ -14,16 +14,16 @@ from .scan import Facts, Job
 
 USED = "used"
 # the order of the report's columns; a row has the first that holds
-PROBLEMS = ("left_out", "duplicate", "other_split", "missing", "corrupt", "no_picture", "no_sound", "silent")
+PROBLEMS = ("excluded", "duplicate", "other_split", "missing", "corrupt", "no_video", "no_audio", "silent")
 MEANING = {
-    "left_out": "left out by the set's own rules",
+    "excluded": "excluded by the set's rules",
     "duplicate": "listed twice, or the same content as another clip",
     "other_split": "its source is in another split too",
     "missing": "no such file",
     "corrupt": "cannot be decoded",
-    "no_picture": "no picture in it",
-    "no_sound": "no sound track in it",
-    "silent": "a sound track in which nothing is heard",
+    "no_video": "no video stream in it",
+    "no_audio": "no audio stream in it",
+    "silent": "an audio stream in which nothing is heard",
 }
 
 
@@ -68,7 +68,7 @@ def select_rows(
 
 def make_job(row: ClipRow, root: Path, streams: Sequence[str], require: Sequence[str]) -> Job | None:
     """What to look into for a row; None where a required file is not there, or its rules leave it out."""
-    if row.left_out or _absent(row, streams, require):
+    if row.excluded or _absent(row, streams, require):
         return None
     files = {"video": row.video, "audio": row.audio}
     names = {kind: path and path.relative_to(root).as_posix() for kind, path in files.items()}
@@ -87,8 +87,8 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
     split_of_group: dict[str, str] = {}
     for verdict in verdicts:
         row = verdict.row
-        if row.left_out:
-            verdict.status, verdict.reason = "left_out", row.left_out
+        if row.excluded:
+            verdict.status, verdict.reason = "excluded", row.excluded
             continue
         earlier = first.setdefault(row.clip_id, row)
         split = split_of_group.setdefault(row.group, row.split)
@@ -107,7 +107,7 @@ def _judge_content(
         verdict.status, verdict.reason = "corrupt", found.error
         return
     has = {"video": found.has_video, "audio": found.has_audio and not found.silent}
-    lacks = {"video": "no_picture", "audio": "silent" if found.has_audio else "no_sound"}
+    lacks = {"video": "no_video", "audio": "silent" if found.has_audio else "no_audio"}
     for kind in MODALITIES:
         if not has[kind] and (kind in require or not any(has.values())):
             verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"

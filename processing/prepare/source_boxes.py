@@ -102,9 +102,9 @@ def _box(box: list[float], path: Path, name: str) -> Box:
 
 
 def _find(folder: Path, name: str) -> tuple[str, str | None] | None:
-    """(sound, frame) of a clip; None where it is not there."""
+    """(audio, frame) of a clip; None where it is not there."""
     clip = safe_join(folder / "clips", f"{name}.mp4")
     if os.path.isfile(clip):
         return clip, None
-    frame, sound = safe_join(folder / "frames", f"{name}.jpg"), safe_join(folder / "audio", f"{name}.wav")
-    return (sound, frame) if os.path.isfile(frame) and os.path.isfile(sound) else None
+    frame, audio = safe_join(folder / "frames", f"{name}.jpg"), safe_join(folder / "audio", f"{name}.wav")
+    return (audio, frame) if os.path.isfile(frame) and os.path.isfile(audio) else None

@@ -80,7 +80,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         if row.split != TEST:
             continue
         if row.clip_id not in labeled:
-            row.left_out = f"{row.clip_id}: not in VGGSounder"
+            row.excluded = f"{row.clip_id}: not in VGGSounder"
             unlabeled += 1
             continue
         found = labeled[row.clip_id]
@@ -89,7 +89,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         pairs = sorted(pairs, key=lambda pair: order[pair[0]])
         row.labels, row.extra["modalities"] = [name for name, _ in pairs], [kind for _, kind in pairs]
         if not pairs:
-            row.left_out = f"{row.clip_id}: VGGSounder gives none of the classes"
+            row.excluded = f"{row.clip_id}: VGGSounder gives none of the classes"
     annotations.multi_label = True
     annotations.split += f", test labels by VGGSounder ({len(labeled)} clips)"
     annotations.extra_features |= {
@@ -97,7 +97,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         "modalities": List(Value("string")),
     }
     if unlabeled:
-        annotations.warnings.append(f"test: {unlabeled} clips are not in VGGSounder and left out")
+        annotations.warnings.append(f"test: {unlabeled} clips are not in VGGSounder and skipped")
     if unknown:
-        annotations.warnings.append(f"test: {unknown} VGGSounder labels are not among the classes and left out")
+        annotations.warnings.append(f"test: {unknown} VGGSounder labels are not among the classes and skipped")
     return annotations

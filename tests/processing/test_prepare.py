@@ -204,7 +204,7 @@ def test_missing_modalities_are_kept_when_not_required(ave, clips, tmp_path):
     report = prepare("ave", "--root", ave, "--out", tmp_path / "out", "--workers", 0, "--require", "video")
     table = {row["clip_id"]: row for row in rows(tmp_path / "out")}
     assert table["v6/Truck"]["audio"] is None and table["v6/Truck"]["video"] is not None
-    assert table["v2/Bark"]["audio"] is None and report["total"]["silent"] == report["total"]["no_sound"] == 0
+    assert table["v2/Bark"]["audio"] is None and report["total"]["silent"] == report["total"]["no_audio"] == 0
 
 
 def test_nothing_of_the_user_is_overwritten(ave, tmp_path, capsys):

@@ -16,7 +16,7 @@ COLUMNS = {"label": "class", "precision": "precision", "recall": "recall", "f1":
 
 
 def class_reports(directory: str | Path) -> list[dict]:
-    """`ClassReport` for every input and condition of noise, the main one first; `input` and `noise` say which.
+    """`ClassReport` for every input and noise condition, the main one first; `input` and `noise` say which.
 
     Raises:
         ValueError: a class that `label_names` of `results.json` lacks.
@@ -48,7 +48,7 @@ def write_class_reports(directory: str | Path) -> list[dict]:
     reports = class_reports(directory)
     if reports:
         write_text(directory / "class_report.json", json.dumps(reports, ensure_ascii=False) + "\n")
-        title = f"Input: {reports[0]['input']}, noise: {cell('noise', reports[0]['noise'])}"
+        title = f"Input: {reports[0]['input']}, audio: {cell('noise', reports[0]['noise'])}"
         table = markdown_table(reports[0]["classes"], COLUMNS)
         write_text(directory / "class_report.md", f"{title}\n\n{table}\n")
     return reports

@@ -53,7 +53,7 @@ def save_plots(directory: str | Path) -> list[Path]:
 
 
 def plots_of_run(directory: str | Path) -> list[Path]:
-    """`save_plots` for the end of a training run, which no picture may cost: what fails is logged and skipped."""
+    """`save_plots` for the end of a training run, which no plot may cost: what fails is logged and skipped."""
     try:
         return save_plots(directory)
     except Exception:
@@ -146,7 +146,7 @@ def class_figure(report: dict):
 
 
 def _title(report: dict) -> str:
-    return f"input: {report['input']}, noise: {cell('noise', report['noise'])}, {report['num_clips']} clips"
+    return f"input: {report['input']}, audio: {cell('noise', report['noise'])}, {report['num_clips']} clips"
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 
 COLUMNS = {
-    "model": "model", "input": "input", "noise": "noise", "top1": "top-1", "top1_interval": "95 % interval",
+    "model": "model", "input": "input", "noise": "audio", "top1": "top-1", "top1_interval": "95 % interval",
     "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "mauc": "mAUC", "d_prime": "d-prime",
     "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
 }  # fmt: skip

@@ -115,7 +115,7 @@ class GainArguments(SeedArguments):
     table: dict | str | None = option(
         None, "How `data` is read: options of build_clip_table; segments are probed one by one."
     )
-    frames_per_window: int = option(1, "More where the video processor's frame_grid joins them in one picture.")
+    frames_per_window: int = option(1, "More where the video processor's frame_grid tiles them into one.")
     probe_windows: int = option(1, "Evenly spaced windows over which the probe averages a clip without segments.")
     pretraining_windows: int = option(1, "Evenly spaced windows that pre-training sees of a training clip.")
     branch_ramp: float = option(0.0, "Share of the training in which the ViTs thaw.")

@@ -121,7 +121,7 @@ def official_tables(scores: Mapping) -> str:
 
 def _matched(predictions: Predictions) -> Predictions:
     """Without the pairs whose video and audio are of two clips."""
-    return predictions.subset(np.array([pair["picture"] == pair["sound"] for pair in predictions.pairs]))
+    return predictions.subset(np.array([pair["video"] == pair["audio"] for pair in predictions.pairs]))
 
 
 def _by_clip(predictions: Predictions, figures: np.ndarray) -> list[np.ndarray]:

@@ -138,7 +138,7 @@ def card_texts(
     if model.lora_rank:
         what += f", with LoRA of rank {model.lora_rank}"
     num_classes = len(report["classes"])
-    skipped = report["skipped_by_reason"] | report.get("left_out_before", {})
+    skipped = report["skipped_by_reason"] | report.get("skipped_in_preparation", {})
     reasons = ", ".join(f"{number} ({reason})" for reason, number in skipped.items())
     return {
         "title": card.title or f"MA-AVT on {data_name}",
