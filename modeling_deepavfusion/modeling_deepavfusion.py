@@ -754,6 +754,10 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         """As in transformers, but false for a class that `fully_shard` derives: it has no file that could be copied."""
         return super().is_remote_code() and not cls.__name__.startswith("FSDP")
 
+    def _custom_pipelines(self) -> dict[str, dict]:
+        """The pipelines of a saved folder; only classification has one."""
+        return {}
+
     def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
         """As in transformers, with the encoder and all Auto classes of this class in `auto_map`."""
         if self._auto_class is not None:
@@ -765,6 +769,7 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
             for name, code_class in ({"AutoModel": DeepAVFusionModel} | classes).items():
                 auto_map[name] = f"{code_class.__module__.rpartition('.')[2]}.{code_class.__name__}"
             self.config.auto_map = auto_map
+            self.config.custom_pipelines = self._custom_pipelines()
             if is_main_process and not self.is_remote_code():
                 os.makedirs(save_directory, exist_ok=True)
                 source = sys.modules[model_class.__module__].__file__

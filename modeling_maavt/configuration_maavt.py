@@ -118,8 +118,9 @@ class MAAVTConfig(PreTrainedConfig):
             config_class=AutoConfig, model_type="vit", init_kwargs={"layer_norm_eps": 1e-6}, optional=False
         )
     }
-    # The Trainer's predictions are `logits` and `match_logits` alone.
+    # The Trainer's predictions are `logits` alone: an array, as `compute_metrics` of every tutorial expects.
     keys_to_ignore_at_inference = [
+        "match_logits",
         "classification_loss",
         "matching_loss",
         "contrastive_loss",
