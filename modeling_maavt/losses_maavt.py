@@ -9,6 +9,7 @@ how the batch is split; every loss is finite (zero) when nothing is left to aver
 import torch
 import torch.distributed as dist
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 
 def num_processes() -> int:
@@ -182,7 +183,8 @@ def contrastive_loss(
     video, audio = features.permute(1, 2, 0, 3)  # (L, N, d) each
 
     # Scores of every video with every audio. A pair may always compare itself: no row holds infinities alone.
-    scores = video @ audio.transpose(1, 2) / temperature  # (L, N, N)
+    with maybe_autocast(video.device.type, enabled=False):
+        scores = video @ audio.transpose(1, 2) / temperature  # (L, N, N)
     diagonal = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
     allowed = (mask[:, None] & mask[None, :]) | diagonal
     scores = scores.masked_fill(~allowed, float("-inf"))
