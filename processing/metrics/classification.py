@@ -101,6 +101,7 @@ class TopKScore(OfflineMetric):
         if not 1 <= k < num_classes:
             raise ValueError(f"k={k} with {num_classes} classes; give 1 <= k < {num_classes}")
         _check_classes(references, num_classes)
+        # Two classes: the higher score wins.
         if num_classes == 2:  # scikit-learn takes one column of scores then
             value = accuracy_score(references, scores[:, 1] >= scores[:, 0])
         else:
@@ -192,10 +193,12 @@ class CombinedScore(OfflineMetric):
         is_matched: Sequence[int],
         threshold: float = 0.0,
     ) -> dict[str, float]:
+        # A mismatched pair has no class: rejecting it is all.
         matched = np.asarray(is_matched).astype(bool)
         accepted = np.asarray(match_scores) > threshold
         correct = np.asarray(predictions) == np.asarray(references)
         right = np.where(matched, accepted & correct, ~accepted)
+        # Over all pairs, then over either kind.
         result = {
             "combined_accuracy": float(right.mean()),
             "threshold": float(threshold),
@@ -223,7 +226,9 @@ def best_threshold(
     scores, matched = np.asarray(match_scores, dtype=np.float64), np.asarray(is_matched).astype(bool)
     if not len(scores):
         raise ValueError("match_scores: empty; give validation pairs")
+    # What accepting a pair gains.
     gain = matched if correct is None else matched & np.asarray(correct).astype(bool)
+    # Every cut between two different scores is tried.
     order = np.argsort(scores)
     values, first = np.unique(scores[order], return_index=True)
     # accepted from the k-th score on: gains at or above it, plus rejected mismatched pairs below it
@@ -231,6 +236,7 @@ def best_threshold(
     rejected = np.concatenate([[0], np.cumsum(~matched[order])])
     cuts = np.concatenate([first, [len(scores)]])
     best = int(np.argmax(accepted[cuts] + rejected[cuts]))
+    # Outside of all scores, or midway between two.
     if best == 0:
         return float(values[0] - 1)
     if best == len(values):
@@ -267,6 +273,7 @@ def bootstrap_interval(
     if not len(group_of) or any(len(array) != len(group_of) for array in arrays):
         lengths = [len(array) for array in arrays]
         raise ValueError(f"values and groups: lengths {lengths} and {len(group_of)}; give equal ones above 0")
+    # Clips of each group; a draw takes as many groups as there are.
     members = [np.flatnonzero(group_of == group) for group in range(group_of.max() + 1)]
     generator = np.random.default_rng(seed)
     results = []
@@ -280,6 +287,7 @@ def bootstrap_interval(
     results = [result for result in results if np.isfinite(result)]
     if not results:
         raise ValueError("statistic: undefined for every draw; give more groups")
+    # The middle share of the draws.
     tail = (1 - confidence) / 2
     low, high = np.quantile(results, [tail, 1 - tail])
     return float(low), float(high)
