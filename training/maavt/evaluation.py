@@ -70,6 +70,12 @@ class Predictions:
     def groups(self) -> np.ndarray:
         return np.array([pair["group"] for pair in self.pairs])
 
+    @property
+    def audio_groups(self) -> np.ndarray:
+        """`[n]`, the group that a pair's audio comes from, as far as its clip is among the pairs."""
+        group_of = {pair["clip_id"]: pair["group"] for pair in self.pairs}
+        return np.array([group_of.get(pair["audio"], pair["group"]) for pair in self.pairs])
+
 
 def described_pairs(dataset: ClipDataset) -> list[dict]:
     """`ClipDataset.describe` of every item; where segments have labels, of every segment, which is judged like a clip."""
@@ -107,6 +113,8 @@ def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 
     judged = np.isfinite(found.match_logits)
     pairs = (matched[judged], found.match_logits[judged])
     row["match_auroc"] = MatchScore().compute(predictions=pairs[1], references=pairs[0])["auroc"]
+    # A mismatched pair hangs on the groups of both its clips.
+    options["other_groups"] = found.audio_groups[judged]
     row["match_auroc_interval"] = list(bootstrap_interval(pairs, groups[judged], roc_auc_score, **options))
     row["mismatched_pairs"] = int((~matched).sum())
     if threshold is not None and not found.multi_label:
