@@ -143,9 +143,14 @@ def set_xavier_bound(module: nn.Module, num_inputs: int, num_outputs: int) -> No
 
 
 class DeepAVFusionEmbeddings(nn.Module):
-    """Patch convolution of one ViT, and its fixed positions: a buffer that is saved with the model."""
+    """Patch convolution of one ViT, and its fixed positions: a buffer that is saved with the model.
 
-    def __init__(self, num_channels: int, patch_size: int, grid: tuple[int, int], width: int):
+    With `pre_norm_eps` a LayerNorm precedes the blocks, as in CLIP's vision transformer.
+    """
+
+    def __init__(
+        self, num_channels: int, patch_size: int, grid: tuple[int, int], width: int, pre_norm_eps: float | None = None
+    ):
         super().__init__()
         self.trained_grid = grid
         self.patch_size = patch_size
@@ -153,6 +158,9 @@ class DeepAVFusionEmbeddings(nn.Module):
         self.projection = nn.Conv2d(num_channels, width, kernel_size=patch_size, stride=patch_size)
         set_xavier_bound(self.projection, num_channels * patch_size**2, width)
         self.register_buffer("position_embeddings", sincos_positions(grid, width))
+        self.pre_layernorm = None
+        if pre_norm_eps is not None:
+            self.pre_layernorm = nn.LayerNorm(width, eps=pre_norm_eps)
 
     def grid(self, images: torch.Tensor) -> tuple[int, int]:
         """Patches along height and width. The stride drops what exceeds a multiple of the patch size."""
@@ -178,6 +186,8 @@ class DeepAVFusionEmbeddings(nn.Module):
         patches = self.projection(images.to(dtype)).flatten(2).transpose(1, 2)  # (N, P, D)
         positions = resample_positions(self.position_embeddings, self.trained_grid, grid)
         tokens = patches.to(dtype) + positions.to(dtype)
+        if self.pre_layernorm is not None:
+            tokens = self.pre_layernorm(tokens)
         if ids_keep is None:
             return tokens
         if ids_keep.ndim != 2 or len(ids_keep) != len(tokens):
@@ -744,6 +754,10 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         """As in transformers, but false for a class that `fully_shard` derives: it has no file that could be copied."""
         return super().is_remote_code() and not cls.__name__.startswith("FSDP")
 
+    def _custom_pipelines(self) -> dict[str, dict]:
+        """The pipelines of a saved folder; only classification has one."""
+        return {}
+
     def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
         """As in transformers, with the encoder and all Auto classes of this class in `auto_map`."""
         if self._auto_class is not None:
@@ -755,6 +769,7 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
             for name, code_class in ({"AutoModel": DeepAVFusionModel} | classes).items():
                 auto_map[name] = f"{code_class.__module__.rpartition('.')[2]}.{code_class.__name__}"
             self.config.auto_map = auto_map
+            self.config.custom_pipelines = self._custom_pipelines()
             if is_main_process and not self.is_remote_code():
                 os.makedirs(save_directory, exist_ok=True)
                 source = sys.modules[model_class.__module__].__file__
@@ -772,8 +787,11 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
     def __init__(self, config: DeepAVFusionConfig):
         super().__init__(config)
         width, patch = config.hidden_size, config.patch_size
-        self.image_embeddings = DeepAVFusionEmbeddings(config.num_channels, patch, config.image_grid, width)
-        self.audio_embeddings = DeepAVFusionEmbeddings(config.audio_num_channels, patch, config.audio_grid, width)
+        eps = None
+        if config.pre_norm:
+            eps = config.layer_norm_eps
+        self.image_embeddings = DeepAVFusionEmbeddings(config.num_channels, patch, config.image_grid, width, eps)
+        self.audio_embeddings = DeepAVFusionEmbeddings(config.audio_num_channels, patch, config.audio_grid, width, eps)
         self.fusion_tokens = DeepAVFusionTokens(config)
         fused = set(config.fused_layers)
         self.layers = nn.ModuleList(

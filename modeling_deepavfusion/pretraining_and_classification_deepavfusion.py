@@ -293,7 +293,7 @@ class DeepAVFusionPooledNorm(nn.BatchNorm1d):
 class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
     """The mean of three linear classifiers, each on the mean of the final patches or tokens: frame, spectrogram, fusion."""
 
-    _more_auto_classes = ("AutoModelForAudioClassification",)
+    _more_auto_classes = ("AutoModelForVideoClassification", "AutoModelForAudioClassification")
 
     def __init__(self, config: DeepAVFusionConfig):
         super().__init__(config)
@@ -304,6 +304,11 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
                 self.add_module(f"{name}_batchnorm", DeepAVFusionPooledNorm(config.hidden_size))
             self.add_module(f"{name}_classifier", nn.Linear(config.hidden_size, config.num_labels))
         self.post_init()
+
+    def _custom_pipelines(self) -> dict[str, dict]:
+        from .pipeline_deepavfusion import custom_pipelines  # lazily: transformers.pipelines is slow to import
+
+        return custom_pipelines("pipeline_deepavfusion")
 
     @torch.no_grad()
     def set_class_frequencies(self, frequencies: torch.Tensor) -> None:

@@ -189,6 +189,7 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
         save_file(state, os.path.join(unfinished, "adapter_model.safetensors"), metadata={"format": "pt"})
         peft_config.save_pretrained(unfinished)
         custom_object_save(model, unfinished, config=config)  # for trust_remote_code=True
+        model.name_code(config)
         config.save_pretrained(unfinished)
         if processor is not None:
             processor.save_pretrained(unfinished)

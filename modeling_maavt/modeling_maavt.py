@@ -30,7 +30,14 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple, maybe_autocast
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .backbone_maavt import HUB_ARGUMENTS, adapter_config, find_checkpoint, quiet_loading, trunk_from_vit
+from .backbone_maavt import (
+    HUB_ARGUMENTS,
+    adapter_config,
+    check_whole_trunk,
+    find_checkpoint,
+    quiet_loading,
+    trunk_from_backbone,
+)
 from .configuration_maavt import MAAVTConfig
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
@@ -41,6 +48,13 @@ logger = logging.get_logger(__name__)
 
 # Trained beside a frozen backbone. No name ends another, because PEFT matches modules_to_save by ending.
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
+
+
+# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops all others.
+NO_LABELS = (
+    "A training step without labels: the classification loss is not computed, and what you compute from the logits leaves "
+    "out matching and contrast. Trainer's label_smoothing_factor does so; leave it at 0 and give soft labels [B, C]."
+)
 
 
 # ---- Embeddings: frames and spectrograms to patches with positions (section 1)
@@ -95,6 +109,10 @@ class MAAVTEmbeddings(nn.Module):
         num_positions = 1 + self.trained_grid[0] * self.trained_grid[1]
         self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        # CLIP's vision transformer has one more LayerNorm, before the blocks.
+        self.pre_layernorm = None
+        if getattr(config, "pre_norm", False):
+            self.pre_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def grid(self, images: torch.Tensor) -> tuple[int, int]:
         """Patches along height and width."""
@@ -119,7 +137,12 @@ class MAAVTEmbeddings(nn.Module):
         if positions.shape[1] < sequence.shape[1]:
             # On a grid the background token has no position.
             positions = nn.functional.pad(positions, (0, 0, 0, 1))
-        return self.dropout(sequence + positions)
+        sequence = self.dropout(sequence + positions)
+        if self.pre_layernorm is None:
+            return sequence
+        # The background token enters as the other learned tokens do, without a norm.
+        length = 1 + patches.shape[1]
+        return torch.cat([self.pre_layernorm(sequence[:, :length]), sequence[:, length:]], dim=1)
 
     def positions(self, grid: tuple[int, int], with_background: bool) -> torch.Tensor:
         """Position table for a patch grid: `[1, 1 + P, D]`, or `[1, 1 + P + 1, D]` for `"sequence"` with background."""
@@ -454,47 +477,50 @@ class MAAVTPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """
-        Load a tuned MA-AVT checkpoint, a plain ViT checkpoint (a new MA-AVT on top of it), or an exported adapter.
+        Load a tuned MA-AVT checkpoint, a vision transformer (a new MA-AVT on top of it), or an exported adapter.
 
-        Any [`MAAVTConfig`] field may be given beside the arguments of Transformers: with a plain ViT they describe the
+        Any [`MAAVTConfig`] field may be given beside the arguments of Transformers: with a backbone they describe the
         new model, e.g. `from_pretrained("google/vit-base-patch16-224-in21k", num_labels=28, contrastive="last")`. The
-        backbone is frozen as `config.freeze_backbone` says; what is trained stays in float32 whatever the `dtype`.
+        backbone is frozen as `config.freeze_backbone` says; what is trained stays in float32 whatever the `dtype`. Which
+        vision transformers can be backbones: docs/maavt.md, 10.
 
         Raises:
-            ValueError: a checkpoint that is neither MA-AVT nor a ViT, an adapter without a readable `config.json`, or a
-                `config` whose `vision_config` does not fit the checkpoint.
+            ValueError: a checkpoint that is neither MA-AVT nor a backbone or lacks weights, an adapter without a readable
+                `config.json`, or a `config` whose `vision_config` does not fit the checkpoint.
         """
         # Where the weights are: the checkpoint, and perhaps an adapter on top of it.
         hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         adapter = adapter_kwargs.pop("_adapter_model_path", None)  # where the Auto classes have found one
-        checkpoint, is_vit = pretrained_model_name_or_path, False
+        checkpoint, is_backbone = pretrained_model_name_or_path, False
         if checkpoint is not None and kwargs.get("state_dict") is None:
-            checkpoint, named_adapter, is_vit = find_checkpoint(checkpoint, hub_kwargs)
+            checkpoint, named_adapter, is_backbone = find_checkpoint(checkpoint, hub_kwargs)
             adapter = named_adapter or adapter
             if named_adapter is not None and not isinstance(kwargs.get("config"), PreTrainedConfig):
                 kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
 
-        # The model: a ViT becomes the trunk of a new one, anything else is loaded as it is.
-        if is_vit:
-            kwargs = trunk_from_vit(checkpoint, kwargs, hub_kwargs)
+        # The model: a backbone becomes the trunk of a new one, anything else is loaded as it is.
+        with_report = kwargs.pop("output_loading_info", False)
+        if is_backbone:
+            kwargs = trunk_from_backbone(checkpoint, kwargs, hub_kwargs)
             with quiet_loading():  # the new modules are missing on purpose
-                loaded = super().from_pretrained(None, *model_args, **kwargs)
-        else:
-            loaded = super().from_pretrained(checkpoint, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if is_vit:
+                model, report = super().from_pretrained(None, *model_args, output_loading_info=True, **kwargs)
+            check_whole_trunk(checkpoint, report)
             model.name_or_path = model.config._name_or_path = str(checkpoint)  # PEFT records it as the base model
-        if is_vit and adapter is None:
+        else:
+            model, report = super().from_pretrained(checkpoint, *model_args, output_loading_info=True, **kwargs)
+        if is_backbone and adapter is None:
             new = ", ".join(model.trainable_modules())
-            logger.warning(f"{checkpoint} is a plain ViT; new and untrained on top of it: {new}. Train before use.")
+            logger.warning(f"{checkpoint} is a backbone; new and untrained on top of it: {new}. Train before use.")
 
         # What loading undoes: the frozen backbone.
         if model.config.freeze_backbone:
             model.freeze_backbone()
         if adapter is not None:
             model.load_adapter(adapter, adapter_kwargs={**hub_kwargs, **adapter_kwargs})
-        return loaded
+        if with_report:
+            return model, report
+        return model
 
     @classmethod
     def is_remote_code(cls) -> bool:
@@ -502,18 +528,28 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         return super().is_remote_code() and not cls.__name__.startswith("FSDP")
 
     def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
-        """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
+        """As in Transformers, with the code of all Auto classes and of the pipeline for `trust_remote_code=True`."""
         if self._auto_class is not None:
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
-                "AutoModel": "modeling_maavt.MAAVTModel",
-                "AutoModelForVideoClassification": "modeling_maavt.MAAVTForAudioVisualClassification",
-            }
+            self.name_code(self.config)
             if is_main_process and not self.is_remote_code():
                 os.makedirs(save_directory, exist_ok=True)
                 for file in (__file__, *get_relative_import_files(__file__)):
                     shutil.copy(file, save_directory)
         return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+
+    @staticmethod
+    def name_code(config: MAAVTConfig) -> None:
+        """Name the classes that load a saved folder in its config: `auto_map` and `custom_pipelines`."""
+        from .pipeline_maavt import custom_pipelines  # lazily: transformers.pipelines is slow to import
+
+        classifier = "modeling_maavt.MAAVTForAudioVisualClassification"
+        config.auto_map = {
+            **(getattr(config, "auto_map", None) or {}),
+            "AutoModel": "modeling_maavt.MAAVTModel",
+            "AutoModelForVideoClassification": classifier,
+            "AutoModelForAudioClassification": classifier,
+        }
+        config.custom_pipelines = custom_pipelines("pipeline_maavt")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -1434,6 +1470,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
         kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}
+        if self.training and labels is None and not torch.compiler.is_compiling():
+            logger.warning_once(NO_LABELS)
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched)
 

@@ -28,7 +28,7 @@ def test_help_does_not_wait_for_pytorch():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export"])
+@pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export", "push"])
 def test_each_program_is_listed(command):
     assert command in call("--help").output
 

@@ -85,7 +85,7 @@ def test_separation(clips, tmp_path):
 
 def test_wrong_arguments_are_named(clips, tmp_path):
     (tmp_path / "run.yaml").write_text("data: x\nlearning_rat: 1\n")
-    with pytest.raises(ValueError, match="unknown keys.*learning_rat"):
+    with pytest.raises(ValueError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
         parse_arguments(TaskArguments, [str(tmp_path / "run.yaml")])
     with pytest.raises(ValueError, match="has no labeled frames"):
         segmentation.main(arguments("segmentation_shapes", clips, tmp_path, "--layout", "pairs"))

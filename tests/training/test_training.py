@@ -30,6 +30,7 @@ from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
 from training.maavt.retrieval import retrieval_scores
 from training.maavt.trainer import end_of_training
+from training.maavt.upload import push_run
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, part_count, weighted_mean
 
 
@@ -549,7 +550,15 @@ def test_results_appear_together_and_results_json_last(tmp_path, monkeypatch):
 
 def test_an_unfinished_run_is_not_uploaded(tmp_path):
     with pytest.raises(FileNotFoundError, match="results.json"):
-        outputs.push_run(tmp_path, "user/name")
+        push_run(tmp_path, "user/name")
+
+
+def test_a_compiled_training_writes_a_plain_model(toy, tmp_path):
+    options = "--torch_compile true --torch_compile_backend eager --num_train_epochs 1 --baseline false --check none"
+    recipe.main([toy, "--output_dir", str(tmp_path), *options.split()])
+    names = load_file(tmp_path / "model" / "model.safetensors").keys()
+    assert not [name for name in names if "_orig_mod" in name]
+    assert "Only 6 test clips" in (tmp_path / "results.md").read_text()
 
 
 def test_names_of_classes_break_no_table_and_no_card():

@@ -25,8 +25,10 @@ def class_reports(directory: str | Path) -> list[dict]:
     conditions = read_predictions(directory / "predictions.csv")
     names = json.loads((directory / "results.json").read_text(encoding="utf-8"))["label_names"]
     index = {name: i for i, name in enumerate(names)}
-    main, reports = main_condition(conditions), []
+    main = main_condition(conditions)
+    reports = []
     for condition in sorted(conditions, key=lambda condition: condition != main):
+        # Another run's file would be counted under wrong names.
         records = conditions[condition]
         unknown = sorted({record[key] for record in records for key in ("label", "predicted")} - set(index))
         if unknown:

@@ -77,8 +77,11 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with each part of the loss over its own count, and their weighted sum as the loss.
 
-        A mean over batches would weigh a batch of two matched pairs like one of fifty.
+        A mean over batches would weigh a batch of two matched pairs like one of fifty. Predictions hold the match logits too.
         """
+        if kwargs.get("ignore_keys") is None:
+            ignored = getattr(self.model.config, "keys_to_ignore_at_inference", [])
+            kwargs["ignore_keys"] = [name for name in ignored if name != "match_logits"]
         self._evaluation_parts.clear()  # a run that was interrupted leaves some
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         gathered = self._gathered(self._evaluation_parts)
