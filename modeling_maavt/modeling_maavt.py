@@ -83,6 +83,10 @@ class MAAVTPatchEmbeddings(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, P, D]`; what exceeds a multiple of the patch size is dropped."""
         kernel = self.projection.weight
+        if type(self.projection) is not nn.Conv2d:
+            # LoRA's layer in its place is more than a kernel: it is called, with the one channel repeated.
+            images = images.expand(-1, self.num_channels, -1, -1).to(kernel.dtype)
+            return self.projection(images).flatten(2).transpose(1, 2)  # (N, P, D)
         if images.shape[1] == 1 and self.num_channels > 1:
             # Equal to repeating the one channel of a spectrogram, at a third of the cost.
             kernel = kernel.sum(1, keepdim=True)
@@ -463,6 +467,7 @@ class MAAVTLayer(GradientCheckpointingLayer):
 class MAAVTPreTrainedModel(PreTrainedModel):
     config: MAAVTConfig
     base_model_prefix = "maavt"
+    new_modules: tuple[str, ...] = ()  # on a plain ViT: the modules that no checkpoint holds yet
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "audio")
     accepts_loss_kwargs = False
@@ -510,6 +515,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         else:
             model, report = super().from_pretrained(checkpoint, *model_args, output_loading_info=True, **kwargs)
         if is_backbone and adapter is None:
+            model.new_modules = new_modules(model)
             new = ", ".join(model.trainable_modules())
             logger.warning(f"{checkpoint} is a backbone; new and untrained on top of it: {new}. Train before use.")
 
@@ -617,6 +623,23 @@ class MAAVTPreTrainedModel(PreTrainedModel):
                 modules[leaf] = module
         return modules
 
+    def warn_of_lost_modules(self) -> None:
+        """Name the new modules that the PEFT adapter around this model does not save, once."""
+        if not getattr(self, "peft_config", None):
+            return
+        modules = self.trainable_modules()
+        lost = [name for name in self.new_modules if not hasattr(modules[name], "modules_to_save")]
+        if lost:
+            logger.warning_once(
+                f"New weights of {lost} are not saved with this adapter: they will be random at every load. Name them in "
+                "modules_to_save (see maavt_peft_config), or save the model first and load it from there."
+            )
+
+    def state_dict(self, *args, **kwargs):
+        """As in PyTorch; an adapter that is saved without new modules gets a warning."""
+        self.warn_of_lost_modules()
+        return super().state_dict(*args, **kwargs)
+
     @torch.no_grad()
     def fold_token_attention(self) -> None:
         """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (section 2)."""
@@ -632,6 +655,15 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         trunk.token_attention = None
         trunk.prompt.token_self_attention = False
         self.config.token_self_attention = False
+
+
+def new_modules(model: MAAVTPreTrainedModel) -> tuple[str, ...]:
+    """Trainable modules with weights that a plain ViT does not have: of the learned tokens it has the class token."""
+    names = []
+    for name, module in model.trainable_modules().items():
+        if any(not weight.endswith("cls_token") for weight, _ in module.named_parameters()):
+            names.append(name)
+    return tuple(names)
 
 
 # ---- Encoder: the frozen blocks, with the learned tokens among their inputs (sections 2 and 3)

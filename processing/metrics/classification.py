@@ -101,6 +101,7 @@ class TopKScore(OfflineMetric):
         if not 1 <= k < num_classes:
             raise ValueError(f"k={k} with {num_classes} classes; give 1 <= k < {num_classes}")
         _check_classes(references, num_classes)
+        # Two classes: the higher score wins.
         if num_classes == 2:  # scikit-learn takes one column of scores then
             value = accuracy_score(references, scores[:, 1] >= scores[:, 0])
         else:
@@ -192,10 +193,12 @@ class CombinedScore(OfflineMetric):
         is_matched: Sequence[int],
         threshold: float = 0.0,
     ) -> dict[str, float]:
+        # A mismatched pair has no class: rejecting it is all.
         matched = np.asarray(is_matched).astype(bool)
         accepted = np.asarray(match_scores) > threshold
         correct = np.asarray(predictions) == np.asarray(references)
         right = np.where(matched, accepted & correct, ~accepted)
+        # Over all pairs, then over either kind.
         result = {
             "combined_accuracy": float(right.mean()),
             "threshold": float(threshold),
@@ -223,7 +226,9 @@ def best_threshold(
     scores, matched = np.asarray(match_scores, dtype=np.float64), np.asarray(is_matched).astype(bool)
     if not len(scores):
         raise ValueError("match_scores: empty; give validation pairs")
+    # What accepting a pair gains.
     gain = matched if correct is None else matched & np.asarray(correct).astype(bool)
+    # Every cut between two different scores is tried.
     order = np.argsort(scores)
     values, first = np.unique(scores[order], return_index=True)
     # accepted from the k-th score on: gains at or above it, plus rejected mismatched pairs below it
@@ -231,6 +236,7 @@ def best_threshold(
     rejected = np.concatenate([[0], np.cumsum(~matched[order])])
     cuts = np.concatenate([first, [len(scores)]])
     best = int(np.argmax(accepted[cuts] + rejected[cuts]))
+    # Outside of all scores, or midway between two.
     if best == 0:
         return float(values[0] - 1)
     if best == len(values):
@@ -279,6 +285,7 @@ def bootstrap_interval(
     generator = np.random.default_rng(seed)
     results = []
     for _ in range(num_samples):
+        # How often every group is drawn, and with it every row.
         count = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
         count = np.where(group_of == other_of, count[group_of], count[group_of] * count[other_of])  # (n,)
         drawn = np.repeat(np.arange(len(group_of)), count)
@@ -290,6 +297,7 @@ def bootstrap_interval(
     results = [result for result in results if np.isfinite(result)]
     if not results:
         raise ValueError("statistic: undefined for every draw; give more groups")
+    # The middle share of the draws.
     tail = (1 - confidence) / 2
     low, high = np.quantile(results, [tail, 1 - tail])
     return float(low), float(high)
