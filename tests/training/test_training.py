@@ -455,6 +455,7 @@ def test_a_part_of_the_loss_is_averaged_over_what_it_counts():
     assert part_count("classification_loss", inputs) == 2
     assert part_count("contrastive_loss", inputs) == 2
     assert part_count("matching_loss", inputs) == 3
+    assert part_count("unimodal_loss", inputs) == 1
     assert weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([3.0, 1.0])) == 1.75
     assert weighted_mean(torch.tensor([1.0]), torch.tensor([0.0])) is None
 
