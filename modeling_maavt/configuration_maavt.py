@@ -205,7 +205,7 @@ class MAAVTConfig(PreTrainedConfig):
         if self.vision_config.model_type != "vit":
             raise ValueError(
                 f"vision_config.model_type is {self.vision_config.model_type!r}; MA-AVT's shared backbone is a plain ViT: "
-                'give the config of a checkpoint whose model_type is "vit".'
+                'give a config whose model_type is "vit" (from_pretrained rewrites other families).'
             )
 
     def validate_modes(self):

@@ -65,12 +65,14 @@ def _keep(rows: Rows, skipped: list, problem: Callable[[dict[str, Any]], str | N
 def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | None:
     if "problem" in row:
         return row["problem"]
+    # Rows that the user did not ask for.
     for column, wanted in (where or {}).items():
         if column not in row["cells"]:
             raise ValueError(f"where: no column {column!r}; the columns are {list(row['cells'])}")
         allowed = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
         if not any(_same(row["cells"][column], value) for value in allowed):
             return f"skipped by where {column}={wanted}"
+    # Cells that have to be filled, and files that have to be there.
     if row["label"] is None:
         return "no label: fill the column"
     if row["video"] is None and row["audio"] is None:
@@ -78,6 +80,7 @@ def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | 
     for cell in (row["video"], row["audio"]):
         if cell is not None and cell["bytes"] is None and not os.path.isfile(cell["path"]):
             return "no such file: check the name"
+    # Times as numbers.
     try:
         for key in ("start", "end"):
             row[key] = None if row[key] is None else float(row[key])
@@ -97,6 +100,7 @@ def _same(cell: Any, value: Any) -> bool:
 
 def _without_duplicates(rows: Rows, skipped: list) -> Rows:
     """Skip the same window of the same bytes; only files of one size are read and compared."""
+    # Only files of one size can be equal, so only these are read.
     by_size = defaultdict(set)
     for row in rows:
         for cell in (row["video"], row["audio"]):
@@ -154,6 +158,7 @@ def _check_row(item: tuple[int, dict[str, Any]], *, require: Sequence[str], chec
 
 def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, window: float | None) -> str | None:
     one_file = row["video"] is row["audio"] or row["video"] == row["audio"]
+    # Read the headers, and forget streams that a file does not have.
     infos = {kind: row[kind] and probe_clip(row[kind]) for kind in (("video",) if one_file else ("video", "audio"))}
     if one_file:
         infos["audio"] = infos["video"]
@@ -165,9 +170,11 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
     present = [kind for kind in MODALITIES if row[kind] is not None]
     if not present:
         return "no stream: neither video nor audio in it"
+    # The window has to lie inside the shorter stream.
     problem = _set_window(row, window, min(infos[kind].duration for kind in present))
     if problem or check != "decode":
         return problem
+    # Decode a frame and all audio: this finds damaged files and silent ones.
     if "video" in present:
         load_clip(row["video"], ClipRequest(row["start"], row["end"], num_frames=1, streams=("video",)))
     if "audio" in present and audio_peak(row["audio"], row["start"], row["end"], infos["audio"].duration) < SILENCE:

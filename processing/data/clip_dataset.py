@@ -71,6 +71,7 @@ class ClipDataset(torch.utils.data.Dataset):
         on_missing: str = "raise",
         label_mismatched_pairs: bool = False,
     ):
+        # Options that contradict each other.
         if not set(modalities) or set(modalities) - set(MODALITIES):
             raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
         if not (0 <= mismatch_probability <= 1 and 0 <= clean_probability <= 1):
@@ -84,6 +85,7 @@ class ClipDataset(torch.utils.data.Dataset):
             raise ValueError("mismatched_copies is for evaluation; do not give training or mismatch_probability")
         if on_missing not in ("raise", "none"):
             raise ValueError(f'on_missing={on_missing!r}; use "raise" or "none"')
+        # What is shown.
         self.table = table
         self.processor = processor
         self.seed = seed
@@ -93,11 +95,13 @@ class ClipDataset(torch.utils.data.Dataset):
         self.modalities = tuple(modalities)
         self.num_frames = num_frames
         self.augmentation = augmentation if training else None
+        # What is changed at random.
         self.noise_db = noise_db
         self.clean_probability = clean_probability
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
         self.label_mismatched_pairs = label_mismatched_pairs and training and mismatch_probability > 0
+        # What the table says of labels, segments, groups and missing streams.
         self.targets = ClipTargets(table)
         self.windows = "segment_windows" in table.column_names
         self._check_segments()
@@ -170,15 +174,18 @@ class ClipDataset(torch.utils.data.Dataset):
             ClipError: a file cannot be decoded.
             IndexError: no such item.
         """
+        # Decode the two streams; a mismatched pair takes them from two rows.
         index = index + len(self) if index < 0 else index
         video_row, audio_row = self.pair(index)
         frames, waveform = self._load(index, video_row, audio_row)
         if waveform is not None:
             waveform = self._add_noise(waveform, index)
+        # Augment. Video, audio and spectrogram draw from one seed each.
         seed = int(self._generator(index, AUGMENTATION).integers(2**31))
         if self.augmentation is not None:
             frames = None if frames is None else self.augmentation.frames(frames, seed)
             waveform = None if waveform is None else self.augmentation.waveform(waveform, seed + 1)
+        # Labels.
         matched = video_row == audio_row
         item = {
             "has_video": torch.tensor(frames is not None),
@@ -188,6 +195,7 @@ class ClipDataset(torch.utils.data.Dataset):
         }
         if self.label_mismatched_pairs:  # what a mismatched pair still teaches
             item |= {"video_targets": self.targets.labels(video_row), "audio_targets": self.targets.labels(audio_row)}
+        # Model inputs of this one clip, without the batch axis.
         inputs = self._process(frames, waveform)
         if frames is not None:
             item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)
@@ -211,9 +219,11 @@ class ClipDataset(torch.utils.data.Dataset):
     def _load(self, index: int, video_row: int, audio_row: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Frames of one row and waveform of another; one file is opened once."""
         rows = {"video": self.table[video_row], "audio": self.table[audio_row]}
+        # One file holds both.
         if video_row == audio_row and rows["video"]["video"] == rows["video"]["audio"]:
             clip = self._decode(rows["video"], "video", self.modalities, index)
             return clip.frames, clip.waveform
+        # Two files; a stream that may be absent is skipped.
         clips = {
             kind: self._decode(rows[kind], kind, (kind,), index)
             for kind in self.modalities
@@ -231,6 +241,7 @@ class ClipDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"{row['clip_id']}: {kind} is missing; remove the clip from the table, or use on_missing='none'"
             )
+        # A longer clip is cut to `clip_seconds`.
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
             start, end = clip_window(row[kind], ClipRequest(start, end))
@@ -238,6 +249,7 @@ class ClipDataset(torch.utils.data.Dataset):
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
             end = min(end, start + self.clip_seconds)
+        # Segments with windows share the frames of the clip.
         windows = row["segment_windows"] if self.windows else [(start, end)]
         request = ClipRequest(num_frames=self.num_frames // len(windows), streams=streams, on_missing=self.on_missing)
         clips = [self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows]
@@ -249,6 +261,7 @@ class ClipDataset(torch.utils.data.Dataset):
         generator = self._generator(index, NOISE)
         level = self.noise_db
         if not isinstance(level, (int, float)):
+            # Both numbers are always drawn, so that one does not shift the other.
             clean, share = generator.random(), generator.random()
             if clean < self.clean_probability:
                 return waveform
@@ -265,6 +278,7 @@ class ClipDataset(torch.utils.data.Dataset):
             partner = int(generator.integers(len(self.table)))
             if self._is_partner(row, partner):
                 return partner
+        # The table has few partners: draw from their list.
         candidates = [partner for partner in range(len(self.table)) if self._is_partner(row, partner)]
         return int(candidates[generator.integers(len(candidates))])
 

@@ -77,9 +77,11 @@ class FeatureCache:
 
     def check_draws(self, *, noise_db: Any, augmentation: Any, clip_seconds: float | None) -> None:
         """Refuse, with ValueError, random changes that come before what is cached. `ClipDataset` asks at its start."""
+        # Resized frames come too late for crops and flips.
         changes_frames = augmentation is not None and changes_frames_at_random(augmentation)
         if changes_frames and self._finisher is not self.processor:
             raise ValueError('the feature cache holds resized frames, too late to crop or flip; use frames="decoded"')
+        # Spectrograms come too late for noise and gain.
         audio = self.shards.get("audio")
         changed = noise_db is not None or (augmentation is not None and augmentation.gain_db != 0)
         if changed and audio is not None and audio.settings["audio"] == "spectrogram":
@@ -98,6 +100,7 @@ class FeatureCache:
         wanted = request.num_frames
         if "video" in request.streams and wanted is not None and wanted != self.num_frames:
             raise ValueError(f"num_frames={wanted}, but the feature cache holds {self.num_frames}; build it anew")
+        # One entry of a shard for each stream.
         arrays = {}
         name = source.get("path") if isinstance(source, dict) else source
         key = window_key(name, request.start, request.end)
@@ -120,6 +123,7 @@ class FeatureCache:
         """As the processor's call, of frames and waveforms that `load_clip` gave: what they lack is done."""
         if audio is None or audio[0].ndim == 1:
             return self._finisher(videos=videos, audio=audio, **kwargs)
+        # Spectrograms are ready: only the frames go through the processor.
         batch = {} if videos is None else self._finisher(videos=videos, **{**kwargs, "sampling_rate": None})
         batch["input_features"] = torch.stack([spectrogram.float() for spectrogram in audio])
         batch["has_audio"] = torch.ones(len(audio), dtype=torch.bool)
@@ -164,6 +168,7 @@ def build_feature_cache(
         ClipError: clips cannot be decoded; all others are cached by then.
         ValueError: a bad option, a damaged shard, or too little room on the disk.
     """
+    # Options and settings; shards of other settings lie in other folders.
     if frames not in ("resized", "decoded") or audio not in ("spectrogram", "waveform"):
         raise ValueError(f'{frames=}, {audio=}; use "resized" or "decoded", "spectrogram" or "waveform"')
     if not streams or set(streams) - set(MODALITIES):
@@ -173,6 +178,7 @@ def build_feature_cache(
     num_frames //= windows_per_clip(tables)
     settings = {"video": _video_settings(processor, frames, num_frames), "audio": _audio_settings(processor, audio)}
     keyed, sources = keyed_tables(tables)
+    # One process builds what is missing, the others wait and then find it.
     with FileLock(root / ".lock"):
         shards = {stream: FeatureShards(root, stream, settings[stream]) for stream in streams}
         missing = missing_jobs(shards, sources)

@@ -78,11 +78,13 @@ def read_mask(path: str, semantic: bool = False) -> torch.Tensor:
 
 def fit_map(values: torch.Tensor, video_processor: Any) -> torch.Tensor:
     """A map `[H, W]` resized (nearest) and cropped as the video processor does it with its frame."""
+    # Resize as the video processor does, without new values between classes.
     size = dict(video_processor.size)
     edge = size.get("shortest_edge")
     wanted = [edge] if edge else [size["height"], size["width"]]
     mode = transforms.InterpolationMode.NEAREST_EXACT
     values = transforms.resize(values[None], wanted, interpolation=mode)[0]
+    # Crop as it does.
     if video_processor.do_center_crop:
         crop = dict(video_processor.crop_size)
         values = transforms.center_crop(values, [crop["height"], crop["width"]])
@@ -113,6 +115,7 @@ class LabeledFrames(Dataset):
     ):
         if target not in ("mask", "boxes", "class"):
             raise ValueError(f'target={target!r}; use "mask", "boxes" or "class"')
+        # A row without the target would fail in the middle of an epoch.
         for row in rows:
             if {"mask": row.mask is None, "boxes": not row.boxes, "class": row.label not in classes}[target]:
                 raise ValueError(
@@ -132,10 +135,12 @@ class LabeledFrames(Dataset):
         return dict(self._kept[index])
 
     def _load(self, row: LabeledFrame) -> dict[str, torch.Tensor]:
+        # The window of audio around the frame.
         extractor = self.processor.feature_extractor
         duration = clip_window(row.audio)[1]
         seconds = extractor.segment_seconds or extractor.num_frames * extractor.hop_length / extractor.sampling_rate
         start, end = window_around(row.time, seconds, duration)
+        # A frame from its image file, or from the clip at the frame's time.
         frame = None
         if row.frame is not None:
             with Image.open(row.frame) as image:
@@ -149,6 +154,7 @@ class LabeledFrames(Dataset):
         )
         loaded = load_clip(row.audio, request)
         frame = loaded.frames if frame is None else frame
+        # Model inputs, without the batch axis.
         batch = self.processor(videos=[frame], audio=[loaded.waveform], sampling_rate=extractor.sampling_rate)
         example = {name: batch[name][0] for name in ("pixel_values_videos", "input_features")}
         return example | {"labels": self._labels(row, frame.shape[-2:])}
@@ -158,6 +164,7 @@ class LabeledFrames(Dataset):
             return torch.tensor(self.classes.index(row.label))
         if self.target == "mask":
             return fit_map(read_mask(row.mask, row.semantic), self.processor.video_processor)
+        # Boxes in pixels of the frame, then one map of what the annotators agree on.
         height, width = row.box_size or (1, 1)
         scale = (size[1] / width, size[0] / height) * 2
         boxes = [

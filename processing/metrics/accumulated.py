@@ -35,7 +35,7 @@ class MeasuredMetric(OfflineMetric, ABC):
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
 
-class PictureMetric(MeasuredMetric):
+class FrameMetric(MeasuredMetric):
     """Predictions and references are maps `[H, W]`; a subclass gives `measure_maps` and `_summarize(rows [n, k])`."""
 
     @abstractmethod

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import auc, average_precision_score
 
-from .accumulated import PictureMetric
+from .accumulated import FrameMetric
 
 
 THRESHOLDS = np.linspace(0, 1, 21)  # 0, 0.05 ... 1
 
 
-class LocalizationScore(PictureMetric):
+class LocalizationScore(FrameMetric):
     """cIoU@0.5, AUC and AP of maps against consensus maps.
 
     `compute(predictions=[n, H, W] maps of any scale, references=[n, H, W] consensus maps in 0..1)` -> `ciou_at_50`
@@ -86,9 +86,9 @@ def consensus_map(
         ValueError: a box without area inside the frame; the message names it.
     """
     votes = np.zeros((height, width))
-    for annotator, own in enumerate(boxes):
+    for annotator, boxes_of_annotator in enumerate(boxes):
         marked = np.zeros((height, width), dtype=bool)
-        for box in own:
+        for box in boxes_of_annotator:
             left, top, right, bottom = (round(float(value)) for value in box)
             part = (slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0)))
             if not marked[part].size:

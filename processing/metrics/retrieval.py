@@ -61,7 +61,10 @@ def partner_ranks(
     ranks = []
     for begin in range(0, len(queries), CHUNK):
         similarity = np.round(queries[begin : begin + CHUNK] @ gallery.T, DECIMALS)
-        own = similarity[np.arange(len(similarity)), begin + np.arange(len(similarity))][:, None]
-        above, equal = (similarity > own).sum(1), (similarity == own).sum(1)  # equal counts the partner itself
+        of_partner = similarity[np.arange(len(similarity)), begin + np.arange(len(similarity))][:, None]
+        above, equal = (
+            (similarity > of_partner).sum(1),
+            (similarity == of_partner).sum(1),
+        )  # equal counts the partner itself
         ranks.append(above + (equal if ties == "pessimistic" else (equal + 1) / 2))
     return np.concatenate(ranks).astype(np.float64)

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from .accumulated import PictureMetric, f_scores
+from .accumulated import FrameMetric, f_scores
 
 
 AVSBENCH = "Zhou et al., Audio-Visual Segmentation, ECCV 2022; evaluation of OpenNLPLab/AVSBench"
 OFFICIAL_THRESHOLDS = np.linspace(0, 1 - 1e-10, 255)
-PUBLISHED_THRESHOLDS = np.linspace(0, 1, 256)
+REFERENCE_THRESHOLDS = np.linspace(0, 1, 256)
 BETA_SQUARED = 0.3
 
 
-class AVSBenchScore(PictureMetric):
+class AVSBenchScore(FrameMetric):
     """The official figures of AVSBench's S4 and MS3: foreground mIoU and F-score.
 
     `compute(predictions=[n, H, W] probabilities, references=[n, H, W] 0/1, groups=None)` -> `miou`, `f_score`,
@@ -34,11 +34,13 @@ class AVSBenchScore(PictureMetric):
     def measure_maps(self, prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
         foreground = _binary(prediction, reference)
         predicted = prediction > 0.5
+        # A silent frame is measured by its background.
         wanted = foreground if foreground.any() else ~foreground
         iou = _iou(predicted if foreground.any() else ~predicted, wanted)
         return np.concatenate([[iou, foreground.any()], f_scores(prediction, foreground, OFFICIAL_THRESHOLDS)])
 
     def _summarize(self, rows: np.ndarray, groups: Sequence[Any] | None = None) -> dict[str, float]:
+        # One curve over the thresholds for each group.
         groups = np.zeros(len(rows), dtype=np.int64) if groups is None else np.asarray(groups)
         if len(groups) != len(rows):
             raise ValueError(f"groups: {len(groups)} for {len(rows)} frames; give one for each")
@@ -53,7 +55,7 @@ class AVSBenchScore(PictureMetric):
         }
 
 
-class DeepAVFusionSegmentationScore(PictureMetric):
+class DeepAVFusionSegmentationScore(FrameMetric):
     """The figures that DeepAVFusion's reference implementation reports; higher than the official ones for the same masks.
 
     `compute(predictions=[n, H, W] probabilities, references=[n, H, W] 0/1)` -> `miou_with_background` (mean of the IoU
@@ -68,10 +70,12 @@ class DeepAVFusionSegmentationScore(PictureMetric):
     def measure_maps(self, prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
         foreground = _binary(prediction, reference)
         predicted = prediction > 0.5
+        # Foreground and background, then the best F-score of this frame.
         ious = [_iou(predicted, foreground), _iou(~predicted, ~foreground)]
-        return np.array([foreground.any(), *ious, f_scores(prediction, foreground, PUBLISHED_THRESHOLDS).max()])
+        return np.array([foreground.any(), *ious, f_scores(prediction, foreground, REFERENCE_THRESHOLDS).max()])
 
     def _summarize(self, rows: np.ndarray) -> dict[str, float]:
+        # Silent frames do not count.
         rows = rows[rows[:, 0] > 0]
         if not len(rows):
             raise ValueError("references: no frame has a foreground; give frames in which something sounds")
@@ -83,7 +87,7 @@ class DeepAVFusionSegmentationScore(PictureMetric):
         }
 
 
-class SemanticSegmentationScore(PictureMetric):
+class SemanticSegmentationScore(FrameMetric):
     """mIoU and F-score over classes (AVSBench-semantic), from the pixel counts of all frames together.
 
     `SemanticSegmentationScore(num_classes=71).compute(predictions=[n, H, W] class indices, references=[n, H, W] class
@@ -101,16 +105,19 @@ class SemanticSegmentationScore(PictureMetric):
         self.num_classes = num_classes
 
     def measure_maps(self, prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        # Pixels without a class do not count.
         kept = (reference >= 0) & (reference != 255)
         predicted, reference = prediction[kept].astype(np.int64), reference[kept].astype(np.int64)
         for name, values in (("predictions", predicted), ("references", reference)):
             if len(values) and not 0 <= values.min() <= values.max() < self.num_classes:
                 raise ValueError(f"{name}: classes {values.min()} to {values.max()}; give 0 to {self.num_classes - 1}")
+        # Pixels of each class: hits, predicted, and in the reference.
         counted = (np.bincount(values, minlength=self.num_classes) for values in (predicted, reference))
         hits = np.bincount(reference[predicted == reference], minlength=self.num_classes)
         return np.concatenate([hits, *counted]).astype(np.float64)
 
     def _summarize(self, rows: np.ndarray) -> dict[str, float]:
+        # Sums over all frames, for the classes that occur.
         hits, predicted, real = rows.sum(0).reshape(3, self.num_classes)
         there = predicted + real > 0
         if not there.any():

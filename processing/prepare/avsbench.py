@@ -25,10 +25,10 @@ def read_s4(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
     """
     folder, rows = Path(folder), []
     for cells in _table(folder / "s4_meta_data.csv", ("name", "category", "split"), split):
-        place = f"{split}/{cells['category']}/{cells['name']}"
-        audio = safe_join(folder / "s4_data" / "audio_wav", f"{place}.wav")
-        frames = Path(safe_join(folder / "s4_data" / "visual_frames", place))
-        masks = Path(safe_join(folder / "s4_data" / "gt_masks", place))
+        subfolder = f"{split}/{cells['category']}/{cells['name']}"
+        audio = safe_join(folder / "s4_data" / "audio_wav", f"{subfolder}.wav")
+        frames = Path(safe_join(folder / "s4_data" / "visual_frames", subfolder))
+        masks = Path(safe_join(folder / "s4_data" / "gt_masks", subfolder))
         rows += _frames(audio, frames, masks, cells["name"], split, label=cells["category"])
     return rows
 
@@ -118,10 +118,10 @@ def _frames(
 
 
 def _images(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")] if folder.is_dir() else []
-    if not found:
+    paths = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")] if folder.is_dir() else []
+    if not paths:
         raise ValueError(f"{folder}: no images here; unpack the set again")
-    return found
+    return paths
 
 
 def _number(path: Path) -> int:

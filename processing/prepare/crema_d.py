@@ -61,6 +61,7 @@ def read(root: Path, options: Namespace) -> Annotations:
     The video comes from VideoFlash (or mp4 files), the audio from AudioWAV, or from the video where there is no audio file.
     """
     check_fractions(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
+    # Files and names.
     videos, audio_files = FileIndex(root), FileIndex(root, AUDIO_SUFFIXES)
     lists = _read_lists(options.split_files or [])
     names = _names(root, lists, videos, audio_files)
@@ -72,6 +73,7 @@ def read(root: Path, options: Namespace) -> Annotations:
         row = ClipRow(name, [emotion], actor, TRAIN, name, video, audio_files.find(name) if separate else video)
         row.extra = {"actor": actor, "sentence": sentence, "intensity": "XX" if intensity == "X" else intensity}
         rows.append(row)
+    # Splits: by the user's lists, drawn, or by the actors of the official split.
     if lists:
         split, warnings = _split_by_lists(rows, lists, options)
     elif options.split == "seeded":
@@ -85,12 +87,14 @@ def read(root: Path, options: Namespace) -> Annotations:
             if row.clip_id in EXCLUDED:
                 row.excluded = f"{row.clip_id}: not in the speaker-disjoint split"
         warnings += _compare(rows, SPEAKER_COUNTS)
+    # Columns of this set, and what a user has to know.
     extra = {name: Value("string") for name in ("actor", "sentence", "intensity")}
     warnings += videos.warnings() + audio_files.warnings()
     return Annotations(rows, [*EMOTIONS], split, extra_features=extra, warnings=warnings)
 
 
 def _names(root: Path, lists: dict[str, list[str]], videos: FileIndex, audio_files: FileIndex) -> list[str]:
+    # The set's own list of clips comes first: it also names missing files.
     table = find_annotation(root, "SentenceFilenames.csv")
     if table is not None:
         names = [row["Filename"] for row in read_table(table, ["Filename"])]
@@ -98,13 +102,13 @@ def _names(root: Path, lists: dict[str, list[str]], videos: FileIndex, audio_fil
             raise PrepareError(f"{table}: {wrong[0]!r} is no CREMA-D name such as 1001_DFA_ANG_XX; mend the line")
         return names
     listed = {name for entries in lists.values() for name in entries if not name.isdigit()}
-    found = {stem for index in (videos, audio_files) for stem in index.found if NAME.fullmatch(stem)}
-    if not (listed | found):
+    in_files = {stem for index in (videos, audio_files) for stem in index.found if NAME.fullmatch(stem)}
+    if not (listed | in_files):
         raise PrepareError(
             f"{root}: no SentenceFilenames.csv and no file named like 1001_DFA_ANG_XX.flv; clone "
             "https://github.com/CheyneyComputerScience/CREMA-D with git lfs"
         )
-    return sorted(listed | found)
+    return sorted(listed | in_files)
 
 
 def _read_lists(split_files: list[str]) -> dict[str, list[str]]:
@@ -143,6 +147,7 @@ def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: N
             row.split = split
     kept = [row for row in rows if row.excluded is None]
     actors = {split: {row.group for row in kept if row.split == split} for split in lists}
+    # Actors in two splits are allowed here, and named.
     shared = set().union(*(actors[a] & actors[b] for a in lists for b in lists if a != b))
     split, warnings = f"by lists ({', '.join(sorted(lists, key=SPLITS.index))})", []
     if shared:
@@ -155,6 +160,7 @@ def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: N
             row.group = row.clip_id  # by the lists' own rule each recording stands for itself
         warnings += _compare(rows, OVERLAPPING_COUNTS)
         split += ", actors overlap"
+    # Lists without validation: draw it out of training.
     if VALIDATION not in lists and options.validation_fraction:
         training = [row for row in kept if row.split == TRAIN]
         fractions = {TRAIN: 1 - options.validation_fraction, VALIDATION: options.validation_fraction}

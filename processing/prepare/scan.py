@@ -90,17 +90,18 @@ def scan(
     Returns:
         the facts of each job.
     """
+    # What the record knows of files that have not changed since.
     jobs = list(dict.fromkeys(jobs))
     stamps = {job: _stamp(root, job) for job in jobs}
     known = _read_record(record)
     facts = {job: known[job][1] for job in jobs if job in known and known[job][0] == stamps[job]}
     pending = [job for job in jobs if job not in facts]
+    # Check the others; each result is on the disk before the next is asked for.
     record.parent.mkdir(parents=True, exist_ok=True)
     progress = tqdm(total=len(jobs), initial=len(facts), desc="checking clips", unit="clip", disable=None)
     with progress, open(record, "a", encoding="utf-8") as file:
-        for job, found in _check_all(pending, str(root), workers, check):
-            facts[job] = found
-            line = {"job": asdict(job), "files": stamps[job], "facts": asdict(found)}
+        for job, facts[job] in _check_all(pending, str(root), workers, check):
+            line = {"job": asdict(job), "files": stamps[job], "facts": asdict(facts[job])}
             file.write(json.dumps(line) + "\n")
             file.flush()
             progress.update()
@@ -112,10 +113,12 @@ def _read(path: str, kinds: tuple[str, ...], window: tuple[float, float] | None,
     present = [kind for kind in kinds if getattr(info, f"has_{kind}")]
     if not present:
         return
+    # A file longer than its annotated window is the uncut source.
     if window is not None and info.duration > window[1] - window[0] + LONGER:
         facts.start, facts.end = window
         if facts.end > info.duration + END_TOLERANCE and facts.start + LONGER < info.duration:
             facts.end = info.duration
+    # Decode a few frames and all audio.
     clip = load_clip(path, ClipRequest(facts.start, facts.end, num_frames=FRAMES, streams=present))
     facts.has_video |= "video" in present
     if "audio" in present:

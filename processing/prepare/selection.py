@@ -51,9 +51,11 @@ def select_rows(
         facts: what was found.
         require: streams without which a clip is not used.
     """
+    # Test clips are judged first: what is in two splits stays in test.
     verdicts = [Verdict(row, not _absent(row, annotations.streams, require)) for row in annotations.rows]
     order = sorted(range(len(verdicts)), key=lambda number: (PRIORITY[verdicts[number].row.split], number))
     _judge_listing([verdicts[number] for number in order])
+    # Then the files: missing, unreadable, without a stream, or equal to another.
     contents: dict[tuple, Verdict] = {}
     for number in order:
         verdict = verdicts[number]
@@ -90,6 +92,7 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
         if row.excluded:
             verdict.status, verdict.reason = "excluded", row.excluded
             continue
+        # Twice in the list, or its source in two splits.
         earlier = first.setdefault(row.clip_id, row)
         split = split_of_group.setdefault(row.group, row.split)
         if earlier is not row:
@@ -99,21 +102,23 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
 
 
 def _judge_content(
-    verdict: Verdict, found: Facts, job: Job, require: Sequence[str], contents: dict[tuple, Verdict]
+    verdict: Verdict, facts: Facts, job: Job, require: Sequence[str], contents: dict[tuple, Verdict]
 ) -> None:
     row = verdict.row
-    row.source_window = None if found.start is None else (found.start, found.end)
-    if found.error is not None:
-        verdict.status, verdict.reason = "corrupt", found.error
+    row.source_window = None if facts.start is None else (facts.start, facts.end)
+    if facts.error is not None:
+        verdict.status, verdict.reason = "corrupt", facts.error
         return
-    has = {"video": found.has_video, "audio": found.has_audio and not found.silent}
-    lacks = {"video": "no_video", "audio": "silent" if found.has_audio else "no_audio"}
+    # A stream without content counts as missing.
+    has = {"video": facts.has_video, "audio": facts.has_audio and not facts.silent}
+    lacks = {"video": "no_video", "audio": "silent" if facts.has_audio else "no_audio"}
     for kind in MODALITIES:
         if not has[kind] and (kind in require or not any(has.values())):
             verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"
             return
     row.video, row.audio = row.video if has["video"] else None, row.audio if has["audio"] else None
-    same = contents.setdefault((found.digests, found.start, found.end), verdict)
+    # Equal bytes in an equal window are one clip.
+    same = contents.setdefault((facts.digests, facts.start, facts.end), verdict)
     if same is not verdict and (same.row.video, same.row.audio) != (row.video, row.audio):
         differs = _differences(row, same.row)
         verdict.status, verdict.reason = "duplicate", f"{row.expected}: same content as {same.row.expected}{differs}"

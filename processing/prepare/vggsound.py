@@ -54,8 +54,8 @@ def read(root: Path, options: Namespace) -> Annotations:
                 raise PrepareError(f"{path}: {','.join(cells)!r} is not `id,start,label,split`; mend the line")
             video_id, start, label, split = (cell.strip() for cell in cells)
             clip_id = f"{video_id}_{round(seconds(start, path, reader.line_num)):06d}"
-            found = index.find(clip_id)
-            rows.append(ClipRow(clip_id, [label], video_id, split, f"{clip_id}.mp4", found, found))
+            file = index.find(clip_id)
+            rows.append(ClipRow(clip_id, [label], video_id, split, f"{clip_id}.mp4", file, file))
     classes = sorted({row.labels[0] for row in rows})
     warnings = index.warnings()
     if len(classes) != CLASSES:
@@ -83,9 +83,11 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
             row.excluded = f"{row.clip_id}: not in VGGSounder"
             unlabeled += 1
             continue
-        found = labeled[row.clip_id]
-        pairs = {(name, kind) for name, kind in zip(found.labels, found.modalities, strict=True) if name in order}
-        unknown += len(found.labels) - len(pairs)
+        relabeled = labeled[row.clip_id]
+        pairs = {
+            (name, kind) for name, kind in zip(relabeled.labels, relabeled.modalities, strict=True) if name in order
+        }
+        unknown += len(relabeled.labels) - len(pairs)
         pairs = sorted(pairs, key=lambda pair: order[pair[0]])
         row.labels, row.extra["modalities"] = [name for name, _ in pairs], [kind for _, kind in pairs]
         if not pairs:

@@ -4,6 +4,7 @@
 
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from modeling_deepavfusion import DeepAVFusionModel, deepavfusion_from_vit
 from modeling_maavt import MAAVTForAudioVisualClassification, MAAVTModel
 from modeling_maavt.backbone_maavt import BACKBONES
 from processing import DeepAVFusionProcessor, MAAVTProcessor
+from training.maavt.data import build_processor
 
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
@@ -353,6 +355,19 @@ def test_old_and_new_files_of_clip(tmp_path):
         json.dumps({"processor_class": "CLIPProcessor", "image_processor": images})
     )
     assert list(MAAVTProcessor.from_backbone(str(tmp_path)).video_processor.image_mean) == [0.1, 0.2, 0.3]
+
+
+def test_the_recipe_builds_the_processor_of_a_clip_folder(tmp_path):
+    """A folder that Transformers 5 wrote holds a processor_config.json, which is not MA-AVT's."""
+    images = transformers.CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3])
+    (tmp_path / "processor_config.json").write_text(
+        json.dumps({"image_processor": images.to_dict(), "image_processor_type": "CLIPImageProcessor"})
+    )
+    save_family("clip", tmp_path)
+    data = SimpleNamespace(processor={"video_processor": {"size": {"height": 28, "width": 28}}}, num_frames=2)
+    recipe = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(tmp_path)), data=data)
+    video = build_processor(recipe).video_processor
+    assert video.size["height"] == 28 and list(video.image_mean) == [0.1, 0.2, 0.3]
 
 
 # ---- real weights

@@ -134,7 +134,7 @@ def test_a_clip_that_kills_its_process_is_broken_and_stops_nothing(tmp_path):
     jobs = [Job(name, name) for name in names]
     facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", workers=2, check=crash_on_bad)
     assert [job.video for job in jobs if facts[job].error] == ["bad3.mp4", "bad9.mp4"]
-    assert "the decoder crashed on it" in facts[jobs[3]].error
+    assert "the decoder crashed (exit code 7)" in facts[jobs[3]].error
     assert len((tmp_path / "record.jsonl").read_text().splitlines()) == 12
 
 

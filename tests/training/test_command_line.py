@@ -51,6 +51,27 @@ def test_an_error_is_one_line(monkeypatch):
     assert isinstance(call("prepare", "ave", "--debug").exception, ValueError)
 
 
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "error: a loader worker has died"),
+        ("[enforce fail] PytorchStreamWriter failed writing file data/0", "error: a file cannot be written"),
+        ("[gloo/transport/tcp/pair.cc] Connection closed by peer", "error: another process of this run has ended"),
+        ("a fault of the program", None),
+    ],
+)
+def test_what_libraries_report_as_runtime_errors(monkeypatch, message, line):
+    def fail():
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("processing.prepare.__main__.main", fail)
+    result = call("prepare", "ave")
+    if line is None:
+        assert isinstance(result.exception, RuntimeError)
+    else:
+        assert result.output.startswith(line) and len(result.output.splitlines()) == 1
+
+
 def test_a_configuration_that_is_not_there(tmp_path):
     assert call("train", str(tmp_path / "missing.yaml")).exit_code == 1
 
