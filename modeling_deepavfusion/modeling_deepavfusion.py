@@ -468,7 +468,7 @@ class DeepAVFusionDenseAttention(nn.Module):
     def entries(tokens: torch.Tensor, patches: torch.Tensor | None, present: torch.Tensor | None) -> torch.Tensor:
         """One half of the pairs: the patches, or zeros in windows without the modality."""
         if patches is None:
-            return tokens.new_zeros(len(tokens), 1, tokens.shape[-1])
+            return tokens.new_zeros(tokens.shape[0], 1, tokens.shape[-1])
         return keep_where(patches, present)
 
 
@@ -570,7 +570,7 @@ class DeepAVFusionTokenAttention(nn.Module):
         visible = []
         for patches, present in ((image, has_image), (audio, has_audio)):
             if present is None:
-                present = torch.ones(len(patches), dtype=torch.bool, device=patches.device)
+                present = torch.ones(patches.shape[0], dtype=torch.bool, device=patches.device)
             visible.append(present[:, None].expand(patches.shape[:2]))
         visible = torch.cat(visible, dim=1)  # (N, N_v + N_a)
         has_any = visible.any(1)
@@ -869,7 +869,7 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
             image = patches = self.image_embeddings(windows.frames, image_ids_keep)  # (N, N_v, D)
         if windows.spectrograms is not None:
             audio = patches = self.audio_embeddings(windows.spectrograms, audio_ids_keep)  # (N, N_a, D)
-        fusion = self.fusion_tokens(len(patches)).to(patches.dtype)  # (N, n, D)
+        fusion = self.fusion_tokens(patches.shape[0]).to(patches.dtype)  # (N, n, D)
         return image, audio, fusion
 
     def _run_layers(

@@ -132,9 +132,9 @@ class MAAVTEmbeddings(nn.Module):
         patches = self.patch_embeddings(images).to(dtype)  # (N, P, D)
         if class_token is None:
             class_token = self.cls_token
-        pieces = [class_token.to(dtype).expand(len(patches), -1, -1), patches]
+        pieces = [class_token.to(dtype).expand(patches.shape[0], -1, -1), patches]
         if background is not None:
-            pieces.append(background.to(dtype).expand(len(patches), 1, -1))
+            pieces.append(background.to(dtype).expand(patches.shape[0], 1, -1))
         sequence = torch.cat(pieces, dim=1)  # (N, 1 + P (+ 1), D)
 
         positions = self.positions(self.grid(images), background is not None).to(dtype)
@@ -422,7 +422,7 @@ class MAAVTLayer(GradientCheckpointingLayer):
             if video_rows is not None:
                 rows = torch.cat([video_rows, audio_rows])  # (Nv + Na, R, D)
             states, _ = part(torch.cat([video, audio]), rows)  # (Nv + Na, len or R, D)
-            video, audio = states.split([len(video), len(audio)])
+            video, audio = states.split([video.shape[0], audio.shape[0]])
             return video, audio, None, None
         # Otherwise one stream after the other.
         video_weights = audio_weights = None
@@ -606,6 +606,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         super().post_init()
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the backbone; learned tokens and heads stay in float32 whatever it is."""
+        return self.trunk.layernorm.weight.dtype
+
+    @property
     def trunk(self) -> "MAAVTPreTrainedModel":
         return getattr(self, self.base_model_prefix, self)
 
@@ -777,7 +782,7 @@ def append_tokens(
     elif tokens.background is not None and not background_inside:
         entering.insert(0, tokens.background)
     entering = torch.cat(entering).to(states.dtype)  # (n, D)
-    return torch.cat([states, entering.expand(len(states), -1, -1)], dim=1)
+    return torch.cat([states, entering.expand(states.shape[0], -1, -1)], dim=1)
 
 
 def select_rows(states: torch.Tensor | None, tokens: MAAVTTokens, num_patches: int) -> torch.Tensor | None:
@@ -912,7 +917,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
         )
 
         # Final LayerNorm and one state a segment.
-        return self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
+        outputs = self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
+        outputs.pooler_output = pooled_clips(outputs, has_video, has_audio)
+        return outputs
 
     def _embed(
         self,
@@ -1161,6 +1168,21 @@ def pool_segments(states: torch.Tensor | None, num_clips: int, num_segments: int
     if states is None:
         return None
     return states.unflatten(0, (num_clips, num_segments, -1)).mean(2)
+
+
+def pooled_clips(
+    outputs: MAAVTModelOutput, has_video: torch.Tensor | None, has_audio: torch.Tensor | None
+) -> torch.Tensor:
+    """One vector a clip, `[B, D]`: the mean of the unit class states of its modalities, as a unit vector."""
+    total = 0.0
+    for states, mask in ((outputs.video_class_state, has_video), (outputs.audio_class_state, has_audio)):
+        if states is None:
+            continue
+        state = nn.functional.normalize(states.mean(1).float(), dim=-1)  # (B, D)
+        if mask is not None:
+            state = state * mask[:, None]
+        total = total + state
+    return nn.functional.normalize(total, dim=-1)
 
 
 def row_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:

@@ -161,7 +161,7 @@ KINDS = {kind: partial(kill, program=program, kind=kind) for kind, (program, _) 
 }
 
 
-def table(bench: Bench, minutes: float) -> str:
+def table(bench: Bench, minutes: float, asked: float) -> str:
     """The command, the versions, the counts of every kind, and what went wrong."""
     rows, wrong = [], Counter(name for name, _ in bench.problems)
     for name in KINDS:
@@ -170,9 +170,7 @@ def table(bench: Bench, minutes: float) -> str:
     rows.append({"kind": "all", **{key: sum(row[key] for row in rows) for key in ("cases", "hits", "wrong")}})
     columns = {"kind": "what was done", "cases": "cases", "hits": "took effect", "wrong": "lost, hung or unexplained"}
     versions = ", ".join(f"{name} {number}" for name, number in package_versions().items())
-    head = (
-        f"`make torture`: {minutes:.1f} minutes, {platform.system()}, Python {platform.python_version()}, {versions}."
-    )
+    head = f"`make torture MINUTES={asked:g}`: {minutes:.1f} minutes, {platform.system()}, Python {platform.python_version()}, {versions}."
     problems = [f"- {name}: {' '.join(text.split())[-300:]}" for name, text in bench.problems]
     return "\n\n".join([head, __doc__.strip().split("\n\n")[-1], markdown_table(rows, columns), *problems]) + "\n"
 
@@ -199,7 +197,7 @@ def main() -> int:
                 bench.problems.append((name, str(error)))
                 print(f"{name} ({folder.name}): {error}", flush=True)
             Trainee.kill_all()
-        text = table(bench, (time.monotonic() - begin) / 60)
+        text = table(bench, (time.monotonic() - begin) / 60, options.minutes)
     write_text(options.out, text)
     print(text)
     return int(bool(bench.problems))

@@ -251,8 +251,12 @@ def bootstrap_interval(
     seed: int = 0,
     num_samples: int = 1000,
     confidence: float = 0.95,
+    other_groups: Sequence[Any] | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval in which whole groups are drawn: clips of one group are not independent.
+
+    A row of two groups, such as a pair of a video and the audio of another clip, is drawn as often as both together: the
+    product of how often either is (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 2007).
 
     Args:
         values: `[n]`, or a tuple of arrays `[n]` that `statistic` takes as arguments.
@@ -261,6 +265,7 @@ def bootstrap_interval(
         seed: of the draws.
         num_samples: number of draws.
         confidence: share of the draws inside the interval.
+        other_groups: `[n]`, the second group of every row; equal to the first where there is none.
 
     Returns:
         (low, high).
@@ -269,16 +274,21 @@ def bootstrap_interval(
         ValueError: nothing to draw from, or the statistic is undefined for every draw.
     """
     arrays = tuple(np.asarray(value) for value in (values if isinstance(values, tuple) else (values,)))
-    group_of = np.unique(np.asarray(groups), return_inverse=True)[1]
+    groups = np.asarray(groups)
+    if other_groups is None:
+        other_groups = groups
+    names, group_of = np.unique(np.concatenate([groups, other_groups]), return_inverse=True)
+    group_of, other_of = group_of[: len(groups)], group_of[len(groups) :]
     if not len(group_of) or any(len(array) != len(group_of) for array in arrays):
         lengths = [len(array) for array in arrays]
         raise ValueError(f"values and groups: lengths {lengths} and {len(group_of)}; give equal ones above 0")
-    # Clips of each group; a draw takes as many groups as there are.
-    members = [np.flatnonzero(group_of == group) for group in range(group_of.max() + 1)]
     generator = np.random.default_rng(seed)
     results = []
     for _ in range(num_samples):
-        drawn = np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
+        # How often every group is drawn, and with it every row.
+        count = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+        count = np.where(group_of == other_of, count[group_of], count[group_of] * count[other_of])  # (n,)
+        drawn = np.repeat(np.arange(len(group_of)), count)
         try:
             with warnings.catch_warnings(action="ignore"):
                 results.append(float(statistic(*(array[drawn] for array in arrays))))

@@ -77,6 +77,12 @@ class Predictions:
     def groups(self) -> np.ndarray:
         return np.array([pair["group"] for pair in self.pairs])
 
+    @property
+    def audio_groups(self) -> np.ndarray:
+        """`[n]`, the group that a pair's audio comes from, as far as its clip is among the pairs."""
+        group_of = {pair["clip_id"]: pair["group"] for pair in self.pairs}
+        return np.array([group_of.get(pair["audio"], pair["group"]) for pair in self.pairs])
+
 
 def described_pairs(dataset: ClipDataset) -> list[dict]:
     """`ClipDataset.describe` of every item; where segments have labels, of every segment, which is judged like a clip."""
@@ -115,11 +121,12 @@ def score(predictions: Predictions, threshold: float | None, bootstrap_samples: 
     row["groups"] = len(set(groups[matched]))
     if predictions.match_logits is None or matched.all():
         return row
-
     # Is the audio that of the video? A pair that lacks one of the two is not asked.
     judged = predictions.subset(predictions.judged)
     row["match_auroc"] = MatchScore().compute(predictions=judged.match_logits, references=judged.is_matched)["auroc"]
     pairs = (judged.is_matched, judged.match_logits)
+    # A mismatched pair hangs on the groups of both its clips.
+    options["other_groups"] = predictions.audio_groups[predictions.judged]
     row["match_auroc_interval"] = list(bootstrap_interval(pairs, judged.groups, roc_auc_score, **options))
     row["mismatched_pairs"] = int((~matched).sum())
     if threshold is not None and not predictions.multi_label:

@@ -136,7 +136,10 @@ def part_count(name: str, inputs: dict) -> torch.Tensor:
     labeled = inputs["labels"] != -100
     if labeled.ndim > matched.ndim:  # a score for each class
         labeled = labeled.any(-1)
-    return (labeled & matched).sum()
+    counted = labeled & matched
+    if name == "unimodal_loss":
+        counted = counted & complete
+    return counted.sum()
 
 
 def weighted_mean(values: torch.Tensor, counts: torch.Tensor) -> float | None:
