@@ -43,6 +43,7 @@ def maavt_peft_config(
 
     # Which of the model's modules are trained.
     trained = list(model.trainable_modules())
+    # What is trained beside the backbone.
     if modules is not None:
         if unknown := sorted(set(modules) - set(trained)):
             raise ValueError(f"modules: this model has no {unknown} to train; it has {trained}.")
@@ -50,6 +51,7 @@ def maavt_peft_config(
     if lora_rank < 0:
         raise ValueError(f"lora_rank={lora_rank} is negative; give 0 (no LoRA) or more.")
     # Without LoRA no layer is adapted: PEFT only trains and saves the modules.
+    # Without LoRA, PEFT saves these modules alone.
     if lora_rank == 0:
         if kwargs:
             raise ValueError(f"{sorted(kwargs)} configure LoRA, but lora_rank=0; give a rank or leave them out.")

@@ -34,10 +34,11 @@ def global_mean(values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor 
     if weights is not None:
         count = torch.where(mask, weights.float(), 0.0)
         values = values * weights.float()
+    # The count is that of the global batch.
     count = count.sum()
     if num_processes() > 1:
         dist.all_reduce(count)
-    # where, not multiplication: an ignored entry may be infinite
+    # An ignored entry may be infinite: it is replaced, not multiplied by zero.
     total = torch.where(mask, values, 0.0).sum()
     return total * num_processes() / torch.where(count > 0, count, 1.0)
 
@@ -66,6 +67,7 @@ def classification_loss(
         ValueError: class weights with multi-hot labels.
     """
     logits = logits.float()
+    # Several classes a sample: one binary decision for each.
     if problem_type == "multi_label_classification":
         if class_weights is not None:
             raise ValueError(
@@ -75,6 +77,7 @@ def classification_loss(
         valid = mask.unsqueeze(-1) & (labels != -100)
         targets = torch.where(valid, labels, 0).to(logits.dtype)
         return global_mean(nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none"), valid)
+    # Soft labels: the mean over a sample's classes, weighted by its scores.
     if labels.shape == logits.shape and torch.is_floating_point(labels):
         valid = mask & (labels != -100).all(-1)
         targets = labels.to(logits.dtype)
@@ -84,6 +87,7 @@ def classification_loss(
         weights = targets.sum(-1)
         losses = -(targets * logits.log_softmax(-1)).sum(-1) / torch.where(weights > 0, weights, 1.0)
         return global_mean(losses, valid, weights)
+    # One class a sample.
     valid = mask & (labels != -100)
     targets = torch.where(valid, labels, 0).long()
     losses = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")

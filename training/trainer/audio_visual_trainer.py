@@ -127,6 +127,8 @@ def is_part(name: str, value: object) -> bool:
 def part_count(name: str, inputs: dict) -> torch.Tensor:
     """How many pairs (or segments) of a batch a part of the loss is the mean of."""
     matched = inputs["is_matched"].bool()  # (B,) or (B, S)
+    if "has_video" not in inputs:  # pre-training reconstructs every clip of a batch
+        return torch.tensor(matched.numel())
     complete = inputs["has_video"] & inputs["has_audio"]
     complete = complete.reshape(-1, *[1] * (matched.ndim - 1)).expand_as(matched)
     if name == "matching_loss":
