@@ -458,11 +458,12 @@ class PyAVFile:
 
     def _packets_before(self, last: float) -> tuple[list, bool]:
         packets = []
+        last_tick = (last + TIME_ROUNDING) / self.video.time_base
         for packet in self._file.demux(self.video):
             if not packet.size:
                 break
             # later packets are shown later still: a frame is decoded before it is shown
-            if packet.dts is not None and packet.dts * packet.time_base > last + TIME_ROUNDING:
+            if packet.dts is not None and packet.dts > last_tick:
                 return packets, False
             packets.append(packet)
         return packets, True
@@ -513,7 +514,12 @@ class PyAVFile:
     def _to_rgb(self, frame: Any) -> np.ndarray:
         """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
         self._check_size(frame)
-        image = self._converter.reformat(frame, format="rgb24").to_ndarray()
+        # One thread, as for decoding: waiting for others costs more than the conversion. PyAV before 17 has but one.
+        try:
+            rgb = self._converter.reformat(frame, format="rgb24", threads=1)
+        except TypeError:
+            rgb = self._converter.reformat(frame, format="rgb24")
+        image = rgb.to_ndarray()
         matrix = display_matrix(frame)
         if matrix is None:
             return image
@@ -565,16 +571,16 @@ class PyAVFile:
         return Waveform(torch.from_numpy(samples), first)
 
     def _to_mono(self, frame: Any) -> np.ndarray:
-        """The samples `[n]` of a frame in -1..1, averaged over its channels.
-
-        They are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
-        """
+        """The samples `[n]` of a frame in -1..1, averaged over its channels."""
+        channels = frame.layout.nb_channels
+        if frame.format.name == "fltp" and channels < 8:
+            return to_mono(frame.to_ndarray())
+        # Others are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
         kind = (frame.format.name, frame.layout.name)
         if kind not in self._interleavers:
             self._interleavers[kind] = self._av.AudioResampler(format="flt")
         parts = self._interleavers[kind].resample(frame)
         interleaved = np.concatenate([part.to_ndarray()[0] for part in parts])
-        channels = frame.layout.nb_channels
         return to_mono(interleaved.reshape(-1, channels).T)
 
 
