@@ -80,12 +80,12 @@ KINDS = {
 }
 
 
-def write_kinds(folder: Path, kinds: dict[str, str] | None = None, seconds: float = 1.0) -> dict[str, Path]:
-    """One file of each kind that the ffmpeg here can write: a test pattern with a counter, and a tone of 440 Hz."""
+def write_kinds(folder: Path, sound: str = "sine=frequency=440:sample_rate=48000:duration=1") -> dict[str, Path]:
+    """One file of each kind that the ffmpeg here can write: 25 frames of a test pattern, and a second of `sound`."""
     files = {}
-    for name, options in (kinds or KINDS).items():
-        video = ["-f", "lavfi", "-i", f"testsrc=size=96x64:rate=25:duration={seconds}"]
-        audio = ["-f", "lavfi", "-i", f"sine=frequency=440:sample_rate=48000:duration={seconds}"]
+    for name, options in KINDS.items():
+        video = ["-f", "lavfi", "-i", "testsrc=size=96x64:rate=25:duration=1"]
+        audio = ["-f", "lavfi", "-i", sound]
         inputs = audio if name.startswith("a_") else [*video, *audio]
         command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *inputs, *options.split(), str(folder / name)]
         if subprocess.run(command, capture_output=True).returncode == 0:
