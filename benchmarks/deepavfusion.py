@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""DeepAVFusion beside a literal reading of the paper, which forms all pairs and computes updates that are thrown away.
+"""DeepAVFusion beside a plain port of the paper, which forms all pairs and computes updates that are thrown away.
 
     python -m benchmarks.deepavfusion [--layers 12] [--repeats 7]
 
@@ -43,21 +43,21 @@ CASES = {  # kind, fusion type, whether patches are masked
 Outputs = tuple[torch.Tensor, ...]
 
 
-def initialize(literal: torch.nn.Module) -> torch.nn.Module:
+def initialize(plain: torch.nn.Module) -> torch.nn.Module:
     """Weights of the size that new models have; larger random weights would amplify rounding."""
-    for name, parameter in literal.named_parameters():
+    for name, parameter in plain.named_parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.02)
         else:
             parameter.data.normal_(float("norm" in name and name.endswith("weight")), 0.02)
-    return literal
+    return plain
 
 
 def encoders(config: DeepAVFusionConfig) -> tuple[Encoder, DeepAVFusionModel]:
-    """The literal encoder and the model, with one set of weights."""
-    literal, model = initialize(Encoder(config)).eval(), DeepAVFusionModel(config).eval()
-    model.load_state_dict(reference_state_dict(literal.state_dict(), config.fusion_type))
-    return literal, model
+    """The plain port's encoder and the model, with one set of weights."""
+    plain, model = initialize(Encoder(config)).eval(), DeepAVFusionModel(config).eval()
+    model.load_state_dict(reference_state_dict(plain.state_dict(), config.fusion_type))
+    return plain, model
 
 
 def inputs_of(config: DeepAVFusionConfig, clips: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def kept_patches(config: DeepAVFusionConfig, noise: list[torch.Tensor]) -> list[
 
 
 def encoder_case(config: DeepAVFusionConfig, masked: bool, clips: int) -> dict[str, Callable[[], Outputs]]:
-    literal, model = encoders(config)
+    plain, model = encoders(config)
     image, audio = inputs_of(config, clips)
     keep = kept_patches(config, noise_of(config, clips)) if masked else (None, None)
 
@@ -88,7 +88,7 @@ def encoder_case(config: DeepAVFusionConfig, masked: bool, clips: int) -> dict[s
         outputs = model(image[:, None], audio, image_ids_keep=keep[0], audio_ids_keep=keep[1])
         return outputs.image_last_hidden_state, outputs.audio_last_hidden_state, outputs.last_hidden_state
 
-    functions = {"base": lambda: literal(image, audio, *keep), "model": run_model}
+    functions = {"base": lambda: plain(image, audio, *keep), "model": run_model}
     return {name: torch.no_grad()(function) for name, function in functions.items()}
 
 
@@ -106,17 +106,17 @@ def bfloat16_case(config: DeepAVFusionConfig, masked: bool, clips: int) -> dict[
 
 
 def step_case(config: DeepAVFusionConfig, masked: bool, clips: int) -> dict[str, Callable[[], Outputs]]:
-    literal, model = initialize(PreTraining(config)), DeepAVFusionForPreTraining(config)
-    model.load_state_dict(reference_state_dict(literal.state_dict(), config.fusion_type))
+    plain, model = initialize(PreTraining(config)), DeepAVFusionForPreTraining(config)
+    model.load_state_dict(reference_state_dict(plain.state_dict(), config.fusion_type))
     image, audio = inputs_of(config, clips)
     noise = noise_of(config, clips)
     keep = kept_patches(config, noise)
 
     def run_literal() -> Outputs:
-        *_, fusion = encoded = literal.encoder(image, audio, *keep)
+        *_, fusion = encoded = plain.encoder(image, audio, *keep)
         losses = []
         for index, (name, source) in enumerate((("image", image), ("audio", audio))):
-            predicted = literal.decode(name, encoded[index], fusion, noise[index].argsort(1))
+            predicted = plain.decode(name, encoded[index], fusion, noise[index].argsort(1))
             hidden = torch.ones_like(noise[index], dtype=torch.bool).scatter(1, keep[index], False)
             losses.append(reconstruction_loss(predicted, patchify(source, config.patch_size), hidden, True))
         sum(losses).backward()

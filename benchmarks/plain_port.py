@@ -119,8 +119,8 @@ class PlainPort(nn.Module):
         return outputs
 
     def num_patches(self, images: torch.Tensor) -> int:
-        side = self.vit.config.patch_size
-        return (images.shape[-2] // side) * (images.shape[-1] // side)
+        patch_size = self.vit.config.patch_size
+        return (images.shape[-2] // patch_size) * (images.shape[-1] // patch_size)
 
     def _contrast(self, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         scores = functional.normalize(video, dim=-1) @ functional.normalize(audio, dim=-1).T / self.temperature

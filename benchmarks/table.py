@@ -54,7 +54,7 @@ ROWS = (  # what, key, target ("" for none)
     ("ONNX Runtime", "exports.speedup.onnx", ""),
     ("ONNX Runtime: predictions equal to float32, share of clips", "exports.agreement.onnx", "1.00"),
     ("two processes: efficiency", "processes.efficiency", ""),
-    ("DeepAVFusion, masked encoder: times the literal reading", "deepavfusion.masked_factorized", ""),
+    ("DeepAVFusion, masked encoder: times the plain port", "deepavfusion.masked_factorized", ""),
     ("DeepAVFusion, step of pre-training", "deepavfusion.step_factorized", "1.2"),
     ("DeepAVFusion, dense fusion, unmasked encoder", "deepavfusion.unmasked_dense", "4"),
     ("DeepAVFusion, bfloat16: times float32", "deepavfusion.unmasked_factorized_bf16", "3"),

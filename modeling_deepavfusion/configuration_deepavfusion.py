@@ -27,6 +27,7 @@ class DeepAVFusionConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*, defaults to 3072): Hidden width of the ViTs' MLPs.
         hidden_act (`str`, *optional*, defaults to `"gelu"`): Activation of all MLPs.
         layer_norm_eps (`float`, *optional*, defaults to 1e-6): Of the ViTs' LayerNorms.
+        pre_norm (`bool`, *optional*, defaults to `False`): A LayerNorm before the ViTs' blocks, as in CLIP.
         fusion_layer_norm_eps (`float`, *optional*, defaults to 1e-5): Of the fusion blocks' LayerNorms.
         image_size (`int` or `list[int]`, *optional*, defaults to 224): Height and width of the frame.
         num_channels (`int`, *optional*, defaults to 3): Channels of the frame.
@@ -114,6 +115,7 @@ class DeepAVFusionConfig(PreTrainedConfig):
     intermediate_size: int = 3072
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
+    pre_norm: bool = False
     fusion_layer_norm_eps: float = 1e-5
     # inputs
     image_size: int | list[int] | tuple[int, int] = 224

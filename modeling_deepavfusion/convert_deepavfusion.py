@@ -9,7 +9,7 @@ Use files of your own: their licenses may forbid to pass the result on. A DeepAV
 (encoder, pre-training or classification, any size). One or two MAE files become a pre-training model with new fusion blocks
 and decoders; a ViT that reads one channel is the one for audio.
 
-[`deepavfusion_from_vit`] starts both branches from one plain ViT of transformers. Every conversion is strict: it counts the
+[`deepavfusion_from_vit`] starts both branches from one vision transformer of the Hub. Every conversion is strict: it counts the
 tensors that it loads and refuses a checkpoint that does not fill the model.
 """
 
@@ -23,8 +23,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, ViTModel
 from transformers.utils import logging
+
+from modeling_maavt.backbone_maavt import read_backbone
 
 from .configuration_deepavfusion import DeepAVFusionConfig
 from .modeling_deepavfusion import DeepAVFusionModel, DeepAVFusionPreTrainedModel, resample_positions
@@ -371,7 +372,7 @@ def load_vits(
         raise ValueError(f"{source}: missing {sorted(lost)}, unknown {sorted(unexpected)}; give a whole plain ViT.")
 
 
-# ---- one plain ViT of transformers in both branches
+# ---- one vision transformer of the Hub in both branches
 
 
 def deepavfusion_from_vit(
@@ -388,38 +389,47 @@ def deepavfusion_from_vit(
     patch grid (bicubic). The class token is dropped. Freeze the ViTs with [`deepavfusion_peft_config`].
 
     Args:
-        name_or_path: a ViT checkpoint of transformers (`model_type` "vit"), such as DeiT-Tiny.
+        name_or_path: a checkpoint of a family that MA-AVT takes as its backbone: ViT, DeiT, DINOv2, CLIP, ...
         model_class: any DeepAVFusion class.
         seed: of what is new.
-        fields: of [`DeepAVFusionConfig`], over what the ViT says.
+        fields: of [`DeepAVFusionConfig`], over what the ViT says. Give the `image_size` of your frames: positions are then
+            resampled once, from the learned ones.
 
     Raises:
         ValueError: another kind of model, weights that are missing in the checkpoint, fields that contradict the ViT's
             weights, or a ViT without biases in its attention.
     """
+    # the ViT, and a configuration that fits it
     source = os.path.basename(name_or_path)
-    vit = read_vit(name_or_path)
+    vit, weights, _ = read_backbone(name_or_path, {})
+    if not vit.qkv_bias:
+        raise ValueError(f"{source}: qkv_bias is false; DeepAVFusion's attention has biases.")
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
-    sizes = {name: getattr(vit.config, name) for name in (*names, "layer_norm_eps", "patch_size", "num_channels")}
-    sizes["audio_num_channels"] = vit.config.num_channels
+    sizes = {name: getattr(vit, name) for name in (*names, "layer_norm_eps", "pre_norm", "patch_size", "num_channels")}
+    sizes["audio_num_channels"] = vit.num_channels
     wrong = sorted(name for name in set(fields) & set(sizes) if fields[name] != sizes[name])
     if wrong:
         raise ValueError(f"{wrong}: the ViT of {source} has other values; leave them out.")
-    config = DeepAVFusionConfig(**{"image_size": vit.config.image_size, **sizes, **fields})
+    sizes["image_size"] = vit.image_size
+    for name in ("num_mel_bins", "audio_num_frames"):
+        # whole patches, where those of 14 pixels do not divide the default
+        sizes[name] = getattr(DeepAVFusionConfig, name) // vit.patch_size * vit.patch_size
+    config = DeepAVFusionConfig(**{**sizes, **fields})
     torch.manual_seed(seed)
     model = model_class(config)
 
     # the same weights in both branches
-    weights = vit.state_dict()
     weights.pop("embeddings.cls_token")
     positions = weights.pop("embeddings.position_embeddings")[:, 1:]  # without the class token
-    patches = vit.embeddings.patch_embeddings
-    trained_grid = tuple(size // patch for size, patch in zip(patches.image_size, patches.patch_size, strict=True))
+    sides = vit.image_size
+    if isinstance(sides, int):
+        sides = (sides, sides)
+    trained_grid = tuple(side // vit.patch_size for side in sides)
     converted = {}
     for modality, grid in (("image", config.image_grid), ("audio", config.audio_grid)):
         converted[f"{modality}_embeddings.position_embeddings"] = resample_positions(positions, trained_grid, grid)
         for name, value in weights.items():
-            converted[stock_vit_name(name, modality)] = value
+            converted[vit_name(name, modality)] = value
     load_vits(model.base_model, converted, {"image", "audio"}, source, positions=True)
     logger.info(
         f"{source}: {len(weights) + 1} tensors to each ViT; dropped: cls_token; new: fusion tokens, blocks, heads"
@@ -427,33 +437,13 @@ def deepavfusion_from_vit(
     return model
 
 
-def read_vit(name_or_path: str | os.PathLike) -> ViTModel:
-    """A plain ViT with all of its weights. Raises ValueError for anything else."""
-    source = os.path.basename(name_or_path)
-    model_type = AutoConfig.from_pretrained(name_or_path).model_type
-    if model_type != "vit":
-        raise ValueError(
-            f"{source}: model_type {model_type!r} is not supported; give a plain ViT, model_type 'vit' (ViT, DeiT without "
-            "distillation token)."
-        )
-    vit, report = ViTModel.from_pretrained(
-        name_or_path, add_pooling_layer=False, dtype=torch.float32, output_loading_info=True
-    )
-    if report["missing_keys"]:
-        raise ValueError(f"{source}: the checkpoint lacks {sorted(report['missing_keys'])}; give a whole ViT.")
-    if not vit.config.qkv_bias:
-        raise ValueError(f"{source}: qkv_bias is false; DeepAVFusion's attention has biases.")
-    return vit
-
-
-def stock_vit_name(name: str, modality: str) -> str:
+def vit_name(name: str, modality: str) -> str:
     """A name of transformers' ViT in the branch of `modality`."""
     if name.startswith("layers."):
         _, index, rest = name.split(".", 2)
         return f"layers.{index}.{modality}.{rest}"
-    if name.startswith("embeddings.patch_embeddings."):
-        return f"{modality}_embeddings.{name.removeprefix('embeddings.patch_embeddings.')}"
-    return f"{modality}_{name}"  # the final LayerNorm
+    # patch convolution, the norm before the blocks, the final LayerNorm
+    return f"{modality}_{name.replace('patch_embeddings.', '')}"
 
 
 # ---- command line

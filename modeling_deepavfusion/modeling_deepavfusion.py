@@ -143,9 +143,14 @@ def set_xavier_bound(module: nn.Module, num_inputs: int, num_outputs: int) -> No
 
 
 class DeepAVFusionEmbeddings(nn.Module):
-    """Patch convolution of one ViT, and its fixed positions: a buffer that is saved with the model."""
+    """Patch convolution of one ViT, and its fixed positions: a buffer that is saved with the model.
 
-    def __init__(self, num_channels: int, patch_size: int, grid: tuple[int, int], width: int):
+    With `pre_norm_eps` a LayerNorm precedes the blocks, as in CLIP's vision transformer.
+    """
+
+    def __init__(
+        self, num_channels: int, patch_size: int, grid: tuple[int, int], width: int, pre_norm_eps: float | None = None
+    ):
         super().__init__()
         self.trained_grid = grid
         self.patch_size = patch_size
@@ -153,6 +158,9 @@ class DeepAVFusionEmbeddings(nn.Module):
         self.projection = nn.Conv2d(num_channels, width, kernel_size=patch_size, stride=patch_size)
         set_xavier_bound(self.projection, num_channels * patch_size**2, width)
         self.register_buffer("position_embeddings", sincos_positions(grid, width))
+        self.pre_layernorm = None
+        if pre_norm_eps is not None:
+            self.pre_layernorm = nn.LayerNorm(width, eps=pre_norm_eps)
 
     def grid(self, images: torch.Tensor) -> tuple[int, int]:
         """Patches along height and width. The stride drops what exceeds a multiple of the patch size."""
@@ -173,9 +181,13 @@ class DeepAVFusionEmbeddings(nn.Module):
                 f"{self.patch_size}; give larger frames or spectrograms."
             )
 
-        patches = self.projection(images.to(self.projection.weight.dtype)).flatten(2).transpose(1, 2)  # (N, P, D)
+        # The weights' precision, as in ViT: under autocast the residual stream stays in float32.
+        dtype = self.projection.weight.dtype
+        patches = self.projection(images.to(dtype)).flatten(2).transpose(1, 2)  # (N, P, D)
         positions = resample_positions(self.position_embeddings, self.trained_grid, grid)
-        tokens = patches + positions.to(patches.dtype)
+        tokens = patches.to(dtype) + positions.to(dtype)
+        if self.pre_layernorm is not None:
+            tokens = self.pre_layernorm(tokens)
         if ids_keep is None:
             return tokens
         if ids_keep.ndim != 2 or len(ids_keep) != len(tokens):
@@ -456,7 +468,7 @@ class DeepAVFusionDenseAttention(nn.Module):
     def entries(tokens: torch.Tensor, patches: torch.Tensor | None, present: torch.Tensor | None) -> torch.Tensor:
         """One half of the pairs: the patches, or zeros in windows without the modality."""
         if patches is None:
-            return tokens.new_zeros(len(tokens), 1, tokens.shape[-1])
+            return tokens.new_zeros(tokens.shape[0], 1, tokens.shape[-1])
         return keep_where(patches, present)
 
 
@@ -558,7 +570,7 @@ class DeepAVFusionTokenAttention(nn.Module):
         visible = []
         for patches, present in ((image, has_image), (audio, has_audio)):
             if present is None:
-                present = torch.ones(len(patches), dtype=torch.bool, device=patches.device)
+                present = torch.ones(patches.shape[0], dtype=torch.bool, device=patches.device)
             visible.append(present[:, None].expand(patches.shape[:2]))
         visible = torch.cat(visible, dim=1)  # (N, N_v + N_a)
         has_any = visible.any(1)
@@ -742,6 +754,10 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         """As in transformers, but false for a class that `fully_shard` derives: it has no file that could be copied."""
         return super().is_remote_code() and not cls.__name__.startswith("FSDP")
 
+    def _custom_pipelines(self) -> dict[str, dict]:
+        """The pipelines of a saved folder; only classification has one."""
+        return {}
+
     def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
         """As in transformers, with the encoder and all Auto classes of this class in `auto_map`."""
         if self._auto_class is not None:
@@ -753,6 +769,7 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
             for name, code_class in ({"AutoModel": DeepAVFusionModel} | classes).items():
                 auto_map[name] = f"{code_class.__module__.rpartition('.')[2]}.{code_class.__name__}"
             self.config.auto_map = auto_map
+            self.config.custom_pipelines = self._custom_pipelines()
             if is_main_process and not self.is_remote_code():
                 os.makedirs(save_directory, exist_ok=True)
                 source = sys.modules[model_class.__module__].__file__
@@ -770,8 +787,11 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
     def __init__(self, config: DeepAVFusionConfig):
         super().__init__(config)
         width, patch = config.hidden_size, config.patch_size
-        self.image_embeddings = DeepAVFusionEmbeddings(config.num_channels, patch, config.image_grid, width)
-        self.audio_embeddings = DeepAVFusionEmbeddings(config.audio_num_channels, patch, config.audio_grid, width)
+        eps = None
+        if config.pre_norm:
+            eps = config.layer_norm_eps
+        self.image_embeddings = DeepAVFusionEmbeddings(config.num_channels, patch, config.image_grid, width, eps)
+        self.audio_embeddings = DeepAVFusionEmbeddings(config.audio_num_channels, patch, config.audio_grid, width, eps)
         self.fusion_tokens = DeepAVFusionTokens(config)
         fused = set(config.fused_layers)
         self.layers = nn.ModuleList(
@@ -849,7 +869,7 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
             image = patches = self.image_embeddings(windows.frames, image_ids_keep)  # (N, N_v, D)
         if windows.spectrograms is not None:
             audio = patches = self.audio_embeddings(windows.spectrograms, audio_ids_keep)  # (N, N_a, D)
-        fusion = self.fusion_tokens(len(patches)).to(patches.dtype)  # (N, n, D)
+        fusion = self.fusion_tokens(patches.shape[0]).to(patches.dtype)  # (N, n, D)
         return image, audio, fusion
 
     def _run_layers(

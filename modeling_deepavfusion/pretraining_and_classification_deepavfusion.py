@@ -104,9 +104,10 @@ class DeepAVFusionDecoder(nn.Module):
     def forward(self, patches: torch.Tensor, fusion: torch.Tensor, mask: PatchMask) -> torch.Tensor:
         """Visible patches `[N, K, D]` and fusion tokens `[N, n, D]` to the values of all patches `[N, P, p * p * C]`."""
         # all patches in their order, mask tokens in place of hidden ones; E is the decoder's width
-        visible, fusion = self.embed(patches), self.embed(fusion)  # (N, K, E), (N, n, E)
+        dtype = self.mask_token.dtype
+        visible, fusion = self.embed(patches).to(dtype), self.embed(fusion).to(dtype)  # (N, K, E), (N, n, E)
         num_hidden = mask.ids_restore.shape[1] - visible.shape[1]
-        mask_tokens = self.mask_token.to(visible.dtype).expand(len(visible), num_hidden, -1)
+        mask_tokens = self.mask_token.expand(len(visible), num_hidden, -1)
         tokens = take_tokens(torch.cat([visible, mask_tokens], dim=1), mask.ids_restore)  # (N, P, E)
         positions = resample_positions(self.position_embeddings, self.trained_grid, mask.grid)
         tokens = tokens + positions.to(tokens.dtype)
@@ -292,7 +293,7 @@ class DeepAVFusionPooledNorm(nn.BatchNorm1d):
 class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
     """The mean of three linear classifiers, each on the mean of the final patches or tokens: frame, spectrogram, fusion."""
 
-    _more_auto_classes = ("AutoModelForAudioClassification",)
+    _more_auto_classes = ("AutoModelForVideoClassification", "AutoModelForAudioClassification")
 
     def __init__(self, config: DeepAVFusionConfig):
         super().__init__(config)
@@ -303,6 +304,11 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
                 self.add_module(f"{name}_batchnorm", DeepAVFusionPooledNorm(config.hidden_size))
             self.add_module(f"{name}_classifier", nn.Linear(config.hidden_size, config.num_labels))
         self.post_init()
+
+    def _custom_pipelines(self) -> dict[str, dict]:
+        from .pipeline_deepavfusion import custom_pipelines  # lazily: transformers.pipelines is slow to import
+
+        return custom_pipelines("pipeline_deepavfusion")
 
     @torch.no_grad()
     def set_class_frequencies(self, frequencies: torch.Tensor) -> None:

@@ -43,6 +43,7 @@ def maavt_peft_config(
 
     # Which of the model's modules are trained.
     trained = list(model.trainable_modules())
+    # What is trained beside the backbone.
     if modules is not None:
         if unknown := sorted(set(modules) - set(trained)):
             raise ValueError(f"modules: this model has no {unknown} to train; it has {trained}.")
@@ -50,6 +51,7 @@ def maavt_peft_config(
     if lora_rank < 0:
         raise ValueError(f"lora_rank={lora_rank} is negative; give 0 (no LoRA) or more.")
     # Without LoRA no layer is adapted: PEFT only trains and saves the modules.
+    # Without LoRA, PEFT saves these modules alone.
     if lora_rank == 0:
         if kwargs:
             raise ValueError(f"{sorted(kwargs)} configure LoRA, but lora_rank=0; give a rank or leave them out.")
@@ -69,7 +71,8 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     """
     Count what will be trained, and refuse a tensor that would be trained but not saved, or saved but not trained.
 
-    PEFT ignores a misspelled name in `modules_to_save`, and does not save a parameter that was unfrozen by hand.
+    PEFT ignores a misspelled name in `modules_to_save`, and does not save a parameter that was unfrozen by hand. New modules
+    on a plain ViT that no adapter saves are named in a warning.
 
     Args:
         model: a `PeftModel` around MA-AVT, or a plain MA-AVT model (full tuning, linear probe), of which all is saved.
@@ -86,13 +89,14 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     counts: dict[str, int] = {}
     unsaved = []
     wrapped = isinstance(model, PeftModel)
+    tuner = getattr(getattr(model, "base_model", None), "prefix", "lora_")  # "ia3_", "vera_lambda_", ...
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         parts = name.split(".")
         module = next((part for part in parts if part in TRAINED_MODULES), None)
-        if "lora_" in name:
-            module = "lora"
+        if tuner in name:
+            module = tuner.strip("_")
         elif wrapped and (module is None or "modules_to_save" not in parts):
             unsaved.append(name)
         module = module or "backbone"
@@ -104,6 +108,7 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
         )
     # A name of `modules_to_save` that matches nothing is a misspelled one.
     if wrapped:
+        model.get_base_model().warn_of_lost_modules()
         wanted = set(model.active_peft_config.modules_to_save or ())
         if idle := sorted(wanted - set(counts)):
             raise ValueError(
@@ -176,6 +181,11 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
     # What is saved, and a config that says so.
     kept = [name for name in peft_config.modules_to_save if name not in TRAINING_ONLY_MODULES]
     peft_config.modules_to_save, peft_config.inference_mode = kept, True
+    # For AutoPeftModel, by a name that every machine knows.
+    peft_config.auto_mapping = {
+        "base_model_class": "AutoModelForVideoClassification",
+        "parent_library": "transformers",
+    }
     config = copy.deepcopy(model.config)
     config.token_self_attention, config.contrastive = False, None
     config.architectures = [type(model).__name__]
@@ -189,6 +199,7 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
         save_file(state, os.path.join(unfinished, "adapter_model.safetensors"), metadata={"format": "pt"})
         peft_config.save_pretrained(unfinished)
         custom_object_save(model, unfinished, config=config)  # for trust_remote_code=True
+        model.name_code(config)
         config.save_pretrained(unfinished)
         if processor is not None:
             processor.save_pretrained(unfinished)

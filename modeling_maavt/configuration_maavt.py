@@ -56,7 +56,8 @@ class MAAVTConfig(PreTrainedConfig):
 
     Args:
         vision_config (`dict` or `ViTConfig`, *optional*):
-            The backbone, any ViT config; ViT-B/16 when absent.
+            The backbone, any ViT config; ViT-B/16 when absent. With `pre_norm=True` there is a LayerNorm before the
+            blocks, as in CLIP's vision transformer.
         num_audio_tokens (`int`, *optional*, defaults to 5): Learned tokens that only the audio stream sees.
         num_visual_tokens (`int`, *optional*, defaults to 5): Learned tokens that only the video stream sees.
         num_shared_tokens (`int`, *optional*, defaults to 5):
@@ -117,8 +118,9 @@ class MAAVTConfig(PreTrainedConfig):
             config_class=AutoConfig, model_type="vit", init_kwargs={"layer_norm_eps": 1e-6}, optional=False
         )
     }
-    # The Trainer's predictions are `logits` and `match_logits` alone.
+    # The Trainer's predictions are `logits` alone: an array, as `compute_metrics` of every tutorial expects.
     keys_to_ignore_at_inference = [
+        "match_logits",
         "classification_loss",
         "matching_loss",
         "contrastive_loss",
@@ -203,7 +205,7 @@ class MAAVTConfig(PreTrainedConfig):
         if self.vision_config.model_type != "vit":
             raise ValueError(
                 f"vision_config.model_type is {self.vision_config.model_type!r}; MA-AVT's shared backbone is a plain ViT: "
-                'give the config of a checkpoint whose model_type is "vit".'
+                'give a config whose model_type is "vit" (from_pretrained rewrites other families).'
             )
 
     def validate_modes(self):

@@ -9,6 +9,7 @@ how the batch is split; every loss is finite (zero) when nothing is left to aver
 import torch
 import torch.distributed as dist
 from torch import nn
+from transformers.utils.generic import maybe_autocast
 
 
 def num_processes() -> int:
@@ -33,10 +34,11 @@ def global_mean(values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor 
     if weights is not None:
         count = torch.where(mask, weights.float(), 0.0)
         values = values * weights.float()
+    # The count is that of the global batch.
     count = count.sum()
     if num_processes() > 1:
         dist.all_reduce(count)
-    # where, not multiplication: an ignored entry may be infinite
+    # An ignored entry may be infinite: it is replaced, not multiplied by zero.
     total = torch.where(mask, values, 0.0).sum()
     return total * num_processes() / torch.where(count > 0, count, 1.0)
 
@@ -65,6 +67,7 @@ def classification_loss(
         ValueError: class weights with multi-hot labels.
     """
     logits = logits.float()
+    # Several classes a sample: one binary decision for each.
     if problem_type == "multi_label_classification":
         if class_weights is not None:
             raise ValueError(
@@ -74,6 +77,7 @@ def classification_loss(
         valid = mask.unsqueeze(-1) & (labels != -100)
         targets = torch.where(valid, labels, 0).to(logits.dtype)
         return global_mean(nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none"), valid)
+    # Soft labels: the mean over a sample's classes, weighted by its scores.
     if labels.shape == logits.shape and torch.is_floating_point(labels):
         valid = mask & (labels != -100).all(-1)
         targets = labels.to(logits.dtype)
@@ -83,6 +87,7 @@ def classification_loss(
         weights = targets.sum(-1)
         losses = -(targets * logits.log_softmax(-1)).sum(-1) / torch.where(weights > 0, weights, 1.0)
         return global_mean(losses, valid, weights)
+    # One class a sample.
     valid = mask & (labels != -100)
     targets = torch.where(valid, labels, 0).long()
     losses = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
@@ -182,7 +187,8 @@ def contrastive_loss(
     video, audio = features.permute(1, 2, 0, 3)  # (L, N, d) each
 
     # Scores of every video with every audio. A pair may always compare itself: no row holds infinities alone.
-    scores = video @ audio.transpose(1, 2) / temperature  # (L, N, N)
+    with maybe_autocast(video.device.type, enabled=False):
+        scores = video @ audio.transpose(1, 2) / temperature  # (L, N, N)
     diagonal = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
     allowed = (mask[:, None] & mask[None, :]) | diagonal
     scores = scores.masked_fill(~allowed, float("-inf"))

@@ -27,10 +27,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
-from transformers.utils.generic import can_return_tuple
+from transformers.utils.generic import can_return_tuple, maybe_autocast
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .backbone_maavt import HUB_ARGUMENTS, adapter_config, find_checkpoint, quiet_loading, trunk_from_vit
+from .backbone_maavt import (
+    HUB_ARGUMENTS,
+    adapter_config,
+    check_whole_trunk,
+    find_checkpoint,
+    quiet_loading,
+    trunk_from_backbone,
+)
 from .configuration_maavt import MAAVTConfig
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
 from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
@@ -41,6 +48,13 @@ logger = logging.get_logger(__name__)
 
 # Trained beside a frozen backbone. No name ends another, because PEFT matches modules_to_save by ending.
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
+
+
+# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops all others.
+NO_LABELS = (
+    "A training step without labels: the classification loss is not computed, and what you compute from the logits leaves "
+    "out matching and contrast. Trainer's label_smoothing_factor does so; leave it at 0 and give soft labels [B, C]."
+)
 
 
 # ---- Embeddings: frames and spectrograms to patches with positions (section 1)
@@ -69,6 +83,10 @@ class MAAVTPatchEmbeddings(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, P, D]`; what exceeds a multiple of the patch size is dropped."""
         kernel = self.projection.weight
+        if type(self.projection) is not nn.Conv2d:
+            # LoRA's layer in its place is more than a kernel: it is called, with the one channel repeated.
+            images = images.expand(-1, self.num_channels, -1, -1).to(kernel.dtype)
+            return self.projection(images).flatten(2).transpose(1, 2)  # (N, P, D)
         if images.shape[1] == 1 and self.num_channels > 1:
             # Equal to repeating the one channel of a spectrogram, at a third of the cost.
             kernel = kernel.sum(1, keepdim=True)
@@ -95,6 +113,10 @@ class MAAVTEmbeddings(nn.Module):
         num_positions = 1 + self.trained_grid[0] * self.trained_grid[1]
         self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        # CLIP's vision transformer has one more LayerNorm, before the blocks.
+        self.pre_layernorm = None
+        if getattr(config, "pre_norm", False):
+            self.pre_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def grid(self, images: torch.Tensor) -> tuple[int, int]:
         """Patches along height and width."""
@@ -105,19 +127,26 @@ class MAAVTEmbeddings(nn.Module):
     ) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, 1 + P (+ 1), D]`."""
         self._check(images)
-        patches = self.patch_embeddings(images)  # (N, P, D)
+        # The weights' precision, as in ViT: under autocast the residual stream stays in float32.
+        dtype = self.position_embeddings.dtype
+        patches = self.patch_embeddings(images).to(dtype)  # (N, P, D)
         if class_token is None:
             class_token = self.cls_token
-        pieces = [class_token.to(patches.dtype).expand(len(patches), -1, -1), patches]
+        pieces = [class_token.to(dtype).expand(patches.shape[0], -1, -1), patches]
         if background is not None:
-            pieces.append(background.to(patches.dtype).expand(len(patches), 1, -1))
+            pieces.append(background.to(dtype).expand(patches.shape[0], 1, -1))
         sequence = torch.cat(pieces, dim=1)  # (N, 1 + P (+ 1), D)
 
-        positions = self.positions(self.grid(images), background is not None).to(patches.dtype)
+        positions = self.positions(self.grid(images), background is not None).to(dtype)
         if positions.shape[1] < sequence.shape[1]:
             # On a grid the background token has no position.
             positions = nn.functional.pad(positions, (0, 0, 0, 1))
-        return self.dropout(sequence + positions)
+        sequence = self.dropout(sequence + positions)
+        if self.pre_layernorm is None:
+            return sequence
+        # The background token enters as the other learned tokens do, without a norm.
+        length = 1 + patches.shape[1]
+        return torch.cat([self.pre_layernorm(sequence[:, :length]), sequence[:, length:]], dim=1)
 
     def positions(self, grid: tuple[int, int], with_background: bool) -> torch.Tensor:
         """Position table for a patch grid: `[1, 1 + P, D]`, or `[1, 1 + P + 1, D]` for `"sequence"` with background."""
@@ -393,7 +422,7 @@ class MAAVTLayer(GradientCheckpointingLayer):
             if video_rows is not None:
                 rows = torch.cat([video_rows, audio_rows])  # (Nv + Na, R, D)
             states, _ = part(torch.cat([video, audio]), rows)  # (Nv + Na, len or R, D)
-            video, audio = states.split([len(video), len(audio)])
+            video, audio = states.split([video.shape[0], audio.shape[0]])
             return video, audio, None, None
         # Otherwise one stream after the other.
         video_weights = audio_weights = None
@@ -438,6 +467,7 @@ class MAAVTLayer(GradientCheckpointingLayer):
 class MAAVTPreTrainedModel(PreTrainedModel):
     config: MAAVTConfig
     base_model_prefix = "maavt"
+    new_modules: tuple[str, ...] = ()  # on a plain ViT: the modules that no checkpoint holds yet
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "audio")
     accepts_loss_kwargs = False
@@ -452,47 +482,51 @@ class MAAVTPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
         """
-        Load a tuned MA-AVT checkpoint, a plain ViT checkpoint (a new MA-AVT on top of it), or an exported adapter.
+        Load a tuned MA-AVT checkpoint, a vision transformer (a new MA-AVT on top of it), or an exported adapter.
 
-        Any [`MAAVTConfig`] field may be given beside the arguments of Transformers: with a plain ViT they describe the
+        Any [`MAAVTConfig`] field may be given beside the arguments of Transformers: with a backbone they describe the
         new model, e.g. `from_pretrained("google/vit-base-patch16-224-in21k", num_labels=28, contrastive="last")`. The
-        backbone is frozen as `config.freeze_backbone` says; what is trained stays in float32 whatever the `dtype`.
+        backbone is frozen as `config.freeze_backbone` says; what is trained stays in float32 whatever the `dtype`. Which
+        vision transformers can be backbones: docs/maavt.md, 10.
 
         Raises:
-            ValueError: a checkpoint that is neither MA-AVT nor a ViT, an adapter without a readable `config.json`, or a
-                `config` whose `vision_config` does not fit the checkpoint.
+            ValueError: a checkpoint that is neither MA-AVT nor a backbone or lacks weights, an adapter without a readable
+                `config.json`, or a `config` whose `vision_config` does not fit the checkpoint.
         """
         # Where the weights are: the checkpoint, and perhaps an adapter on top of it.
         hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
         adapter_kwargs = dict(kwargs.pop("adapter_kwargs", None) or {})
         adapter = adapter_kwargs.pop("_adapter_model_path", None)  # where the Auto classes have found one
-        checkpoint, is_vit = pretrained_model_name_or_path, False
+        checkpoint, is_backbone = pretrained_model_name_or_path, False
         if checkpoint is not None and kwargs.get("state_dict") is None:
-            checkpoint, named_adapter, is_vit = find_checkpoint(checkpoint, hub_kwargs)
+            checkpoint, named_adapter, is_backbone = find_checkpoint(checkpoint, hub_kwargs)
             adapter = named_adapter or adapter
             if named_adapter is not None and not isinstance(kwargs.get("config"), PreTrainedConfig):
                 kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
 
-        # The model: a ViT becomes the trunk of a new one, anything else is loaded as it is.
-        if is_vit:
-            kwargs = trunk_from_vit(checkpoint, kwargs, hub_kwargs)
+        # The model: a backbone becomes the trunk of a new one, anything else is loaded as it is.
+        with_report = kwargs.pop("output_loading_info", False)
+        if is_backbone:
+            kwargs = trunk_from_backbone(checkpoint, kwargs, hub_kwargs)
             with quiet_loading():  # the new modules are missing on purpose
-                loaded = super().from_pretrained(None, *model_args, **kwargs)
-        else:
-            loaded = super().from_pretrained(checkpoint, *model_args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if is_vit:
+                model, report = super().from_pretrained(None, *model_args, output_loading_info=True, **kwargs)
+            check_whole_trunk(checkpoint, report)
             model.name_or_path = model.config._name_or_path = str(checkpoint)  # PEFT records it as the base model
-        if is_vit and adapter is None:
+        else:
+            model, report = super().from_pretrained(checkpoint, *model_args, output_loading_info=True, **kwargs)
+        if is_backbone and adapter is None:
+            model.new_modules = new_modules(model)
             new = ", ".join(model.trainable_modules())
-            logger.warning(f"{checkpoint} is a plain ViT; new and untrained on top of it: {new}. Train before use.")
+            logger.warning(f"{checkpoint} is a backbone; new and untrained on top of it: {new}. Train before use.")
 
         # What loading undoes: the frozen backbone.
         if model.config.freeze_backbone:
             model.freeze_backbone()
         if adapter is not None:
             model.load_adapter(adapter, adapter_kwargs={**hub_kwargs, **adapter_kwargs})
-        return loaded
+        if with_report:
+            return model, report
+        return model
 
     @classmethod
     def is_remote_code(cls) -> bool:
@@ -500,18 +534,28 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         return super().is_remote_code() and not cls.__name__.startswith("FSDP")
 
     def save_pretrained(self, save_directory, *args, is_main_process: bool = True, **kwargs):
-        """As in Transformers, with the code of both Auto classes named in `auto_map` for `trust_remote_code=True`."""
+        """As in Transformers, with the code of all Auto classes and of the pipeline for `trust_remote_code=True`."""
         if self._auto_class is not None:
-            self.config.auto_map = {
-                **(getattr(self.config, "auto_map", None) or {}),
-                "AutoModel": "modeling_maavt.MAAVTModel",
-                "AutoModelForVideoClassification": "modeling_maavt.MAAVTForAudioVisualClassification",
-            }
+            self.name_code(self.config)
             if is_main_process and not self.is_remote_code():
                 os.makedirs(save_directory, exist_ok=True)
                 for file in (__file__, *get_relative_import_files(__file__)):
                     shutil.copy(file, save_directory)
         return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+
+    @staticmethod
+    def name_code(config: MAAVTConfig) -> None:
+        """Name the classes that load a saved folder in its config: `auto_map` and `custom_pipelines`."""
+        from .pipeline_maavt import custom_pipelines  # lazily: transformers.pipelines is slow to import
+
+        classifier = "modeling_maavt.MAAVTForAudioVisualClassification"
+        config.auto_map = {
+            **(getattr(config, "auto_map", None) or {}),
+            "AutoModel": "modeling_maavt.MAAVTModel",
+            "AutoModelForVideoClassification": classifier,
+            "AutoModelForAudioClassification": classifier,
+        }
+        config.custom_pipelines = custom_pipelines("pipeline_maavt")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -562,6 +606,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         super().post_init()
 
     @property
+    def dtype(self) -> torch.dtype:
+        """That of the backbone; learned tokens and heads stay in float32 whatever it is."""
+        return self.trunk.layernorm.weight.dtype
+
+    @property
     def trunk(self) -> "MAAVTPreTrainedModel":
         return getattr(self, self.base_model_prefix, self)
 
@@ -579,6 +628,23 @@ class MAAVTPreTrainedModel(PreTrainedModel):
                 modules[leaf] = module
         return modules
 
+    def warn_of_lost_modules(self) -> None:
+        """Name the new modules that the PEFT adapter around this model does not save, once."""
+        if not getattr(self, "peft_config", None):
+            return
+        modules = self.trainable_modules()
+        lost = [name for name in self.new_modules if not hasattr(modules[name], "modules_to_save")]
+        if lost:
+            logger.warning_once(
+                f"New weights of {lost} are not saved with this adapter: they will be random at every load. Name them in "
+                "modules_to_save (see maavt_peft_config), or save the model first and load it from there."
+            )
+
+    def state_dict(self, *args, **kwargs):
+        """As in PyTorch; an adapter that is saved without new modules gets a warning."""
+        self.warn_of_lost_modules()
+        return super().state_dict(*args, **kwargs)
+
     @torch.no_grad()
     def fold_token_attention(self) -> None:
         """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (section 2)."""
@@ -594,6 +660,15 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         trunk.token_attention = None
         trunk.prompt.token_self_attention = False
         self.config.token_self_attention = False
+
+
+def new_modules(model: MAAVTPreTrainedModel) -> tuple[str, ...]:
+    """Trainable modules with weights that a plain ViT does not have: of the learned tokens it has the class token."""
+    names = []
+    for name, module in model.trainable_modules().items():
+        if any(not weight.endswith("cls_token") for weight, _ in module.named_parameters()):
+            names.append(name)
+    return tuple(names)
 
 
 # ---- Encoder: the frozen blocks, with the learned tokens among their inputs (sections 2 and 3)
@@ -707,7 +782,7 @@ def append_tokens(
     elif tokens.background is not None and not background_inside:
         entering.insert(0, tokens.background)
     entering = torch.cat(entering).to(states.dtype)  # (n, D)
-    return torch.cat([states, entering.expand(len(states), -1, -1)], dim=1)
+    return torch.cat([states, entering.expand(states.shape[0], -1, -1)], dim=1)
 
 
 def select_rows(states: torch.Tensor | None, tokens: MAAVTTokens, num_patches: int) -> torch.Tensor | None:
@@ -842,7 +917,9 @@ class MAAVTModel(MAAVTPreTrainedModel):
         )
 
         # Final LayerNorm and one state a segment.
-        return self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
+        outputs = self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
+        outputs.pooler_output = pooled_clips(outputs, has_video, has_audio)
+        return outputs
 
     def _embed(
         self,
@@ -1093,6 +1170,21 @@ def pool_segments(states: torch.Tensor | None, num_clips: int, num_segments: int
     return states.unflatten(0, (num_clips, num_segments, -1)).mean(2)
 
 
+def pooled_clips(
+    outputs: MAAVTModelOutput, has_video: torch.Tensor | None, has_audio: torch.Tensor | None
+) -> torch.Tensor:
+    """One vector a clip, `[B, D]`: the mean of the unit class states of its modalities, as a unit vector."""
+    total = 0.0
+    for states, mask in ((outputs.video_class_state, has_video), (outputs.audio_class_state, has_audio)):
+        if states is None:
+            continue
+        state = nn.functional.normalize(states.mean(1).float(), dim=-1)  # (B, D)
+        if mask is not None:
+            state = state * mask[:, None]
+        total = total + state
+    return nn.functional.normalize(total, dim=-1)
+
+
 def row_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:
     """`[N, len, D]` to `[N, D]`; None stays None."""
     if states is None:
@@ -1239,22 +1331,35 @@ class MAAVTRunningNorm(nn.Module):
             present = torch.ones_like(states[..., 0], dtype=torch.bool)
         if self.training:
             self.update(states.detach().flatten(0, -2), present.flatten())
-        deviation = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
-        return (states - self.mean) / deviation
+        deviation = self.variance().clamp(min=1e-6).sqrt()
+        return ((states.float() - self.mean.float()) / deviation).to(states.dtype)
+
+    def variance(self) -> torch.Tensor:
+        return self.square.float() - self.mean.float().square()  # (D,)
 
     @torch.no_grad()
     def update(self, rows: torch.Tensor, present: torch.Tensor) -> None:
-        """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true."""
-        weight = present.to(rows.dtype)  # (N,)
-        moments = torch.cat([weight @ rows, weight @ rows.square(), weight.sum()[None]]).float()
+        """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true.
+
+        Moments are taken around the running mean: parallel states have a mean far larger than their deviation, and the
+        difference of two large moments would be rounding errors. A row that overflowed does not count: GradScaler leaves
+        out the step of such a batch.
+        """
+        rows, mean = rows.float(), self.mean.float()
+        counted = present & rows.isfinite().all(-1)  # (N,)
+        shifted = torch.where(counted[:, None], rows - mean, 0.0)  # (N, D)
+        moments = torch.cat([shifted.sum(0), shifted.square().sum(0), counted.sum()[None]])
         if num_processes() > 1:
             torch.distributed.all_reduce(moments)
-        mean, square = (moments[:-1] / moments[-1].clamp(min=1)).chunk(2)
+        count = moments[-1]
+        change, spread = (moments[:-1] / count.clamp(min=1)).chunk(2)  # (D,) each
         # An average over the first updates, then an exponential one.
-        rate = torch.clamp(1 / (self.num_updates + 1), min=self.momentum) * (moments[-1] > 0)
-        self.mean.lerp_(mean.to(self.mean.dtype), rate.to(self.mean.dtype))
-        self.square.lerp_(square.to(self.square.dtype), rate.to(self.square.dtype))
-        self.num_updates += moments[-1] > 0
+        rate = torch.clamp(1 / (self.num_updates.float() + 1), min=self.momentum) * (count > 0)
+        variance = self.variance().lerp(spread, rate) - (rate * change).square()
+        mean = mean + rate * change
+        self.mean.copy_(mean)
+        self.square.copy_(variance + mean.square())
+        self.num_updates += count > 0
 
 
 class MAAVTBilinearMatchHead(nn.Module):
@@ -1419,32 +1524,36 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
         kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}
+        if self.training and labels is None and not torch.compiler.is_compiling():
+            logger.warning_once(NO_LABELS)
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched)
 
-        # Class logits (equation 3).
-        video, audio = outputs.video_class_state, outputs.audio_class_state
-        logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-        if self._labels_per_clip(labels, logits):
-            logits = logits.mean(1)  # (B, C)
+        # Heads and losses are small and sensitive to rounding: autocast leaves them in float32.
+        with maybe_autocast(pairs.both.device.type, enabled=False):
+            # Class logits (equation 3).
+            video, audio = outputs.video_class_state, outputs.audio_class_state
+            logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
+            if self._labels_per_clip(labels, logits):
+                logits = logits.mean(1)  # (B, C)
 
-        # Match logits (equation 4), of the pairs and of those that training adds.
-        added = self._added_mismatches(pairs, labels)  # (K, B, S)
-        match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
-        if match_logits is not None and self._matched_per_clip(is_matched, pairs):
-            match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
+            # Match logits (equation 4), of the pairs and of those that training adds.
+            added = self._added_mismatches(pairs, labels)  # (K, B, S)
+            match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
+            if match_logits is not None and self._matched_per_clip(is_matched, pairs):
+                match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
 
-        # Losses (equation 5).
-        losses, per_block = {}, None
-        if labels is not None:
-            losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
-        if labels is not None or is_matched is not None:
-            if match_logits is not None:
-                losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
-            per_block = self._contrastive_losses(outputs, pairs, labels)
-            if per_block is not None:
-                losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-        return self._output(outputs, logits, match_logits, losses, per_block)
+            # Losses (equation 5).
+            losses, per_block = {}, None
+            if labels is not None:
+                losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
+            if labels is not None or is_matched is not None:
+                if match_logits is not None:
+                    losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
+                per_block = self._contrastive_losses(outputs, pairs, labels)
+                if per_block is not None:
+                    losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
+            return self._output(outputs, logits, match_logits, losses, per_block)
 
     def _output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
         loss = None

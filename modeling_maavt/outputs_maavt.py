@@ -48,6 +48,7 @@ class MAAVTModelOutput(ModelOutput):
         video_class_state, audio_class_state: `[B, S, D]`, class tokens, averaged over the frames of a segment.
         video_background_state, audio_background_state: `[B, S, D]`, background tokens (with background mining).
         video_shared_states, audio_shared_states: `[B, S, L, D]`, mean of the shared tokens after every block.
+        pooler_output: `[B, D]`, one unit vector a clip: the mean of the unit class states of the modalities that it has.
         video_localization: `[B, T, H/p, W/p]`, attention of the class token over a frame, sums to 1 (docs/maavt.md, 6).
         audio_localization: `[B, S, F/p, W/p]`, the same over frequency and time.
         hidden_states: `[B*T, len, D]` of the video, what enters the first block and then one a block, on request.
@@ -64,6 +65,7 @@ class MAAVTModelOutput(ModelOutput):
     audio_background_state: torch.FloatTensor | None = None
     video_shared_states: torch.FloatTensor | None = None
     audio_shared_states: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
     # on request
     video_localization: torch.FloatTensor | None = None
     audio_localization: torch.FloatTensor | None = None

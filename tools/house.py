@@ -26,7 +26,9 @@ SHARED = ("training.common", "training.trainer")
 RECIPES = ("training.maavt", "training.deepavfusion")
 MAY_IMPORT = {
     "modeling_maavt": (),
-    "modeling_deepavfusion": (),
+    "modeling_deepavfusion": ("modeling_deepavfusion.convert_deepavfusion",),
+    # No remote code: it starts both branches from what MA-AVT takes as its backbone.
+    "modeling_deepavfusion.convert_deepavfusion": MODELS,
     "processing": (),
     "processing.metrics": ("processing",),
     "processing.data": ("processing", "processing.metrics"),

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training augmentation: one draw for all frames of a clip, gain and SpecAugment for its sound, white noise."""
+"""Training augmentation: one draw for all frames of a clip, gain and SpecAugment for its audio, white noise."""
 
 from dataclasses import dataclass
 
@@ -14,11 +14,11 @@ class ClipAugmentation:
     """Random changes of one clip; the same seed gives the same changes, and the global generator is left alone.
 
     Attributes:
-        random_resized_crop_scale: range of the cropped share of the picture's area, or None. The crop is resized by
+        random_resized_crop_scale: range of the cropped share of the frame's area, or None. The crop is resized by
             the processor, as RandomResizedCrop would.
         random_resized_crop_ratio: range of the crop's aspect ratio.
         flip: probability of a horizontal flip.
-        gain_db: the sound is made louder or softer by at most this many decibels.
+        gain_db: the audio is made louder or softer by at most this many decibels.
         time_mask: largest share of the spectrogram's frames that is masked (SpecAugment, Park et al. 2019).
         frequency_mask: the same for its bins.
     """

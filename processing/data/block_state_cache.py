@@ -32,9 +32,13 @@ class BlockStateCache(FeatureCache):
         self._finisher, self.shards = cache._finisher, dict(shards)
 
     def __call__(self, videos: Any = None, audio: Any = None, **kwargs: Any) -> dict[str, torch.Tensor]:
-        found = {"video": videos, "audio": audio}
-        batch = {NAMES[stream]: torch.stack(list(states)) for stream, states in found.items() if states is not None}
-        for stream, states in found.items():
+        states_of_stream = {"video": videos, "audio": audio}
+        batch = {
+            NAMES[stream]: torch.stack(list(states))
+            for stream, states in states_of_stream.items()
+            if states is not None
+        }
+        for stream, states in states_of_stream.items():
             if states is not None:
                 batch[f"has_{stream}"] = torch.ones(len(states), dtype=torch.bool)
         return batch
@@ -63,7 +67,7 @@ def build_block_state_cache(
 
     Args:
         root: folder; may be that of the feature cache.
-        cache: built with `frames="resized"` and `sound="spectrogram"`.
+        cache: built with `frames="resized"` and `audio="spectrogram"`.
         states_of: `model.block_states`; takes `pixel_values_videos` or `input_features`.
         model_fingerprint: `model.block_states_fingerprint()`: other weights make other states.
         batch_size: clips at a time.
@@ -72,12 +76,12 @@ def build_block_state_cache(
     Raises:
         ValueError: a feature cache whose clips still change at random, a damaged shard, or too little room on the disk.
     """
-    for stream, form in (("video", "frames"), ("audio", "sound")):
-        held = cache.shards.get(stream)
-        if held is not None and held.settings[form] not in ("resized", "spectrogram"):
+    for stream, form in (("video", "frames"), ("audio", "audio")):
+        cached = cache.shards.get(stream)
+        if cached is not None and cached.settings[form] not in ("resized", "spectrogram"):
             raise ValueError(
-                f"the feature cache holds {form}={held.settings[form]!r}, which change from epoch to epoch; late prompts "
-                'are kept of clips without augmentation and noise: build it with frames="resized", sound="spectrogram"'
+                f"the feature cache holds {form}={cached.settings[form]!r}, which change from epoch to epoch; block states are "
+                'kept of clips without augmentation and noise: build it with frames="resized", audio="spectrogram"'
             )
     fields = cache.processor.video_processor.to_dict()
     scale = {name: fields.get(name) for name in sorted(_AFTER_GEOMETRY - {"frames_per_clip"})}
@@ -85,12 +89,17 @@ def build_block_state_cache(
     root.mkdir(parents=True, exist_ok=True)
     shards = {}
     with FileLock(root / ".lock"):
-        for stream, held in cache.shards.items():
-            settings = {"model": model_fingerprint, "of": held.folder.name, "sound": "spectrogram", "frames": "states"}
+        for stream, cached in cache.shards.items():
+            settings = {
+                "model": model_fingerprint,
+                "of": cached.folder.name,
+                "audio": "spectrogram",
+                "frames": "states",
+            }
             settings["type"] = str(dtype).removeprefix("torch.")
             shards[stream] = FeatureShards(root, stream, settings | ({"scale": scale} if stream == "video" else {}))
             shards[stream].remove_leftovers()
-            missing = [clip for key, clip in held.clips.items() if key not in shards[stream].clips]
+            missing = [clip for key, clip in cached.clips.items() if key not in shards[stream].clips]
             with tqdm(total=len(missing), desc=f"block states, {stream}", unit="clip", disable=None) as progress:
                 written = 0
                 for first in range(0, len(missing), SHARD_CLIPS):
@@ -118,8 +127,8 @@ def _states(
         states = iter(())
         if present:
             inputs = cache(**({"videos": present} if stream == "video" else {"videos": None, "audio": present}))
-            found = states_of(**{NAMES[stream]: inputs[NAMES[stream]]})
-            states = iter(found[0 if stream == "video" else 1].to("cpu", dtype))
+            both_states = states_of(**{NAMES[stream]: inputs[NAMES[stream]]})
+            states = iter(both_states[0 if stream == "video" else 1].to("cpu", dtype))
         for clip, value in zip(group, read, strict=True):
             entry = (clip.key, clip.name, clip.start, clip.end)
             yield entry, None if value is None else next(states), None

@@ -11,7 +11,7 @@ from processing.clips import Clip, ClipRequest
 class ClipCache:
     """Stands in for a processor in a `ClipDataset` and remembers what its `load_clip` returned.
 
-    Frames and sound are kept as decoded, before augmentation and noise, so that items are the same with and without it.
+    Frames and waveform are kept as decoded, before augmentation and noise, so that items are the same with and without it.
     One cache serves all data sets of a process. Each loader worker has one of its own, which lives across epochs with
     `dataloader_persistent_workers`; with no workers there is just one. When `max_gb` is full, further clips are decoded
     every time. Clips that are held as bytes are not kept.

@@ -7,7 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -16,12 +16,14 @@ from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, p
 
 from .atomic_writing import file_digest
 from .conventions import MODALITIES
+from .isolated_calls import TIME_LIMIT, Lost, isolated_calls
 
 
 PIECE_SECONDS = 60  # of audio that is decoded at a time
 SILENCE = 1e-4  # peak of a waveform in -1..1 below which nothing was recorded (-80 dB)
 CHECKS = ("decode", "probe", "none")
 WINDOWS = ("start", "end", "segment_windows")
+READ = (*MODALITIES, *WINDOWS)  # the fields of a row that say what to read
 Rows = list[dict[str, Any]]
 
 
@@ -63,12 +65,14 @@ def _keep(rows: Rows, skipped: list, problem: Callable[[dict[str, Any]], str | N
 def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | None:
     if "problem" in row:
         return row["problem"]
+    # Rows that the user did not ask for.
     for column, wanted in (where or {}).items():
         if column not in row["cells"]:
             raise ValueError(f"where: no column {column!r}; the columns are {list(row['cells'])}")
         allowed = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
         if not any(_same(row["cells"][column], value) for value in allowed):
             return f"skipped by where {column}={wanted}"
+    # Cells that have to be filled, and files that have to be there.
     if row["label"] is None:
         return "no label: fill the column"
     if row["video"] is None and row["audio"] is None:
@@ -76,6 +80,7 @@ def _row_problem(row: dict[str, Any], where: Mapping[str, Any] | None) -> str | 
     for cell in (row["video"], row["audio"]):
         if cell is not None and cell["bytes"] is None and not os.path.isfile(cell["path"]):
             return "no such file: check the name"
+    # Times as numbers.
     try:
         for key in ("start", "end"):
             row[key] = None if row[key] is None else float(row[key])
@@ -95,6 +100,7 @@ def _same(cell: Any, value: Any) -> bool:
 
 def _without_duplicates(rows: Rows, skipped: list) -> Rows:
     """Skip the same window of the same bytes; only files of one size are read and compared."""
+    # Only files of one size can be equal, so only these are read.
     by_size = defaultdict(set)
     for row in rows:
         for cell in (row["video"], row["audio"]):
@@ -123,20 +129,36 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
 
 
 def _without_broken(rows: Rows, skipped: list, require: Sequence[str], check: str, window: float | None) -> Rows:
-    def problem(row: dict[str, Any]) -> str | None:
-        try:
-            return _clip_problem(row, require, check, window)
-        except ClipError as error:
-            return f"broken: {error}"
+    """Skip what cannot be read. Clips are read in processes of their own, which a decoder may crash or stall."""
+    check_row = partial(_check_row, require=tuple(require), check=check, window=window)
+    items = ((number, {key: row[key] for key in READ if key in row}) for number, row in enumerate(rows))
+    workers = min(8, os.cpu_count() or 1)
+    results = isolated_calls(check_row, items, workers=workers, time_limit=TIME_LIMIT)
+    problems: dict[int, str | None] = {}
+    for (number, _), result in tqdm(results, total=len(rows), desc="checking clips", disable=None):
+        row = rows[number]
+        if isinstance(result, Lost):
+            problems[number] = f"broken: {row['name']}: {result.reason}"
+        else:
+            problems[number], changes = result
+            row.update(changes)
+    ordered = iter([problems[number] for number in range(len(rows))])
+    return _keep(rows, skipped, lambda row: next(ordered))
 
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        progress = tqdm(pool.map(problem, rows), total=len(rows), desc="checking clips", disable=None)
-        problems = iter(list(progress))
-    return _keep(rows, skipped, lambda row: next(problems))
+
+def _check_row(item: tuple[int, dict[str, Any]], *, require: Sequence[str], check: str, window: float | None) -> tuple:
+    """-> (what is wrong with a row or None, its fields that change: the windows, and the streams that it lacks)."""
+    _, row = item
+    try:
+        problem = _clip_problem(row, require, check, window)
+    except ClipError as error:
+        problem = f"broken: {error}"
+    return problem, {key: cell for key, cell in row.items() if key in WINDOWS or cell is None}
 
 
 def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, window: float | None) -> str | None:
     one_file = row["video"] is row["audio"] or row["video"] == row["audio"]
+    # Read the headers, and forget streams that a file does not have.
     infos = {kind: row[kind] and probe_clip(row[kind]) for kind in (("video",) if one_file else ("video", "audio"))}
     if one_file:
         infos["audio"] = infos["video"]
@@ -148,9 +170,11 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
     present = [kind for kind in MODALITIES if row[kind] is not None]
     if not present:
         return "no stream: neither video nor audio in it"
+    # The window has to lie inside the shorter stream.
     problem = _set_window(row, window, min(infos[kind].duration for kind in present))
     if problem or check != "decode":
         return problem
+    # Decode a frame and all audio: this finds damaged files and silent ones.
     if "video" in present:
         load_clip(row["video"], ClipRequest(row["start"], row["end"], num_frames=1, streams=("video",)))
     if "audio" in present and audio_peak(row["audio"], row["start"], row["end"], infos["audio"].duration) < SILENCE:

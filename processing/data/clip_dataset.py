@@ -26,7 +26,7 @@ class ClipDataset(torch.utils.data.Dataset):
     Everything random is drawn from (seed, epoch, index), so that batches, workers, processes and a resumed run see the
     same items; in evaluation the epoch plays no part.
 
-    A mismatched pair joins the picture of one clip and the sound of another whose class **and** group differ. Its
+    A mismatched pair joins the video of one clip and the audio of another whose class **and** group differ. Its
     labels are -100 and `is_matched` is False. Only the streams that an item shows are decoded.
 
     Where the table has `segment_labels`, a clip has S of them: the processor cuts the clip into S segments, or each
@@ -43,11 +43,11 @@ class ClipDataset(torch.utils.data.Dataset):
         modalities: "video", "audio" or both; the other stream is neither decoded nor given.
         num_frames: frames per clip, at the centers of equal parts of what the spectrogram covers.
         augmentation: for training, or None.
-        noise_db: add white noise to the sound at this signal-to-noise ratio in dB, or at a random one of (low, high).
+        noise_db: add white noise to the audio at this signal-to-noise ratio in dB, or at a random one of (low, high).
         clean_probability: share of the clips that a range of noise leaves clean.
         clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
-        on_missing: "raise", or "none": a clip without sound (or picture) becomes a missing modality.
-        label_mismatched_pairs: in training give the classes of the picture and of the sound of mismatched pairs too.
+        on_missing: "raise", or "none": a clip without audio (or video) has a missing modality.
+        label_mismatched_pairs: in training give the classes of the video and of the audio of mismatched pairs too.
 
     Raises:
         ValueError: a bad option, or no clip has another class and another group.
@@ -71,17 +71,21 @@ class ClipDataset(torch.utils.data.Dataset):
         on_missing: str = "raise",
         label_mismatched_pairs: bool = False,
     ):
+        # Options that contradict each other.
         if not set(modalities) or set(modalities) - set(MODALITIES):
             raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
         if not (0 <= mismatch_probability <= 1 and 0 <= clean_probability <= 1):
             raise ValueError(f"{mismatch_probability=}, {clean_probability=}; give probabilities between 0 and 1")
         pairs = mismatched_copies or mismatch_probability > 0
         if pairs and len(set(modalities)) < 2:
-            raise ValueError(f"modalities={modalities!r}: mismatched pairs need video and audio; leave them out")
+            raise ValueError(
+                f"modalities={modalities!r}: mismatched pairs need video and audio; set mismatch_probability to 0"
+            )
         if mismatched_copies and (training or mismatch_probability > 0):
-            raise ValueError("mismatched_copies is for evaluation; leave out training and mismatch_probability")
+            raise ValueError("mismatched_copies is for evaluation; do not give training or mismatch_probability")
         if on_missing not in ("raise", "none"):
             raise ValueError(f'on_missing={on_missing!r}; use "raise" or "none"')
+        # What is shown.
         self.table = table
         self.processor = processor
         self.seed = seed
@@ -91,11 +95,13 @@ class ClipDataset(torch.utils.data.Dataset):
         self.modalities = tuple(modalities)
         self.num_frames = num_frames
         self.augmentation = augmentation if training else None
+        # What is changed at random.
         self.noise_db = noise_db
         self.clean_probability = clean_probability
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
         self.label_mismatched_pairs = label_mismatched_pairs and training and mismatch_probability > 0
+        # What the table says of labels, segments, groups and missing streams.
         self.targets = ClipTargets(table)
         self.windows = "segment_windows" in table.column_names
         self._check_segments()
@@ -127,7 +133,7 @@ class ClipDataset(torch.utils.data.Dataset):
         return int(self._rows_with_both[index - len(self.table)])
 
     def pair(self, index: int) -> tuple[int, int]:
-        """-> (row of the picture, row of the sound) that item `index` shows; equal for a matched pair."""
+        """-> (row of the video, row of the audio) that item `index` shows; equal for a matched pair."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)}")
         row = self._row(index)
@@ -136,27 +142,27 @@ class ClipDataset(torch.utils.data.Dataset):
         if self.mismatched_copies:
             if index < len(self.table):
                 return row, row
-            keep_picture = row % 2 == 0
+            keep_video = row % 2 == 0
             partner = self._partner(row, self._generator(index, PAIRING))
         else:
             generator = self._generator(index, PAIRING)
             if generator.random() >= self.mismatch_probability:
                 return row, row
-            keep_picture = generator.random() < 0.5
+            keep_video = generator.random() < 0.5
             partner = self._partner(row, generator)
-        return (row, partner) if keep_picture else (partner, row)
+        return (row, partner) if keep_video else (partner, row)
 
     def describe(self, index: int) -> dict[str, Any]:
         """What item `index` shows, without decoding it: for tables of predictions."""
-        picture, sound = self.pair(index)
+        video_row, audio_row = self.pair(index)
         row = self._row(index)
         return {
             "clip_id": self.clip_ids[row],
             "group": self.table[row]["group"],
-            "label": self.targets.listed(row, picture == sound),
-            "is_matched": self.targets.is_matched(row, picture == sound).tolist(),
-            "picture": self.clip_ids[picture],
-            "sound": self.clip_ids[sound],
+            "label": self.targets.listed(row, video_row == audio_row),
+            "is_matched": self.targets.is_matched(row, video_row == audio_row).tolist(),
+            "video": self.clip_ids[video_row],
+            "audio": self.clip_ids[audio_row],
         }
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -168,24 +174,28 @@ class ClipDataset(torch.utils.data.Dataset):
             ClipError: a file cannot be decoded.
             IndexError: no such item.
         """
+        # Decode the two streams; a mismatched pair takes them from two rows.
         index = index + len(self) if index < 0 else index
-        picture, sound = self.pair(index)
-        frames, waveform = self._load(index, picture, sound)
+        video_row, audio_row = self.pair(index)
+        frames, waveform = self._load(index, video_row, audio_row)
         if waveform is not None:
             waveform = self._add_noise(waveform, index)
+        # Augment. Video, audio and spectrogram draw from one seed each.
         seed = int(self._generator(index, AUGMENTATION).integers(2**31))
         if self.augmentation is not None:
             frames = None if frames is None else self.augmentation.frames(frames, seed)
             waveform = None if waveform is None else self.augmentation.waveform(waveform, seed + 1)
-        matched = picture == sound
+        # Labels.
+        matched = video_row == audio_row
         item = {
             "has_video": torch.tensor(frames is not None),
             "has_audio": torch.tensor(waveform is not None),
-            "labels": self.targets.labels(picture, matched),
-            "is_matched": self.targets.is_matched(picture, matched),
+            "labels": self.targets.labels(video_row, matched),
+            "is_matched": self.targets.is_matched(video_row, matched),
         }
         if self.label_mismatched_pairs:  # what a mismatched pair still teaches
-            item |= {"video_targets": self.targets.labels(picture), "audio_targets": self.targets.labels(sound)}
+            item |= {"video_targets": self.targets.labels(video_row), "audio_targets": self.targets.labels(audio_row)}
+        # Model inputs of this one clip, without the batch axis.
         inputs = self._process(frames, waveform)
         if frames is not None:
             item["pixel_values_videos"] = inputs["pixel_values_videos"].flatten(0, 1)
@@ -206,12 +216,14 @@ class ClipDataset(torch.utils.data.Dataset):
             return_tensors="pt",
         )
 
-    def _load(self, index: int, picture: int, sound: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Frames of one row and sound of another; one file is opened once."""
-        rows = {"video": self.table[picture], "audio": self.table[sound]}
-        if picture == sound and rows["video"]["video"] == rows["video"]["audio"]:
+    def _load(self, index: int, video_row: int, audio_row: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Frames of one row and waveform of another; one file is opened once."""
+        rows = {"video": self.table[video_row], "audio": self.table[audio_row]}
+        # One file holds both.
+        if video_row == audio_row and rows["video"]["video"] == rows["video"]["audio"]:
             clip = self._decode(rows["video"], "video", self.modalities, index)
             return clip.frames, clip.waveform
+        # Two files; a stream that may be absent is skipped.
         clips = {
             kind: self._decode(rows[kind], kind, (kind,), index)
             for kind in self.modalities
@@ -219,12 +231,17 @@ class ClipDataset(torch.utils.data.Dataset):
         }
         if not clips:
             row = rows["video"]
-            raise ValueError(f"{row['clip_id']}: neither of {self.modalities} is in it; leave the clip out")
+            raise ValueError(
+                f"{row['clip_id']}: neither of {self.modalities} is in it; remove the clip from the table"
+            )
         return clips.get("video", Clip()).frames, clips.get("audio", Clip()).waveform
 
     def _decode(self, row: dict[str, Any], kind: str, streams: Sequence[str], index: int) -> Clip:
         if row[kind] is None:
-            raise ValueError(f"{row['clip_id']}: {kind} is missing; leave the clip out, or use on_missing='none'")
+            raise ValueError(
+                f"{row['clip_id']}: {kind} is missing; remove the clip from the table, or use on_missing='none'"
+            )
+        # A longer clip is cut to `clip_seconds`.
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
             start, end = clip_window(row[kind], ClipRequest(start, end))
@@ -232,6 +249,7 @@ class ClipDataset(torch.utils.data.Dataset):
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
             end = min(end, start + self.clip_seconds)
+        # Segments with windows share the frames of the clip.
         windows = row["segment_windows"] if self.windows else [(start, end)]
         request = ClipRequest(num_frames=self.num_frames // len(windows), streams=streams, on_missing=self.on_missing)
         clips = [self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows]
@@ -243,6 +261,7 @@ class ClipDataset(torch.utils.data.Dataset):
         generator = self._generator(index, NOISE)
         level = self.noise_db
         if not isinstance(level, (int, float)):
+            # Both numbers are always drawn, so that one does not shift the other.
             clean, share = generator.random(), generator.random()
             if clean < self.clean_probability:
                 return waveform
@@ -259,6 +278,7 @@ class ClipDataset(torch.utils.data.Dataset):
             partner = int(generator.integers(len(self.table)))
             if self._is_partner(row, partner):
                 return partner
+        # The table has few partners: draw from their list.
         candidates = [partner for partner in range(len(self.table)) if self._is_partner(row, partner)]
         return int(candidates[generator.integers(len(candidates))])
 
@@ -278,7 +298,7 @@ class ClipDataset(torch.utils.data.Dataset):
             if not any(self._is_partner(row, partner) for partner in range(len(self.table))):
                 raise ValueError(
                     f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
-                    "leave mismatched pairs out (mismatch_probability 0)"
+                    "train without mismatched pairs (mismatch_probability 0)"
                 )
 
     def _check_segments(self) -> None:
@@ -299,7 +319,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
 
 def _join(clips: Sequence[Clip]) -> Clip:
-    """Segments one after the other; shorter sound is padded with zeros to the longest, so that it can be cut again."""
+    """Segments one after the other; a shorter waveform is padded with zeros to the longest, so that it can be cut again."""
     frames = None if clips[0].frames is None else torch.cat([clip.frames for clip in clips])
     waveform = None
     if clips[0].waveform is not None:

@@ -4,6 +4,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def read_rows(
     if isinstance(data, (Dataset, DatasetDict)):
         return _dataset_rows(data, columns), []
     path = Path(data)
+    # What the folder is, by the files in it.
     csv_file = path if path.is_file() else path / "metadata.csv"
     if csv_file.is_file():
         return _csv_rows(csv_file, columns, segments, label_separator, allow_absolute_paths), []
@@ -67,6 +69,7 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
     tops = _subfolders(folder)
     if not tops:
         raise ValueError(f"{folder}: neither a metadata.csv nor subfolders; make one subfolder per class, or a table")
+    # Folders named as splits count only if all are, and if classes lie in them.
     by_split = all(top.name.lower() in SPLIT_NAMES and _subfolders(top) for top in tops)
     for top in tops:
         split = None
@@ -81,23 +84,32 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
                 name = printable(class_folder.relative_to(folder).as_posix())
                 warnings.append(f"{name}: no clip in it ({', '.join(VIDEO_SUFFIXES)})")
             for file in files:
-                row = _row(str(file), file.relative_to(folder).as_posix(), class_folder.name, split=split)
+                # The label is one line, as in a csv. The name of a clip is one line too: it stands in logs and cards.
+                label = " ".join(class_folder.name.split())
+                row = _row(str(file), file.relative_to(folder).as_posix(), label, split=split)
                 rows.append(row | _file_problem(file, row["name"]))
     return rows, warnings
 
 
 def _file_problem(file: Path, name: str) -> dict[str, str]:
-    """Why a file of a folder cannot be a clip, with a name that can be printed; empty for a clip."""
-    if printable(name) != name:
-        return {"name": printable(name), "problem": "name is not UTF-8: rename it"}
-    if file.suffix.lower() not in VIDEO_SUFFIXES:
-        return {"problem": f"no clip: the name ends in none of {', '.join(VIDEO_SUFFIXES)}"}
-    return {}
+    """The name that can be printed, and why the file cannot be a clip if so."""
+    fields = {"name": printable(name), "group": printable(name)}
+    if not is_utf8(name):
+        fields["problem"] = "name is not UTF-8: rename it"
+    elif file.suffix.lower() not in VIDEO_SUFFIXES:
+        fields["problem"] = f"no clip: the name ends in none of {', '.join(VIDEO_SUFFIXES)}"
+    return fields
 
 
 def printable(name: str) -> str:
-    """A file's name in which bytes that are not UTF-8 are written as `\\xe9`; pyarrow and JSON refuse them."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """A file's name as one line of text: `\\n` for a line break, and `\\xe9` for a byte that is not UTF-8."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f\u2028\u2029]", lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def is_utf8(name: str) -> bool:
+    """False for a file's name with other bytes, which pyarrow and JSON refuse."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _csv_rows(
@@ -115,13 +127,15 @@ def _csv_rows(
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     if segments:
+        # The first segment's label stands for the clip where only one is needed.
         columns = columns | {"label": segments[0]["label"]}
         for part in segments:
             _find_columns(header, dict(part), tuple(part), path.name)
-    found = _find_columns(header, columns, ("file_name", "label"), path.name)
+    column_of = _find_columns(header, columns, ("file_name", "label"), path.name)
+    # Line 1 is the header.
     rows = []
     for number, cells in enumerate(table, start=2):
-        values = {key: _cell(cells, column) for key, column in found.items()}
+        values = {key: _cell(cells, column) for key, column in column_of.items()}
         name = values["file_name"]
         source = None if name is None else table_path(path.parent, name, allow_absolute_paths)
         label = values["label"]
@@ -155,10 +169,12 @@ def _cell(cells: Mapping[str, str], column: str) -> str | None:
 def _csv_segments(cells: Mapping[str, str], segments: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     if not segments:
         return {}
-    found = {"segment_labels": [_cell(cells, part["label"]) for part in segments]}
+    labels_and_windows = {"segment_labels": [_cell(cells, part["label"]) for part in segments]}
     if all("start" in part and "end" in part for part in segments):
-        found["segment_windows"] = [(_cell(cells, part["start"]), _cell(cells, part["end"])) for part in segments]
-    return found
+        labels_and_windows["segment_windows"] = [
+            (_cell(cells, part["start"]), _cell(cells, part["end"])) for part in segments
+        ]
+    return labels_and_windows
 
 
 def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
@@ -168,17 +184,19 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
         kinds = [kind for kind in MODALITIES if kind in part.column_names]
         if not kinds:
             raise ValueError(f"the data set has columns {part.column_names}; it needs `video`, `audio` or both")
-        found = _find_columns(part.column_names, columns | {"file_name": False}, ("label",), "the data set")
+        column_of = _find_columns(part.column_names, columns | {"file_name": False}, ("label",), "the data set")
+        # Cells stay undecoded: a path, bytes, or both.
         for kind, feature in (("video", Video(decode=False)), ("audio", Audio(decode=False))):
             if kind in part.column_names:
                 part = part.cast_column(kind, feature)
-        names = class_names(part, found["label"])
+        # One row for each clip, with names in place of class indices.
+        names = class_names(part, column_of["label"])
         for number, cells in enumerate(part):
             video = cells[kinds[0]] if "video" in kinds else None
             audio = cells["audio"] if "audio" in kinds else video  # one file holds both
             path = next((cell["path"] for cell in (video, audio) if cell is not None and cell["path"]), None)
             name = path or f"{split or 'row'} {number}"
-            value = cells[found["label"]]
+            value = cells[column_of["label"]]
             several = isinstance(value, (list, tuple))
             label = (
                 tuple(sorted({_name_of(one, names) for one in value})) or None if several else _name_of(value, names)
@@ -190,11 +208,12 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
                     ]
                 }
             row = _row(None, name, label, video=video, audio=audio)
-            row |= {key: cells[found[key]] for key in ("start", "end", "split", "group") if key in found}
+            row |= {key: cells[column_of[key]] for key in ("start", "end", "split", "group") if key in column_of}
             row |= {key: cells[key] for key in SEGMENT_COLUMNS if key in part.column_names}
             if "segment_labels" in row:
                 row["segment_labels"] = [_name_of(one, names) for one in row["segment_labels"]]
-            if split is not None and len(parts) > 1 and "split" not in found and columns["split"] is not False:
+            # The parts of a DatasetDict are splits, unless a column says so.
+            if split is not None and len(parts) > 1 and "split" not in column_of and columns["split"] is not False:
                 row["split"] = split
             row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
             if cells.get("clip_id") is not None:
@@ -227,16 +246,16 @@ def _row(
 def _find_columns(
     header: Sequence[str], columns: dict[str, Any], required: Sequence[str], source: str
 ) -> dict[str, str]:
-    found = {}
+    column_of = {}
     for key, column in columns.items():
         if column is False:
             continue
         name = key if column is None or column is True else column
         if name in header:
-            found[key] = name
+            column_of[key] = name
         elif key in required or column not in (None, False):
             raise ValueError(f"{source}: no column {name!r}; its columns are {list(header)}; name one with {key}=")
-    return found
+    return column_of
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ def split_by_group(
     Returns:
         the split of each clip.
     """
+    # Clips per class of each group.
     splits = [split for split, fraction in fractions.items() if fraction > 0]
     classes = {label: index for index, label in enumerate(sorted(set(labels), key=str))}
     counts = defaultdict(lambda: np.zeros(len(classes)))  # group -> clips per class
@@ -42,11 +43,13 @@ def split_by_group(
     names = sorted(counts)
     total = np.sum([counts[name] for name in names], axis=0)
     groups_of_class = np.sum([counts[name] > 0 for name in names], axis=0)
+    # Wanted clips per split and class; a class with enough groups gets at least one group in each split.
     share = np.array([fractions[split] for split in splits]) / sum(fractions[split] for split in splits)
     target = share[:, None] * total  # [splits, classes]
     floor = np.where(groups_of_class >= len(splits), total / np.maximum(groups_of_class, 1), 0)
     target = np.maximum(target, floor)
     target[0] = np.maximum(total - target[1:].sum(0), floor)
+    # Large groups first: small ones then even out what is left.
     order = np.random.default_rng(seed).permutation(len(names))
     order = sorted(order, key=lambda index: -counts[names[index]].sum())  # stable: the seeded order among equals
     have = np.zeros_like(target)
@@ -92,12 +95,14 @@ def assign_splits(
             f"validation_fraction={validation_fraction} and test_fraction={test_fraction}: "
             "both must be 0 or more and their sum below 1"
         )
+    # What the table says.
     splits = _named_splits(given, len(labels), test_split)
     missing = {
         split: fraction
         for split, fraction in ((VALIDATION, validation_fraction), (TEST, test_fraction))
         if split not in splits and fraction > 0
     }
+    # What it lacks is carved out of the training clips.
     origin = "by the table" if given is not None and set(splits) != {TRAIN} else ""
     if missing:
         train = [index for index, split in enumerate(splits) if split == TRAIN]

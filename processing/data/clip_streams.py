@@ -47,7 +47,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         rank, world_size: of this process.
         keep: function of a row; rows for which it is False are skipped.
         held_out: clip ids and groups that must not come, as they are validated or tested on.
-        on_broken: "raise", or "skip": what cannot be decoded is logged and left out.
+        on_broken: "raise", or "skip": what cannot be decoded is logged and skipped.
 
     Raises:
         ValueError: a bad option; while reading, a clip that is held out.
@@ -72,10 +72,13 @@ class ClipStream(torch.utils.data.IterableDataset):
         on_broken: str = "raise",
         **options: Any,
     ):
+        # Options that contradict each other.
         if not 0 <= mismatch_probability <= 1:
             raise ValueError(f"{mismatch_probability=}; give a probability between 0 and 1")
         if mismatch_probability > 0 and len(set(modalities)) < 2:
-            raise ValueError(f"modalities={modalities!r}: mismatched pairs need video and audio; leave them out")
+            raise ValueError(
+                f"modalities={modalities!r}: mismatched pairs need video and audio; set mismatch_probability to 0"
+            )
         if shuffle_buffer < 1 or partner_buffer < 1:
             raise ValueError(f"{shuffle_buffer=}, {partner_buffer=}; give 1 or more")
         if on_broken not in ("raise", "skip"):
@@ -111,6 +114,7 @@ class ClipStream(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         info = get_worker_info()
         worker, epoch = info.id if info is not None else 0, int(self._epoch)
+        # An interrupted epoch goes on behind the rows that were given.
         passed = 0
         if self._resume["epoch"] == epoch:
             passed = self._resume["positions"].get(worker, 0)
@@ -121,12 +125,14 @@ class ClipStream(torch.utils.data.IterableDataset):
             if self.keep is not None and not self.keep(row):
                 continue
             self._check_held_out(row)
+            # Rows that were given still count as partners, undecoded.
             item = None if position <= passed else self._item(row, recent, epoch)
             recent.append(row)
             if item is not None:
                 yield item | {POSITION: torch.tensor([worker, epoch, position])}
 
     def _order(self, epoch: int) -> IterableDataset:
+        # The seed of the epoch orders shards and buffer, and processes share the rows.
         rows = self.rows
         if self.shuffle_buffer > 1:
             seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
@@ -143,6 +149,7 @@ class ClipStream(torch.utils.data.IterableDataset):
 
     def _item(self, row: dict[str, Any], recent: Iterable[dict[str, Any]], epoch: int) -> dict | None:
         number = int.from_bytes(hashlib.blake2b(row["clip_id"].encode(), digest_size=7).digest(), "big")
+        # Item 0 of a small data set: the clip itself, or a pair with a recent one.
         others = recent if self.mismatch_probability > 0 else ()
         pairs = _ShownPair([row, *others], number, epoch, self.reader, **self._options)
         pairs.draw(self.mismatch_probability)
@@ -151,7 +158,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         except ClipError as error:
             if self.on_broken == "raise":
                 raise
-            logger.warning("left out of the stream: %s", error)
+            logger.warning("skipped in the stream: %s", error)
             return None
 
 
@@ -169,17 +176,18 @@ class _ShownPair(ClipDataset):
         row = self.table[0]
         if row["video"] is None or row["audio"] is None or generator.random() >= mismatch_probability:
             return
-        keep_picture = generator.random() < 0.5
+        # A partner replaces the video or the audio, each half of the time.
+        keep_video = generator.random() < 0.5
         partners = [other for other in range(1, len(self.table)) if self._is_partner(0, other)]
         if partners:
             partner = partners[int(generator.integers(len(partners)))]
-            self._shown = (0, partner) if keep_picture else (partner, 0)
+            self._shown = (0, partner) if keep_video else (partner, 0)
 
     def pair(self, index: int) -> tuple[int, int]:
         return self._shown
 
     def _generator(self, index: int, purpose: int) -> np.random.Generator:
-        return super()._generator(self._number, purpose)  # by the clip, not by its place
+        return super()._generator(self._number, purpose)  # by the clip, not by its positions
 
     def _decode(self, row: dict[str, Any], kind: str, *arguments: Any) -> Clip:
         return super()._decode(row | {kind: read_remote(row[kind])}, kind, *arguments)
@@ -223,6 +231,7 @@ class StreamBatches(torch.utils.data.IterableDataset):
     ):
         self.stream, self.batch_size, self.epochs = stream, batch_size, epochs
         self.num_workers = min(num_workers, stream.num_shards)
+        # A worker without a shard would have nothing to do.
         if self.num_workers < num_workers:
             logger.warning(
                 "stream: %d loader workers for %d shards a process; %d are used, write more shards for more",
@@ -245,15 +254,17 @@ class StreamBatches(torch.utils.data.IterableDataset):
         yield from ({} for _ in range(self._empty_batches))
         self._empty_batches = 0
         while self.epochs is None or self.epoch < self.epochs:
+            # Where each worker stopped; empty batches bring the workers into turn.
             fresh = not self._positions
             fill = dict.fromkeys(range(self._turn), self.batch_size)
             self.stream.set_epoch(self.epoch)
             self.stream.go_on(self.epoch, self._positions, fill)
             for batch in self._workers:
-                place = batch.pop(POSITION, None)
-                if place is None:  # an empty one, which only takes its turn
+                positions = batch.pop(POSITION, None)
+                if positions is None:  # an empty one, which only takes its turn
                     continue
-                worker, _, position = place[-1].tolist()
+                # The last row of the batch says how far its worker is.
+                worker, _, position = positions[-1].tolist()
                 self._positions[worker] = position
                 self._turn = (worker + 1) % max(self.num_workers, 1)
                 self.batches += 1

@@ -52,7 +52,7 @@ def build_clip_table(
         label, file_name: the table's columns.
         start, end: columns with the clip's window in seconds. None takes the column of that name if there is one,
             False takes none (as for `split` and `group`); without a window a clip is the whole file.
-        split: column with train / validation / test. Sides that it lacks are carved out of train by group.
+        split: column with train / validation / test. Splits that it lacks are carved out of train by group.
         group: column that names what was recorded together; by default each file is a group.
         segments: for a csv whose clips have S labeled segments: S mappings such as
             `{"label": "word1", "start": "word1_start", "end": "word1_end"}`; without start and end the processor cuts the
@@ -64,7 +64,7 @@ def build_clip_table(
         validation_fraction, test_fraction: shares to carve out.
         test_split: the table's split to test on; all others train.
         seed: of the split.
-        check: "decode" reads every clip's sound and a frame of it (finds silent and damaged files), "probe" reads the
+        check: "decode" reads every clip's audio and a frame of it (finds silent and damaged files), "probe" reads the
             headers, "none" trusts the table.
         allow_absolute_paths: a csv may name files outside its folder by their absolute paths.
 
@@ -77,6 +77,7 @@ def build_clip_table(
         ValueError: nothing is left, a column or option is wrong, or clips leak between the splits.
         ClipError: a file name leaves its folder.
     """
+    # Read the rows, and skip those that cannot be used.
     if check not in CHECKS:
         raise ValueError(f"check={check!r}; use one of {', '.join(CHECKS)}")
     if window is not None and not window > 0:
@@ -93,22 +94,22 @@ def build_clip_table(
         raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
     _check_groups(rows)
 
+    # Split them by the table or by group.
     names = _class_names(rows)
     labels = _balanced_by(rows, names)
-    given = [row["split"] for row in rows] if all(row["split"] is not None for row in rows) else None
-    if given is None and any(row["split"] is not None for row in rows):
-        raise ValueError("split: some rows have a split and some have none; fill the column, or pass split=False")
     splits, origin = assign_splits(
         labels,
         [row["group"] for row in rows],
-        given,
+        _given_splits(rows),
         test_split=test_split,
         validation_fraction=validation_fraction,
         test_fraction=test_fraction,
         seed=seed,
     )
+    # Warn of what a user should know before training.
     warnings += _one_modality([row for row in rows if row["number"] in listed])
     warnings += missing_classes([_classes_of(row, names) for row in rows], splits, names)
+    # Make the tables, and check them as any other source is checked.
     table = _as_datasets(rows, splits, names)
     check_leaks(table)
     report = {
@@ -121,11 +122,20 @@ def build_clip_table(
         "seed": seed,
         "splits": {split: _count(part, names) for split, part in table.items()},
         "skipped": skipped,
-        "left_out_before": _left_out_before(data) if prepared else {},
+        "skipped_in_preparation": _skipped_before(data, prepared),
         "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
         "warnings": warnings,
     }
     return table, report
+
+
+def _given_splits(rows: list[dict[str, Any]]) -> list[str] | None:
+    given = [row["split"] for row in rows]
+    if all(split is None for split in given):
+        return None
+    if None in given:
+        raise ValueError("split: some rows have a split and some have none; fill the column, or pass split=False")
+    return given
 
 
 def _one_modality(rows: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
@@ -145,6 +155,7 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     lines.append(f"split {report['split']}")
     for split, count in report["splits"].items():
         lines.append(f"  {split}: {count['clips']} clips, {count['groups']} groups")
+    # Skipped clips by reason, with the first of each.
     for reason, number in report["skipped_by_reason"].items():
         lines.append(f"skipped {number}, {reason}")
         of_reason = [entry for entry in report["skipped"] if entry["reason"].split(":")[0] == reason]
@@ -174,9 +185,11 @@ def _all_names(row: dict[str, Any]) -> list[str]:
 def _class_names(rows: list[dict[str, Any]]) -> list[str]:
     """The data set's own names in its order where it has them, else what the rows name, sorted."""
     names = {name for row in rows for name in _all_names(row)}
+    # The order of a data set's own class names is kept: a model may have been trained with it.
     known = rows[0].get("class_names")
     if known and names <= set(known):
         return list(known)
+    # Classes that are numbers sort as numbers.
     whole = all(name.lstrip("-").isdigit() for name in names)
     return sorted(names, key=int) if whole else sorted(names)
 
@@ -199,6 +212,7 @@ def _balanced_by(rows: list[dict[str, Any]], names: list[str]) -> list[int]:
 
 
 def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]) -> DatasetDict:
+    # Columns that every table has.
     several = isinstance(rows[0]["label"], tuple)
     features = {
         **MEDIA,
@@ -208,6 +222,7 @@ def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]
         "group": Value("string"),
         "clip_id": Value("string"),
     }
+    # Columns of labeled segments.
     of_segments = {"segment_labels": "int64", "segment_matched": "bool", "segment_windows": None}
     for key, kind in of_segments.items():
         if key in rows[0]:
@@ -217,6 +232,7 @@ def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]
         features["weight"] = Value("float64")
     if several and all(isinstance(row["cells"].get("modalities"), list) for row in rows):
         features["modalities"] = List(Value("string"))
+    # One table for each split, with class indices in place of names.
     parts = {}
     for split in SPLITS:
         chosen = [row for row, of in zip(rows, splits, strict=True) if of == split]
@@ -242,8 +258,10 @@ def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]
     return DatasetDict(parts)
 
 
-def _left_out_before(folder: Any) -> dict[str, int]:
-    """What `processing.prepare` left out of the set, by status."""
+def _skipped_before(folder: Any, prepared: bool) -> dict[str, int]:
+    """How many clips `processing.prepare` skipped, by status."""
+    if not prepared:
+        return {}
     total = read_report(Path(folder))["total"]
     return {status: number for status, number in total.items() if status not in ("listed", "found", "used") and number}
 

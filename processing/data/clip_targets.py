@@ -18,8 +18,8 @@ class ClipTargets:
     """Labels of a table's rows as tensors.
 
     `kind` is `"clip"` (`label` is a class), `"segments"` (`segment_labels` holds S classes) or `"multi_label"`
-    (`label` is a list of classes). A boolean list `segment_matched`, where the table has it, marks segments whose sound
-    does not belong to the picture, such as the background seconds of AVE.
+    (`label` is a list of classes). A boolean list `segment_matched`, where the table has it, marks segments whose audio
+    does not belong to the video, such as the background seconds of AVE.
 
     Args:
         table: rows as `build_clip_table` gives them.
@@ -33,6 +33,7 @@ class ClipTargets:
         inner = getattr(feature, "feature", None)
         self.names: list[str] = list((feature if isinstance(feature, ClassLabel) else inner).names)
         self.kind = "multi_label" if inner is not None else "clip"
+        # Ragged lists stay lists; single classes become an array.
         self.clip_labels = table["label"][:] if inner is not None else np.array(table["label"], dtype=np.int64)
         self.num_segments, self.segment_labels, self.segment_matched = 1, None, None
         if "segment_labels" in table.column_names:
@@ -55,6 +56,7 @@ class ClipTargets:
             return torch.zeros(len(self.names)).index_fill_(
                 0, torch.tensor(self.clip_labels[row], dtype=torch.long), 1
             )
+        # A mismatched pair has no class: -100 in place of each.
         values = self.clip_labels[row] if self.kind == "clip" else self.segment_labels[row]
         values = torch.as_tensor(values, dtype=torch.int64)
         return values if matched else torch.full_like(values, IGNORED_LABEL)
@@ -81,6 +83,7 @@ class ClipTargets:
             return False
         if self.kind == "clip":
             return True
+        # Background and unlabeled seconds say nothing about what two clips share.
         ignored = self._background | {IGNORED_LABEL}
         return not (set(self.segment_labels[first].tolist()) & set(self.segment_labels[second].tolist())) - ignored
 
@@ -106,6 +109,7 @@ class ClipTargets:
         return np.array(values, dtype=dtype)
 
     def _check_range(self, table: Dataset) -> None:
+        # Rows of classes, whatever the kind.
         if self.kind == "segments":
             rows = self.segment_labels
         else:

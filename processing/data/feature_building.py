@@ -35,7 +35,7 @@ class Source:
     name: str
     start: float | None
     end: float | None
-    place: tuple[str, int, str]
+    cell: tuple[str, int, str]
     streams: set[str]
 
 
@@ -52,14 +52,14 @@ def keyed_tables(tables: Mapping[str, Dataset]) -> tuple[DatasetDict, dict[str, 
                 if cell is None:
                     cells[stream].append(None)
                     continue
-                if stream == "video" or cell != row["video"]:  # else it is that of the picture
+                if stream == "video" or cell != row["video"]:  # else it is the video's
                     identity = fingerprint(_identity(cell, row["clip_id"]))
                 cells[stream].append({"path": identity, "bytes": None})
                 name = cell["path"] or row["clip_id"]
                 for start, end in row.get("segment_windows") or [(row["start"], row["end"])]:
                     key = window_key(identity, start, end)
-                    place = (split, index, stream)
-                    sources.setdefault(key, Source(key, name, start, end, place, set())).streams.add(stream)
+                    location = (split, index, stream)
+                    sources.setdefault(key, Source(key, name, start, end, location, set())).streams.add(stream)
         for stream, feature in (("video", Video(decode=False)), ("audio", Audio(decode=False))):
             table = table.remove_columns(stream).add_column(stream, cells[stream], feature=feature)
         keyed[split] = table
@@ -82,18 +82,19 @@ def _identity(cell: Mapping[str, Any], clip_id: str) -> list[Any]:
     if cell["bytes"] is not None:
         return ["bytes", hashlib.sha256(cell["bytes"]).hexdigest()]
     try:
-        found = os.stat(cell["path"])
+        stat = os.stat(cell["path"])
     except OSError as error:
         raise clip_error(
             f"{clip_id} ({cell['path']})", "path", "no such file; mend the table, or bring it back"
         ) from error
-    return ["path", os.path.abspath(cell["path"]), found.st_size, found.st_mtime_ns]
+    return ["path", os.path.abspath(cell["path"]), stat.st_size, stat.st_mtime_ns]
 
 
 def missing_jobs(
     shards: Mapping[str, FeatureShards], sources: Mapping[str, Source]
 ) -> list[tuple[tuple, list[Source]]]:
     """Jobs of one shard each: the streams that are missing, and of which sources."""
+    # Clips that lack the same streams share a job, and a job makes one shard.
     groups: dict[tuple, list[Source]] = {}
     for key, source in sources.items():
         streams = tuple(s for s in MODALITIES if s in shards and s in source.streams and key not in shards[s].clips)
@@ -110,28 +111,28 @@ def announce(shards: Mapping[str, FeatureShards], sources: Mapping[str, Source],
     """Say what is built and why: other settings, changed files."""
     missing = sum(len(group) for _, group in jobs)
     logger.info("feature cache: %d of %d clips are to be decoded", missing, len(sources))
-    for held in shards.values():
-        if not held.clips:
-            for line in held.other_settings():
+    for shards_of_stream in shards.values():
+        if not shards_of_stream.clips:
+            for line in shards_of_stream.other_settings():
                 logger.warning(
                     "feature cache: %s was made with other settings (%s); it is kept, and a new one built beside it "
                     "in %s: delete it if no run needs it",
                     *line.split(": ", 1),
-                    held.folder.name,
+                    shards_of_stream.folder.name,
                 )
-        for name, shard in stale_clips(held, sources.values()):
+        for name, shard in stale_clips(shards_of_stream, sources.values()):
             logger.warning("feature cache: %s has changed since it was cached in %s; it is decoded anew", name, shard)
 
 
 def stale_clips(shards: FeatureShards, sources: Iterable[Source]) -> list[tuple[str, str]]:
     """(clip, shard file) of what was cached from a file or bytes that have changed since."""
     cached = {(clip.name, clip.start, clip.end): clip for clip in shards.clips.values()}
-    found = []
+    stale = []
     for source in sources:
         clip = cached.get((source.name, source.start, source.end))
         if clip is not None and source.key not in shards.clips:
-            found.append((source.name, clip.shard))
-    return found
+            stale.append((source.name, clip.shard))
+    return stale
 
 
 class ShardJobs(torch.utils.data.Dataset):
@@ -149,32 +150,33 @@ class ShardJobs(torch.utils.data.Dataset):
         failures: list[str] = []
         decoded = self._decode(streams, sources, failures)
         size = 0
+        # Frames first, since they need the room; audio after them.
         if "video" in streams:
-            sounds = []
+            audio_entries = []
 
-            def pictures() -> Iterator[tuple]:  # frames go to the disk one clip at a time, sounds are small
-                for entry, frames, sound in decoded:
-                    sounds.append((entry, *sound))
+            def video_entries() -> Iterator[tuple]:  # frames go to the disk one clip at a time, waveforms are small
+                for entry, frames, audio in decoded:
+                    audio_entries.append((entry, *audio))
                     yield entry, frames, None
 
-            size += self.shards["video"].write(pictures())
+            size += self.shards["video"].write(video_entries())
         else:
-            sounds = ((entry, *sound) for entry, _, sound in decoded)
+            audio_entries = ((entry, *audio) for entry, _, audio in decoded)
         if "audio" in streams:
-            size += self.shards["audio"].write(sounds)
+            size += self.shards["audio"].write(audio_entries)
         return {"clips": len(sources), "bytes": size, "failures": failures}
 
     def _decode(self, streams: tuple, sources: list[Source], failures: list[str]) -> Iterator[tuple]:
         for source in sources:
-            split, index, column = source.place
+            split, index, column = source.cell
             try:
                 clip = self._load(self.tables[split][index][column], source, streams)
                 frames = None if clip.frames is None else self._frames(clip.frames)
-                sound = (None, None) if clip.waveform is None else self._sound(clip.waveform)
+                audio = (None, None) if clip.waveform is None else self._audio(clip.waveform)
             except ClipError as error:
                 failures.append(str(error))
                 continue
-            yield (source.key, source.name, source.start, source.end), frames, sound
+            yield (source.key, source.name, source.start, source.end), frames, audio
 
     def _load(self, cell: Mapping[str, Any], source: Source, streams: tuple) -> Clip:
         try:
@@ -191,6 +193,7 @@ class ShardJobs(torch.utils.data.Dataset):
     def _frames(self, frames: torch.Tensor) -> torch.Tensor:
         if self.shards["video"].settings["frames"] == "decoded":
             return frames
+        # As the video processor does it, up to the point where pixels become float.
         resized = self.processor.video_processor(
             videos=[frames], do_rescale=False, do_normalize=False, do_sample_frames=False, return_tensors="pt"
         )["pixel_values_videos"][0]
@@ -198,11 +201,12 @@ class ShardJobs(torch.utils.data.Dataset):
             raise TypeError(f"the video processor resizes to {resized.dtype}, not uint8; leave the feature cache out")
         return resized
 
-    def _sound(self, waveform: torch.Tensor) -> tuple[torch.Tensor, float | None]:
-        if self.shards["audio"].settings["sound"] == "spectrogram":
+    def _audio(self, waveform: torch.Tensor) -> tuple[torch.Tensor, float | None]:
+        if self.shards["audio"].settings["audio"] == "spectrogram":
             extractor = self.processor.feature_extractor
             features = extractor([waveform], sampling_rate=extractor.sampling_rate, return_tensors="pt")
             return features["input_features"][0].to(torch.bfloat16), None
+        # 16 bits relative to the clip's peak.
         scale = max(float(waveform.abs().max()) if waveform.numel() else 0.0, 1e-30) / 32767
         return (waveform / scale).round().to(torch.int16), scale
 
@@ -219,6 +223,7 @@ def run_jobs(
         num_workers=min(num_workers, len(jobs)),
         multiprocessing_context=multiprocessing_context if num_workers else None,
     )
+    # Report progress, and stop before the disk is full.
     total, done, written, failures = sum(len(group) for _, group in jobs.jobs), 0, 0, []
     with tqdm(total=total, desc="feature cache", unit="clip", disable=None) as progress:
         for result in loader:
@@ -228,6 +233,7 @@ def run_jobs(
             check_room(next(iter(jobs.shards.values())).root, written / done * (total - done), "feature_cache")
     for shards in jobs.shards.values():
         shards.reload()
+    # All other clips are cached by now.
     if failures:
         shown = "\n".join(f"  {failure}" for failure in failures[:5])
         raise ClipError(

@@ -5,9 +5,9 @@
 What is kept depends on what the run changes at random, so that items stay what they are without the cache:
 
 * frames: "resized" (cut, resized and laid out by the video processor, before it rescales and normalizes; nothing is
-  lost, uint8 is what resizing gives) where pictures are not augmented, else "decoded" (as the file shows them: crops
+  lost, uint8 is what resizing gives) where frames are not augmented, else "decoded" (as the file shows them: crops
   and flips come before resizing);
-* sound: "spectrogram" (bfloat16) where the sound is not changed, else "waveform" (16 bits below the clip's own peak),
+* audio: "spectrogram" (bfloat16) where the waveform is not changed, else "waveform" (16 bits below the clip's own peak),
   to which gain and noise are added before the spectrogram is taken.
 """
 
@@ -77,13 +77,15 @@ class FeatureCache:
 
     def check_draws(self, *, noise_db: Any, augmentation: Any, clip_seconds: float | None) -> None:
         """Refuse, with ValueError, random changes that come before what is cached. `ClipDataset` asks at its start."""
-        changes_frames = augmentation is not None and changes_pictures(augmentation)
+        # Resized frames come too late for crops and flips.
+        changes_frames = augmentation is not None and changes_frames_at_random(augmentation)
         if changes_frames and self._finisher is not self.processor:
             raise ValueError('the feature cache holds resized frames, too late to crop or flip; use frames="decoded"')
+        # Spectrograms come too late for noise and gain.
         audio = self.shards.get("audio")
         changed = noise_db is not None or (augmentation is not None and augmentation.gain_db != 0)
-        if changed and audio is not None and audio.settings["sound"] == "spectrogram":
-            raise ValueError('the feature cache holds spectrograms, too late for noise and gain; use sound="waveform"')
+        if changed and audio is not None and audio.settings["audio"] == "spectrogram":
+            raise ValueError('the feature cache holds spectrograms, too late for noise and gain; use audio="waveform"')
         if clip_seconds is not None:
             raise ValueError("the feature cache holds fixed windows; leave clip_seconds or the feature cache out")
 
@@ -98,7 +100,8 @@ class FeatureCache:
         wanted = request.num_frames
         if "video" in request.streams and wanted is not None and wanted != self.num_frames:
             raise ValueError(f"num_frames={wanted}, but the feature cache holds {self.num_frames}; build it anew")
-        found = {}
+        # One entry of a shard for each stream.
+        arrays = {}
         name = source.get("path") if isinstance(source, dict) else source
         key = window_key(name, request.start, request.end)
         for stream in request.streams:
@@ -108,25 +111,26 @@ class FeatureCache:
                     f"{name}: no {stream} from {request.start} s to {request.end} s of it in the feature cache; give the data set "
                     "`cache.tables`"
                 )
-            name, found[stream] = clip.name, self.shards[stream].read(clip)
-            if found[stream] is None and request.on_missing == "raise":
+            name, arrays[stream] = clip.name, self.shards[stream].read(clip)
+            if arrays[stream] is None and request.on_missing == "raise":
                 raise clip_error(name, stream, f'the file has no {stream} stream; give another, or on_missing="none"')
-        if all(value is None for value in found.values()):
+        if all(value is None for value in arrays.values()):
             raise clip_error(name, " and ".join(request.streams), "the file has no such stream; give another file")
-        rate = self.processor.feature_extractor.sampling_rate if found.get("audio") is not None else None
-        return Clip(frames=found.get("video"), waveform=found.get("audio"), sampling_rate=rate, path=name)
+        rate = self.processor.feature_extractor.sampling_rate if arrays.get("audio") is not None else None
+        return Clip(frames=arrays.get("video"), waveform=arrays.get("audio"), sampling_rate=rate, path=name)
 
     def __call__(self, videos: Any = None, audio: Any = None, **kwargs: Any) -> Any:
-        """As the processor's call, of frames and sounds that `load_clip` gave: what they lack is done."""
+        """As the processor's call, of frames and waveforms that `load_clip` gave: what they lack is done."""
         if audio is None or audio[0].ndim == 1:
             return self._finisher(videos=videos, audio=audio, **kwargs)
+        # Spectrograms are ready: only the frames go through the processor.
         batch = {} if videos is None else self._finisher(videos=videos, **{**kwargs, "sampling_rate": None})
         batch["input_features"] = torch.stack([spectrogram.float() for spectrogram in audio])
         batch["has_audio"] = torch.ones(len(audio), dtype=torch.bool)
         return batch
 
 
-def changes_pictures(augmentation: ClipAugmentation) -> bool:
+def changes_frames_at_random(augmentation: ClipAugmentation) -> bool:
     """Whether frames are cropped or flipped at random, which comes before they are resized."""
     return augmentation.random_resized_crop_scale is not None or augmentation.flip > 0
 
@@ -139,7 +143,7 @@ def build_feature_cache(
     num_frames: int,
     streams: Sequence[str] = MODALITIES,
     frames: str = "resized",
-    sound: str = "spectrogram",
+    audio: str = "spectrogram",
     num_workers: int = 0,
     multiprocessing_context: str | None = None,
 ) -> FeatureCache:
@@ -156,7 +160,7 @@ def build_feature_cache(
         num_frames: decoded per clip; where rows have `segment_windows`, shared out over them.
         streams: "video", "audio" or both.
         frames: "resized" or "decoded".
-        sound: "spectrogram" or "waveform".
+        audio: "spectrogram" or "waveform".
         num_workers: processes beside this one that decode.
         multiprocessing_context: "fork" or "spawn"; None is the platform's.
 
@@ -164,15 +168,17 @@ def build_feature_cache(
         ClipError: clips cannot be decoded; all others are cached by then.
         ValueError: a bad option, a damaged shard, or too little room on the disk.
     """
-    if frames not in ("resized", "decoded") or sound not in ("spectrogram", "waveform"):
-        raise ValueError(f'{frames=}, {sound=}; use "resized" or "decoded", "spectrogram" or "waveform"')
+    # Options and settings; shards of other settings lie in other folders.
+    if frames not in ("resized", "decoded") or audio not in ("spectrogram", "waveform"):
+        raise ValueError(f'{frames=}, {audio=}; use "resized" or "decoded", "spectrogram" or "waveform"')
     if not streams or set(streams) - set(MODALITIES):
         raise ValueError(f'streams={streams!r}; give "video", "audio" or both')
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
     num_frames //= windows_per_clip(tables)
-    settings = {"video": _video_settings(processor, frames, num_frames), "audio": _sound_settings(processor, sound)}
+    settings = {"video": _video_settings(processor, frames, num_frames), "audio": _audio_settings(processor, audio)}
     keyed, sources = keyed_tables(tables)
+    # One process builds what is missing, the others wait and then find it.
     with FileLock(root / ".lock"):
         shards = {stream: FeatureShards(root, stream, settings[stream]) for stream in streams}
         missing = missing_jobs(shards, sources)
@@ -194,10 +200,10 @@ def _video_settings(processor: Any, frames: str, num_frames: int) -> dict[str, A
     return settings
 
 
-def _sound_settings(processor: Any, sound: str) -> dict[str, Any]:
-    left_out = set() if sound == "spectrogram" else _ONLY_SPECTRAL
-    return {"sound": sound, "feature_extractor": _fields(processor.feature_extractor, left_out)}
+def _audio_settings(processor: Any, form: str) -> dict[str, Any]:
+    ignored = set() if form == "spectrogram" else _ONLY_SPECTRAL
+    return {"audio": form, "feature_extractor": _fields(processor.feature_extractor, ignored)}
 
 
-def _fields(part: Any, left_out: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in part.to_dict().items() if name not in left_out | _NAMES}
+def _fields(part: Any, ignored: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in part.to_dict().items() if name not in ignored | _NAMES}

@@ -51,7 +51,7 @@ def fingerprint(value: Any) -> str:
 
 
 class FeatureShards:
-    """Arrays of one stream, found by the key of their clip.
+    """Arrays of one stream, settings by the key of their clip.
 
     Holds names only, so that it can be pickled; files are opened by the process that reads.
 
@@ -132,8 +132,8 @@ class FeatureShards:
         lines = []
         for file in sorted(self.root.glob(f"{self.stream}-*/settings.json")):
             if file.parent != self.folder:
-                found = json.loads(file.read_text(encoding="utf-8"))
-                lines.append(f"{file.parent.name}: {'; '.join(differences(found, self.settings))}")
+                settings = json.loads(file.read_text(encoding="utf-8"))
+                lines.append(f"{file.parent.name}: {'; '.join(differences(settings, self.settings))}")
         return lines
 
     @staticmethod

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Frames whose sounding pixels are known, with the sound around them: one row a frame, whatever set it comes from."""
+"""Frames whose sounding pixels are known, with the audio around them: one row a frame, whatever set it comes from."""
 
 import csv
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as pictures
+import torchvision.transforms.v2.functional as transforms
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -27,20 +27,20 @@ class LabeledFrame:
     """One frame.
 
     Attributes:
-        sound: file with the sound: a clip, or a wav.
-        frame: picture file; None takes the frame from `sound` at `time`.
-        time: of the frame, in seconds of `sound`; None is its middle.
-        mask: picture whose pixels above 127 sound (`semantic`: class indices), or None.
+        audio: file with the audio: a clip, or a wav.
+        frame: image file; None takes the frame from `audio` at `time`.
+        time: of the frame, in seconds of `audio`; None is its middle.
+        mask: image whose pixels above 127 sound (`semantic`: class indices), or None.
         boxes: for each annotator `(left, top, right, bottom)` boxes.
-        box_size: (height, width) that the boxes refer to; None: shares of the picture.
+        box_size: (height, width) that the boxes refer to; None: shares of the frame.
         annotators_needed: for full consensus, see `consensus_map`.
         semantic: the mask holds class indices.
-        label: class of the sound, or None.
+        label: class of the audio, or None.
         group: the video, whose frames belong together.
         split: "train", "val" or "test".
     """
 
-    sound: str
+    audio: str
     frame: str | None = None
     time: float | None = None
     mask: str | None = None
@@ -54,7 +54,7 @@ class LabeledFrame:
 
 
 def window_around(time: float | None, seconds: float, duration: float) -> tuple[float, float]:
-    """`seconds` of sound around `time`, moved inside the clip; the whole clip where it is shorter."""
+    """`seconds` of audio around `time`, moved inside the clip; the whole clip where it is shorter."""
     time = duration / 2 if time is None else time
     start = min(max(time - seconds / 2, 0.0), max(duration - seconds, 0.0))
     return start, min(start + seconds, duration)
@@ -64,11 +64,11 @@ def read_mask(path: str, semantic: bool = False) -> torch.Tensor:
     """int64 `[H, W]`: 0 and 1, or class indices.
 
     Raises:
-        ValueError: no picture.
+        ValueError: no image.
     """
     try:
-        with Image.open(path) as picture:
-            values = np.array(picture if semantic else picture.convert("L"))
+        with Image.open(path) as image:
+            values = np.array(image if semantic else image.convert("L"))
     except OSError as error:
         raise ValueError(f"{path}: mask: cannot be read ({error}); copy it again") from error
     if values.ndim != 2:
@@ -78,14 +78,16 @@ def read_mask(path: str, semantic: bool = False) -> torch.Tensor:
 
 def fit_map(values: torch.Tensor, video_processor: Any) -> torch.Tensor:
     """A map `[H, W]` resized (nearest) and cropped as the video processor does it with its frame."""
+    # Resize as the video processor does, without new values between classes.
     size = dict(video_processor.size)
     edge = size.get("shortest_edge")
     wanted = [edge] if edge else [size["height"], size["width"]]
-    mode = pictures.InterpolationMode.NEAREST_EXACT
-    values = pictures.resize(values[None], wanted, interpolation=mode)[0]
+    mode = transforms.InterpolationMode.NEAREST_EXACT
+    values = transforms.resize(values[None], wanted, interpolation=mode)[0]
+    # Crop as it does.
     if video_processor.do_center_crop:
         crop = dict(video_processor.crop_size)
-        values = pictures.center_crop(values, [crop["height"], crop["width"]])
+        values = transforms.center_crop(values, [crop["height"], crop["width"]])
     return values
 
 
@@ -94,7 +96,7 @@ class LabeledFrames(Dataset):
 
     Args:
         rows: the frames.
-        processor: a `DeepAVFusionProcessor` (or another with its methods), whose sound is one window.
+        processor: a `DeepAVFusionProcessor` (or another with its methods), whose audio is one window.
         target: "mask" (labels int64 `[H, W]`), "boxes" (consensus float `[H, W]`) or "class" (labels int64 scalar).
         classes: names of the classes, for "class".
         cache: keep what was decoded in memory.
@@ -113,9 +115,12 @@ class LabeledFrames(Dataset):
     ):
         if target not in ("mask", "boxes", "class"):
             raise ValueError(f'target={target!r}; use "mask", "boxes" or "class"')
+        # A row without the target would fail in the middle of an epoch.
         for row in rows:
             if {"mask": row.mask is None, "boxes": not row.boxes, "class": row.label not in classes}[target]:
-                raise ValueError(f"{row.frame or row.sound}: has no {target}; choose another target, or leave it out")
+                raise ValueError(
+                    f"{row.frame or row.audio}: has no {target}; choose another target, or remove the row"
+                )
         self.rows, self.processor, self.target, self.classes = list(rows), processor, target, list(classes)
         self._kept: dict[int, dict[str, torch.Tensor]] | None = {} if cache else None
 
@@ -130,14 +135,16 @@ class LabeledFrames(Dataset):
         return dict(self._kept[index])
 
     def _load(self, row: LabeledFrame) -> dict[str, torch.Tensor]:
+        # The window of audio around the frame.
         extractor = self.processor.feature_extractor
-        duration = clip_window(row.sound)[1]
+        duration = clip_window(row.audio)[1]
         seconds = extractor.segment_seconds or extractor.num_frames * extractor.hop_length / extractor.sampling_rate
         start, end = window_around(row.time, seconds, duration)
+        # A frame from its image file, or from the clip at the frame's time.
         frame = None
         if row.frame is not None:
-            with Image.open(row.frame) as picture:
-                frame = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None]
+            with Image.open(row.frame) as image:
+                frame = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
         request = ClipRequest(
             start,
             end,
@@ -145,8 +152,9 @@ class LabeledFrames(Dataset):
             sampling_rate=extractor.sampling_rate,
             streams=("audio",) if frame is not None else ("video", "audio"),
         )
-        loaded = load_clip(row.sound, request)
+        loaded = load_clip(row.audio, request)
         frame = loaded.frames if frame is None else frame
+        # Model inputs, without the batch axis.
         batch = self.processor(videos=[frame], audio=[loaded.waveform], sampling_rate=extractor.sampling_rate)
         example = {name: batch[name][0] for name in ("pixel_values_videos", "input_features")}
         return example | {"labels": self._labels(row, frame.shape[-2:])}
@@ -156,9 +164,12 @@ class LabeledFrames(Dataset):
             return torch.tensor(self.classes.index(row.label))
         if self.target == "mask":
             return fit_map(read_mask(row.mask, row.semantic), self.processor.video_processor)
+        # Boxes in pixels of the frame, then one map of what the annotators agree on.
         height, width = row.box_size or (1, 1)
         scale = (size[1] / width, size[0] / height) * 2
-        boxes = [[tuple(v * s for v, s in zip(box, scale, strict=True)) for box in own] for own in row.boxes]
+        boxes = [
+            [tuple(v * s for v, s in zip(box, scale, strict=True)) for box in annotator] for annotator in row.boxes
+        ]
         consensus = consensus_map(boxes, size[0], size[1], row.annotators_needed)
         return fit_map(torch.from_numpy(consensus).float(), self.processor.video_processor)
 
@@ -180,14 +191,14 @@ def read_duet(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
             if cells["split"] != split:
                 continue
             clip = safe_join(folder, cells["file_name"])
-            with Image.open(safe_join(folder, cells["mask"])) as picture:
-                size = picture.height, picture.width
+            with Image.open(safe_join(folder, cells["mask"])) as image:
+                size = image.height, image.width
             rows.append(
                 LabeledFrame(
                     clip,
                     time=float(cells["time"]),
                     mask=safe_join(folder, cells["mask"]),
-                    boxes=[[tuple(float(cells[side]) for side in ("left", "top", "right", "bottom"))]],
+                    boxes=[[tuple(float(cells[edge]) for edge in ("left", "top", "right", "bottom"))]],
                     box_size=size,
                     label=cells["color"],
                     group=cells["file_name"],

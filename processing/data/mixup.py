@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""MixUp for pairs (Zhang et al., ICLR 2018): picture, sound and label of two clips are mixed by one and the same lambda."""
+"""MixUp for pairs (Zhang et al., ICLR 2018): video, audio and label of two clips are mixed by one and the same lambda."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -74,9 +74,11 @@ class RowReader:
 
     def __call__(self, cells: Mapping[str, Any]) -> dict[str, Any]:
         """Raises ValueError where the label is no class, and ClipError where the row has no clip."""
+        # The cells by what they hold; a WebDataset has several in one json.
         values = dict(cells.get(self.columns.get("json", "")) or {})
         values |= {key: cells[column] for key, column in self.columns.items() if key != "json"}
         key = f"{os.path.basename(cells['__url__'])}/{cells['__key__']}" if "__key__" in cells else None
+        # Video and audio: two cells, or one file with both.
         row: dict[str, Any] = {"video": values.get("video"), "audio": values.get("audio")}
         if "audio" not in self.columns:
             row["audio"] = row["video"]  # one file holds both
@@ -86,16 +88,19 @@ class RowReader:
         if cell is None:
             raise clip_error(key or "a row", "video", "is empty, and so is audio; leave the row out")
         source = key or self._source(cell)
+        # Window, id and group; the id names file and window.
         for name in ("start", "end"):
             row[name] = None if values.get(name) is None else float(values[name])
         window = "" if row["end"] is None else f"@{row['start'] or 0:.3f}-{row['end']:.3f}"
         row["clip_id"] = str(values.get("clip_id") or source + window)
         row["group"] = str(source if values.get("group") is None else values["group"])
+        # Labels as class indices.
         label = values.get("label")
         if self.several:
             row["label"] = [self._label(value, row["clip_id"]) for value in label]
         else:
             row["label"] = self._label(label, row["clip_id"])
+        # Segments, and cells in the form of a clip table.
         row |= {key: values[key] for key in SEGMENT_COLUMNS if key in self.columns}
         for kind in MODALITIES:
             row[kind] = None if row[kind] is None else self._cell(row[kind], row["clip_id"])
@@ -167,7 +172,7 @@ def open_source(
         data: `hf://datasets/user/name`, `user/name`, a folder of `*.parquet` or `*.tar` shards (split by the first word
             of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`), or one such file. Columns
             `video` and / or `audio` and a label; tar members `mp4`, `cls` and / or `json` (label, start, end, group,
-            clip_id), and `wav` or the like for a sound of its own.
+            clip_id), and `wav` or the like for audio in a separate file.
         label: column of the class.
         start, end, group: columns; None takes the one of that name if there is one, False takes none.
         class_names: the classes in the order of their numbers, or a file with one a line. Needed where neither the
@@ -306,8 +311,8 @@ def _tar_feature(name: str) -> Any:
 def _tar_columns(fields: Sequence[str], data: Any) -> dict[str, str]:
     columns = {}
     for kind, suffixes in (("video", VIDEO_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
-        found = [name for name in fields if f".{name}" in suffixes]
-        columns |= {kind: found[0]} if found else {}
+        members = [name for name in fields if f".{name}" in suffixes]
+        columns |= {kind: members[0]} if members else {}
     if "cls" in fields:
         columns["label"] = "cls"
     if "json" in fields:
@@ -351,8 +356,8 @@ def _names_in(splits: Mapping, columns: Mapping[str, str], builder: Any, options
         raise ValueError(f"{data}: nothing names the classes; {cure}")
     alone = load_dataset_builder(**options, columns=[columns["label"]]).as_streaming_dataset()
     cells = [row[columns["label"]] for part in alone.values() for row in part]
-    found = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
-    return sorted(name for name in found if name is not None)
+    names = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
+    return sorted(name for name in names if name is not None)
 
 
 def _named_splits(splits: Mapping[str, Any], test_split: str | None, data: Any) -> dict[str, str]:

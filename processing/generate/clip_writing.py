@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Write a short clip (picture, sound, or both) to a real media file with PyAV."""
+"""Write a short clip (video, audio, or both) to a real media file with PyAV."""
 
 import os
 from collections.abc import Sequence
@@ -64,22 +64,17 @@ def write_clip(
     """
     path = Path(path)
     video_encoder, audio_encoder = _encoders(path)
-    frames = None if frames is None else _as_frames(frames, path)
-    if frames is None and waveform is None:
-        raise ValueError(f"{path}: nothing to write; give frames, a waveform, or both")
-    if frames is not None and video_encoder is None:
-        raise ValueError(f"{path}: {path.suffix} holds sound only; write frames to .mp4, .mov, .mkv, .webm or .avi")
-    if rotation % 90 or (rotation and path.suffix.lower() not in (".mp4", ".mov")):
-        raise ValueError(f"{path}: rotation={rotation}; give 0, 90, 180 or 270, and a .mp4 or .mov file")
-    if frames is not None and frame_times is None:
-        frame_times = np.arange(len(frames)) / float(fps)
-    if frames is not None and len(frame_times) != len(frames):
-        raise ValueError(f"{path}: {len(frame_times)} frame_times for {len(frames)} frames; give one for each frame")
+    if frames is not None:
+        frames = _as_frames(frames, path)
+        if frame_times is None:
+            frame_times = np.arange(len(frames)) / float(fps)
+    _check_streams(path, frames, waveform, frame_times, rotation)
 
     import av
 
     with atomic_file(path) as temporary:
         with av.open(str(temporary), "w") as container:
+            # Streams have to be declared before the first packet.
             packets = []
             video = audio = None
             if frames is not None:
@@ -92,6 +87,7 @@ def write_clip(
             if audio is not None:
                 first = start_time if audio_start_time is None else audio_start_time
                 packets += _encode_waveform(audio, waveform, sampling_rate, layout, first)
+            # Players want both streams interleaved by time.
             for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
                 container.mux(packet)
         if rotation and video is not None:
@@ -103,6 +99,17 @@ def _encoders(path: Path) -> tuple[str | None, str]:
     if path.suffix.lower() not in ENCODERS:
         raise ValueError(f"{path}: cannot write {path.suffix!r} files; use one of {', '.join(ENCODERS)}")
     return ENCODERS[path.suffix.lower()]
+
+
+def _check_streams(path: Path, frames, waveform, frame_times: Sequence[float] | None, rotation: int) -> None:
+    if frames is None and waveform is None:
+        raise ValueError(f"{path}: nothing to write; give frames, a waveform, or both")
+    if frames is not None and _encoders(path)[0] is None:
+        raise ValueError(f"{path}: {path.suffix} holds audio only; write frames to .mp4, .mov, .mkv, .webm or .avi")
+    if frames is not None and len(frame_times) != len(frames):
+        raise ValueError(f"{path}: {len(frame_times)} frame_times for {len(frames)} frames; give one for each frame")
+    if rotation % 90 or (rotation and path.suffix.lower() not in (".mp4", ".mov")):
+        raise ValueError(f"{path}: rotation={rotation}; give 0, 90, 180 or 270, and a .mp4 or .mov file")
 
 
 def _as_frames(frames, path: Path) -> np.ndarray:
@@ -120,7 +127,7 @@ def _video_stream(container, encoder: str, frames: np.ndarray, times: np.ndarray
     stream.pix_fmt = "yuv420p"
     stream.gop_size = gop
     if encoder == "libx264":
-        # in small pictures x264's macroblock tree depends on what lies in memory: no two runs would write the same
+        # in small frames x264's macroblock tree depends on what lies in memory: no two runs would write the same
         stream.options = {"crf": str(crf), "preset": "veryfast", "mbtree": "0"}
     elif encoder == "libvpx-vp9":
         stream.options = {"crf": str(crf), "b": "0", "deadline": "realtime", "cpu-used": "8"}
@@ -140,8 +147,8 @@ def _encode_frames(stream, frames: np.ndarray, times: np.ndarray) -> list:
     # the last frame stays for one nominal frame
     ticks.append(ticks[-1] + round(1 / stream.codec_context.framerate / time_base))
     packets = []
-    for picture, tick, following in zip(frames, ticks, ticks[1:], strict=False):
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+    for pixels, tick, following in zip(frames, ticks, ticks[1:], strict=False):
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.time_base, frame.pts = time_base, tick
         if hasattr(frame, "duration"):  # not in PyAV 14
             frame.duration = following - tick
@@ -183,10 +190,11 @@ def _rotate_mp4(path: str, rotation: int, height: int, width: int) -> None:
     one = 1 << 16
     values = (a * one, b * one, 0, c * one, d * one, 0, x * one, y * one, 1 << 30)
     matrix = b"".join(value.to_bytes(4, "big", signed=True) for value in values)
+    # Find each track's header, and write the matrix into the video's.
     position = data.find(b"moov")
     while (position := data.find(b"tkhd", position + 1)) >= 0:
         body = position + 4
         offset = body + (52 if data[body] == 1 else 40)  # version 1 has 64-bit times
-        if any(data[offset + 36 : offset + 44]):  # a track with width and height is the picture
+        if any(data[offset + 36 : offset + 44]):  # a track with width and height is the video
             data[offset : offset + 36] = matrix
     Path(path).write_bytes(data)

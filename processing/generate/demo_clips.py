@@ -4,9 +4,9 @@
 
     python -m processing.generate.demo_clips --out DIR
 
-The picture is a handwritten digit of scikit-learn's bundled set in strong noise. The sound is the digit's DTMF pair
-(ITU-T Q.23) in noise, and at times one of its two tones is lost, which leaves up to four digits possible. What picture
-and sound lose is drawn independently.
+The video shows a handwritten digit of scikit-learn's bundled set in strong noise. The audio is the digit's DTMF pair
+(ITU-T Q.23) in noise, and at times one of its two tones is lost, which leaves up to four digits possible. What video
+and audio lose is drawn independently.
 """
 
 import argparse
@@ -42,36 +42,36 @@ class DemoSettings:
     Attributes:
         num_train, num_validation, num_test: clips, each from a handwritten digit of its own (1,797 at most).
         seed: of everything drawn.
-        picture_noise: standard deviation of the noise on each of the digit's 8 x 8 points, new in each frame (more
+        video_noise: standard deviation of the noise on each of the digit's 8 x 8 points, new in each frame (more
             frames, clearer digit), for brightness 0 to 1.
         tone_loss: share of the clips in which one of the two tones is lost.
-        sound_noise: standard deviation of the white noise at 4 kHz, for tones of amplitude 1.
-        num_frames, fps: of the picture, 64 x 64 pixels.
-        sampling_rate: of the sound, in Hz.
+        audio_noise: standard deviation of the white noise at 4 kHz, for tones of amplitude 1.
+        num_frames, fps: of the video, 64 x 64 pixels.
+        sampling_rate: of the audio, in Hz.
     """
 
     num_train: int = 1250
     num_validation: int = 220
     num_test: int = 327
     seed: int = 0
-    picture_noise: float = 0.47
+    video_noise: float = 0.47
     tone_loss: float = 0.23
-    sound_noise: float = 0.35
+    audio_noise: float = 0.35
     num_frames: int = 8
     fps: int = 16
     sampling_rate: int = 16000
 
 
-def demo_picture(points: np.ndarray, settings: DemoSettings, generator: np.random.Generator) -> np.ndarray:
+def demo_frames(points: np.ndarray, settings: DemoSettings, generator: np.random.Generator) -> np.ndarray:
     """A digit of 8 x 8 points in 0..16 -> uint8 `[T, 64, 64, 3]`."""
     digit = points / 16
     noise = generator.standard_normal((settings.num_frames, *digit.shape))
-    gray = (digit + settings.picture_noise * noise).clip(0, 1)
+    gray = (digit + settings.video_noise * noise).clip(0, 1)
     pixels = (255 * gray).round().astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
     return np.repeat(pixels[..., None], 3, axis=-1)
 
 
-def demo_sound(digit: int, settings: DemoSettings, generator: np.random.Generator) -> np.ndarray:
+def demo_waveform(digit: int, settings: DemoSettings, generator: np.random.Generator) -> np.ndarray:
     """The digit's tone pair in noise -> float32 `[n]`."""
     seconds = np.arange(round(settings.num_frames / settings.fps * settings.sampling_rate)) / settings.sampling_rate
     row = next(index for index, keys in enumerate(KEYPAD) if str(digit) in keys)
@@ -84,7 +84,7 @@ def demo_sound(digit: int, settings: DemoSettings, generator: np.random.Generato
         if index != lost
     )
     # white noise of one density whatever the sampling rate: its power grows with the band
-    deviation = settings.sound_noise * np.sqrt(settings.sampling_rate / 4000)
+    deviation = settings.audio_noise * np.sqrt(settings.sampling_rate / 4000)
     noisy = pair + deviation * generator.standard_normal(len(seconds))
     return (0.08 * noisy).clip(-1, 1).astype(np.float32)
 
@@ -156,11 +156,11 @@ def _write_clips(folder: Path, settings: DemoSettings, num_workers: int) -> list
 
 def _write_one(job: tuple[str, np.ndarray, int, int, DemoSettings]) -> None:
     path, points, label, source, settings = job
-    picture, sound = (np.random.default_rng([settings.seed, source, stream]) for stream in (0, 1))
+    video_draws, audio_draws = (np.random.default_rng([settings.seed, source, stream]) for stream in (0, 1))
     write_clip(
         path,
-        demo_picture(points, settings, picture),
-        demo_sound(label, settings, sound),
+        demo_frames(points, settings, video_draws),
+        demo_waveform(label, settings, audio_draws),
         fps=settings.fps,
         sampling_rate=settings.sampling_rate,
     )

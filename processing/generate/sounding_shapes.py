@@ -28,7 +28,7 @@ from .demo_clips import HIGH_TONES, LOW_TONES
 
 KINDS = {"disc": LOW_TONES[0], "square": LOW_TONES[3], "triangle": HIGH_TONES[0], "cross": HIGH_TONES[2]}  # Hz
 COLORS = {"red": (230, 60, 50), "green": (60, 200, 70), "blue": (60, 90, 240), "yellow": (235, 220, 60)}
-RADIUS = 0.15  # of a shape, as a share of the picture's side
+RADIUS = 0.15  # of a shape, as a share of the frame's height
 DUET_COLUMNS = ["file_name", "time", "mask", "left", "top", "right", "bottom", "split", "kind", "silent", "color"]
 CLIP_COLUMNS = ["file_name", "start", "end", "split", "kind", "color"]
 SOLO_COLUMNS = ["file_name", "split", "kind", "color"]
@@ -43,11 +43,11 @@ class ShapeSettings:
         num_train, num_test: duet clips, and as many solo clips.
         num_pairs: pairs of solo test clips of different kinds, to be mixed.
         frames_per_clip: frames of a duet clip that have a mask, at the centers of equal parts of it.
-        size: height and width of the picture in pixels.
+        size: height and width of the frames in pixels.
         seconds, fps: of a clip.
-        sampling_rate: of the sound, in Hz.
-        picture_noise: standard deviation of the noise on every pixel, for brightness 0 to 255.
-        sound_noise: standard deviation of white noise, for a tone of amplitude 0.3.
+        sampling_rate: of the audio, in Hz.
+        video_noise: standard deviation of the noise on every pixel, for brightness 0 to 255.
+        audio_noise: standard deviation of white noise, for a tone of amplitude 0.3.
         seed: of everything drawn.
     """
 
@@ -59,8 +59,8 @@ class ShapeSettings:
     seconds: float = 3.0
     fps: int = 4
     sampling_rate: int = 16000
-    picture_noise: float = 12.0
-    sound_noise: float = 0.02
+    video_noise: float = 12.0
+    audio_noise: float = 0.02
     seed: int = 0
 
 
@@ -102,7 +102,7 @@ def tone_of(kind: str, settings: ShapeSettings, generator: np.random.Generator) 
     """The kind's tone in white noise, float32 `[n]`."""
     seconds = np.arange(round(settings.seconds * settings.sampling_rate)) / settings.sampling_rate
     tone = 0.3 * np.sin(2 * np.pi * KINDS[kind] * seconds + generator.uniform(0, 2 * np.pi))
-    return (tone + settings.sound_noise * generator.standard_normal(len(seconds))).astype(np.float32)
+    return (tone + settings.audio_noise * generator.standard_normal(len(seconds))).astype(np.float32)
 
 
 def draw(
@@ -119,7 +119,7 @@ def draw(
     )
     for mask, color in zip(masks, colors, strict=True):
         frames[mask] = COLORS[color]
-    frames += settings.picture_noise * generator.standard_normal(frames.shape)
+    frames += settings.video_noise * generator.standard_normal(frames.shape)
     return frames.clip(0, 255).round().astype(np.uint8), masks
 
 
@@ -187,8 +187,8 @@ def _write_solo(
     times = np.arange(round(settings.seconds * settings.fps)) / settings.fps
     frames, _ = draw([kind], [color], times, settings, generator)
     clip = f"clips/{name}.mp4"
-    sound = tone_of(kind, settings, generator)
-    write_clip(folder / clip, frames, sound, fps=settings.fps, sampling_rate=settings.sampling_rate, crf=12)
+    waveform = tone_of(kind, settings, generator)
+    write_clip(folder / clip, frames, waveform, fps=settings.fps, sampling_rate=settings.sampling_rate, crf=12)
     return {"file_name": clip, "split": split, "kind": kind, "color": color}
 
 

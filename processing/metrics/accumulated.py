@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics that measure each picture or mixture when it is added and keep its few numbers alone."""
+"""Metrics that measure each frame or mixture when it is added, and keep only its few numbers."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -35,7 +35,7 @@ class MeasuredMetric(OfflineMetric, ABC):
         self.add_batch(predictions=[prediction], references=[reference], **kwargs)
 
 
-class PictureMetric(MeasuredMetric):
+class FrameMetric(MeasuredMetric):
     """Predictions and references are maps `[H, W]`; a subclass gives `measure_maps` and `_summarize(rows [n, k])`."""
 
     @abstractmethod

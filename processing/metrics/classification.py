@@ -24,7 +24,7 @@ from sklearn.metrics import (
 from processing.metrics import IGNORED_LABEL
 
 
-PAIR_COLUMNS = "match scores are logits: the higher, the surer that sound and picture belong together"
+PAIR_COLUMNS = "match scores are logits: the higher, the surer that video and audio belong together"
 FLOAT_ROW = datasets.List(datasets.Value("float64"))  # one row of a matrix
 INT_ROW = datasets.List(datasets.Value("int64"))
 
@@ -101,6 +101,7 @@ class TopKScore(OfflineMetric):
         if not 1 <= k < num_classes:
             raise ValueError(f"k={k} with {num_classes} classes; give 1 <= k < {num_classes}")
         _check_classes(references, num_classes)
+        # Two classes: the higher score wins.
         if num_classes == 2:  # scikit-learn takes one column of scores then
             value = accuracy_score(references, scores[:, 1] >= scores[:, 0])
         else:
@@ -192,10 +193,12 @@ class CombinedScore(OfflineMetric):
         is_matched: Sequence[int],
         threshold: float = 0.0,
     ) -> dict[str, float]:
+        # A mismatched pair has no class: rejecting it is all.
         matched = np.asarray(is_matched).astype(bool)
         accepted = np.asarray(match_scores) > threshold
         correct = np.asarray(predictions) == np.asarray(references)
         right = np.where(matched, accepted & correct, ~accepted)
+        # Over all pairs, then over either kind.
         result = {
             "combined_accuracy": float(right.mean()),
             "threshold": float(threshold),
@@ -223,7 +226,9 @@ def best_threshold(
     scores, matched = np.asarray(match_scores, dtype=np.float64), np.asarray(is_matched).astype(bool)
     if not len(scores):
         raise ValueError("match_scores: empty; give validation pairs")
+    # What accepting a pair gains.
     gain = matched if correct is None else matched & np.asarray(correct).astype(bool)
+    # Every cut between two different scores is tried.
     order = np.argsort(scores)
     values, first = np.unique(scores[order], return_index=True)
     # accepted from the k-th score on: gains at or above it, plus rejected mismatched pairs below it
@@ -231,6 +236,7 @@ def best_threshold(
     rejected = np.concatenate([[0], np.cumsum(~matched[order])])
     cuts = np.concatenate([first, [len(scores)]])
     best = int(np.argmax(accepted[cuts] + rejected[cuts]))
+    # Outside of all scores, or midway between two.
     if best == 0:
         return float(values[0] - 1)
     if best == len(values):
@@ -245,8 +251,12 @@ def bootstrap_interval(
     seed: int = 0,
     num_samples: int = 1000,
     confidence: float = 0.95,
+    other_groups: Sequence[Any] | None = None,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval in which whole groups are drawn: clips of one group are not independent.
+
+    A row of two groups, such as a pair of a video and the audio of another clip, is drawn as often as both together: the
+    product of how often either is (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 2007).
 
     Args:
         values: `[n]`, or a tuple of arrays `[n]` that `statistic` takes as arguments.
@@ -255,6 +265,7 @@ def bootstrap_interval(
         seed: of the draws.
         num_samples: number of draws.
         confidence: share of the draws inside the interval.
+        other_groups: `[n]`, the second group of every row; equal to the first where there is none.
 
     Returns:
         (low, high).
@@ -263,15 +274,21 @@ def bootstrap_interval(
         ValueError: nothing to draw from, or the statistic is undefined for every draw.
     """
     arrays = tuple(np.asarray(value) for value in (values if isinstance(values, tuple) else (values,)))
-    group_of = np.unique(np.asarray(groups), return_inverse=True)[1]
+    groups = np.asarray(groups)
+    if other_groups is None:
+        other_groups = groups
+    names, group_of = np.unique(np.concatenate([groups, other_groups]), return_inverse=True)
+    group_of, other_of = group_of[: len(groups)], group_of[len(groups) :]
     if not len(group_of) or any(len(array) != len(group_of) for array in arrays):
         lengths = [len(array) for array in arrays]
         raise ValueError(f"values and groups: lengths {lengths} and {len(group_of)}; give equal ones above 0")
-    members = [np.flatnonzero(group_of == group) for group in range(group_of.max() + 1)]
     generator = np.random.default_rng(seed)
     results = []
     for _ in range(num_samples):
-        drawn = np.concatenate([members[group] for group in generator.integers(len(members), size=len(members))])
+        # How often every group is drawn, and with it every row.
+        count = np.bincount(generator.integers(len(names), size=len(names)), minlength=len(names))
+        count = np.where(group_of == other_of, count[group_of], count[group_of] * count[other_of])  # (n,)
+        drawn = np.repeat(np.arange(len(group_of)), count)
         try:
             with warnings.catch_warnings(action="ignore"):
                 results.append(float(statistic(*(array[drawn] for array in arrays))))
@@ -280,6 +297,7 @@ def bootstrap_interval(
     results = [result for result in results if np.isfinite(result)]
     if not results:
         raise ValueError("statistic: undefined for every draw; give more groups")
+    # The middle share of the draws.
     tail = (1 - confidence) / 2
     low, high = np.quantile(results, [tail, 1 - tail])
     return float(low), float(high)

@@ -8,21 +8,21 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import auc, average_precision_score
 
-from .accumulated import PictureMetric
+from .accumulated import FrameMetric
 
 
 THRESHOLDS = np.linspace(0, 1, 21)  # 0, 0.05 ... 1
 
 
-class LocalizationScore(PictureMetric):
+class LocalizationScore(FrameMetric):
     """cIoU@0.5, AUC and AP of maps against consensus maps.
 
     `compute(predictions=[n, H, W] maps of any scale, references=[n, H, W] consensus maps in 0..1)` -> `ciou_at_50`
-    (share of pictures with cIoU of 0.5 and more), `auc` (area under the share with cIoU >= t, t = 0, 0.05 ... 1),
-    `mean_ciou`, `ap` (average precision of the map's pixels against consensus > 0, mean over pictures; no threshold),
-    `num_pictures`. With consensus g and predicted region A, cIoU = sum of g in A / (sum of g + pixels of A where g = 0).
+    (share of frames with cIoU of 0.5 and more), `auc` (area under the share with cIoU >= t, t = 0, 0.05 ... 1),
+    `mean_ciou`, `ap` (average precision of the map's pixels against consensus > 0, mean over frames; no threshold),
+    `num_frames`. With consensus g and predicted region A, cIoU = sum of g in A / (sum of g + pixels of A where g = 0).
 
-    `LocalizationScore(region=0.5)`: A is where the map, scaled to 0..1 within its picture, is above 0.5; `region="half"`
+    `LocalizationScore(region=0.5)`: A is where the map, scaled to 0..1 within its frame, is above 0.5; `region="half"`
     takes the higher half of the pixels instead, as later papers do. A constant map
     prefers no pixel: its region is the whole frame.
 
@@ -41,7 +41,7 @@ class LocalizationScore(PictureMetric):
         if reference.min() < 0 or reference.max() > 1:
             raise ValueError(f"references: {reference.min():g} to {reference.max():g}; give a consensus in 0..1")
         if not reference.any():
-            raise ValueError("references: a consensus without any source; leave the picture out")
+            raise ValueError("references: a consensus without any source; remove the frame")
         ap = average_precision_score(reference.ravel() > 0, prediction.ravel())
         return np.array([consensus_iou(prediction_region(prediction, self.region), reference), ap])
 
@@ -53,7 +53,7 @@ class LocalizationScore(PictureMetric):
             "auc": float(auc(THRESHOLDS, shares)),
             "mean_ciou": float(ious.mean()),
             "ap": float(rows[:, 1].mean()),
-            "num_pictures": len(rows),
+            "num_frames": len(rows),
         }
 
 
@@ -83,12 +83,12 @@ def consensus_map(
         annotators_needed: for full consensus; 2 for Flickr-SoundNet, 1 for VGG-SS.
 
     Raises:
-        ValueError: a box without area inside the picture; the message names it.
+        ValueError: a box without area inside the frame; the message names it.
     """
     votes = np.zeros((height, width))
-    for annotator, own in enumerate(boxes):
+    for annotator, boxes_of_annotator in enumerate(boxes):
         marked = np.zeros((height, width), dtype=bool)
-        for box in own:
+        for box in boxes_of_annotator:
             left, top, right, bottom = (round(float(value)) for value in box)
             part = (slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0)))
             if not marked[part].size:

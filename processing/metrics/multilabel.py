@@ -48,12 +48,13 @@ class MultiLabelScore(OfflineMetric):
         self, predictions: Sequence[Sequence[float]], references: Sequence[Sequence[int]]
     ) -> dict[str, float]:
         positive, scores = _labeled(references, predictions)
-        some = positive.any(0)
-        if not some.any():
+        has_positive = positive.any(0)
+        if not has_positive.any():
             raise ValueError(f"references: {len(positive)} clips without any class; give clips with labels")
-        precision = average_precision_score(positive[:, some], scores[:, some], average="macro")
-        result = {"map": float(precision), "num_classes": int(some.sum()), "num_clips": len(positive)}
-        both = some & ~positive.all(0)
+        # AP needs positives, the AUC also negatives.
+        precision = average_precision_score(positive[:, has_positive], scores[:, has_positive], average="macro")
+        result = {"map": float(precision), "num_classes": int(has_positive.sum()), "num_clips": len(positive)}
+        both = has_positive & ~positive.all(0)
         if both.any():
             result["mauc"] = float(roc_auc_score(positive[:, both], scores[:, both], average="macro"))
             result["d_prime"] = float(np.sqrt(2) * norm.ppf(result["mauc"]))
@@ -113,6 +114,7 @@ class ModalityConfusion(OfflineMetric):
     ) -> dict[str, float]:
         matrices = (predictions, audio_predictions, video_predictions)
         positive, *scores = _with_labels(*_labeled(references, *matrices))
+        # Right: the class with the highest score is a label.
         both, audio, video = ((positive & _highest(one, 1)).any(1) for one in scores)
         return {
             "mu_a": float(np.mean(audio & ~both)),
@@ -139,6 +141,7 @@ def subset_references(
     """
     if subset not in VGGSOUNDER_SUBSETS:
         raise ValueError(f"subset={subset!r}; use one of {list(VGGSOUNDER_SUBSETS)}")
+    # Labels of the subset; clips without one do not count.
     references = np.zeros((len(labels), num_classes), dtype=np.int64)
     for row, (classes, tags) in enumerate(zip(labels, modalities, strict=True)):
         if len(classes) != len(tags) or set(tags) - set(VGGSOUNDER_SUBSETS["all"]):
@@ -157,11 +160,13 @@ def _labeled(references: Any, *predictions: Any) -> list[np.ndarray]:
         raise ValueError(
             "predictions and references: rows of different lengths; give C values for each clip"
         ) from None
+    # One score for each class of each clip.
     for matrix in scores:
         if matrix.ndim != 2 or matrix.shape != references.shape:
             raise ValueError(f"predictions {matrix.shape}, references {references.shape}; give [n, C] for both")
         if not np.isfinite(matrix).all():
             raise ValueError(f"predictions: {int((~np.isfinite(matrix)).sum())} scores are not finite")
+    # Clips without a label do not count.
     kept = labeled_rows(references)
     if not np.isin(references[kept], (0, 1)).all():
         raise ValueError("references: give 1 for the classes of a clip and 0 for the others, or -100")
@@ -179,6 +184,7 @@ def _highest(scores: np.ndarray, k: int) -> np.ndarray:
     """`[n, C]` bool: the k highest scores of each row."""
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k={k} with {scores.shape[1]} classes; give 1 <= k <= {scores.shape[1]}")
+    # A stable sort: of equal scores the lower class comes first.
     picked = np.zeros(scores.shape, dtype=bool)
     np.put_along_axis(picked, np.argsort(-scores, axis=1, kind="stable")[:, :k], True, axis=1)
     return picked

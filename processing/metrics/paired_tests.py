@@ -75,17 +75,16 @@ def paired_bootstrap(
         raise ValueError(
             f"values_a {a.shape}, values_b {b.shape}, groups ({len(groups)},); give the same clips to all"
         )
+    # Sum of differences and number of clips of each group.
     names, group_of = np.unique(np.asarray(groups), return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"groups: {len(names)} to draw from; a difference needs clips of at least two groups")
     sums, sizes = np.bincount(group_of, weights=b - a), np.bincount(group_of).astype(np.float64)
 
-    def difference(sums: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sums.sum(axis) / sizes.sum(axis)
-
+    # Draw groups: the sums and sizes of a group stay together.
     drawn = bootstrap(
         (sums, sizes),
-        difference,
+        _mean,
         n_resamples=num_samples,
         batch=BATCH,
         paired=True,
@@ -94,11 +93,16 @@ def paired_bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     )
+    # The share of the draws beyond 0, on the smaller tail.
     draws = drawn.bootstrap_distribution
-    tails = [(1 + int(side.sum())) / (1 + num_samples) for side in (draws <= 0, draws >= 0)]
+    tails = [(1 + int(beyond.sum())) / (1 + num_samples) for beyond in (draws <= 0, draws >= 0)]
     return {
-        "difference": float(difference(sums, sizes)),
+        "difference": float(_mean(sums, sizes)),
         "interval": [float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)],
         "p_value": min(1.0, 2 * min(tails)),
         "groups": len(names),
     }
+
+
+def _mean(sums: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:
+    return sums.sum(axis) / sizes.sum(axis)

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Retrieval of the sound of a picture and of the picture of a sound."""
+"""Retrieval of a clip's audio by its video, and of its video by its audio."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,7 +16,7 @@ DECIMALS = 10  # of a similarity: equal vectors then tie, whatever the order of 
 
 
 class RetrievalScore(OfflineMetric):
-    """Recall at 1, 5, 10 and median rank of the true partner by cosine similarity, from picture to sound and back.
+    """Recall at 1, 5, 10 and median rank of the true partner by cosine similarity, from video to audio and back.
 
     `compute(predictions=[n, D] float video embeddings, references=[n, D] float audio embeddings, ks=(1, 5, 10),
     ties="pessimistic")`; row i of both belongs to clip i -> `video_to_audio_r1`, `video_to_audio_r5`,
@@ -61,7 +61,10 @@ def partner_ranks(
     ranks = []
     for begin in range(0, len(queries), CHUNK):
         similarity = np.round(queries[begin : begin + CHUNK] @ gallery.T, DECIMALS)
-        own = similarity[np.arange(len(similarity)), begin + np.arange(len(similarity))][:, None]
-        above, equal = (similarity > own).sum(1), (similarity == own).sum(1)  # equal counts the partner itself
+        of_partner = similarity[np.arange(len(similarity)), begin + np.arange(len(similarity))][:, None]
+        above, equal = (
+            (similarity > of_partner).sum(1),
+            (similarity == of_partner).sum(1),
+        )  # equal counts the partner itself
         ranks.append(above + (equal if ties == "pessimistic" else (equal + 1) / 2))
     return np.concatenate(ranks).astype(np.float64)

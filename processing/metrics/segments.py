@@ -21,7 +21,7 @@ class SegmentScore(OfflineMetric):
 
     `compute(predictions=[n, S] int, references=[n, S] int, background=None)` -> `segment_accuracy`, `num_segments`,
     `num_clips`; where `background` is a class index also `event_accuracy` and `background_accuracy`, over the
-    segments of either kind (left out where there are none). Clips may differ in S. Raises ValueError for another
+    segments of either kind (absent where there are none). Clips may differ in S. Raises ValueError for another
     number of predictions than references in a clip, and when every reference is -100.
     """
 
@@ -47,7 +47,7 @@ class GatedSegmentScore(OfflineMetric):
     A background segment is right when it is rejected (match score at or below the threshold), an event when it is
     accepted and rightly classified: AVE with 28 classes. `compute(predictions=[n, S] int, references=[n, S] int,
     match_scores=[n, S] float, background=index among the references, threshold=t)` with t from
-    `best_segment_threshold` on validation -> `segment_accuracy`, `event_accuracy`, `background_accuracy` (left out
+    `best_segment_threshold` on validation -> `segment_accuracy`, `event_accuracy`, `background_accuracy` (absent
     where there are no such segments), `threshold`, `num_segments`, `num_clips`. Raises ValueError as `SegmentScore`.
     """
 

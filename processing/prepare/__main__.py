@@ -48,6 +48,7 @@ def prepare(options: argparse.Namespace) -> dict:
         PrepareError: an annotation file or an option is wrong, or no clip is left.
         OSError: no room on the disk, or no right to write.
     """
+    # Read the annotations, and find the files of each row.
     root, out = options.root.resolve(), options.out.resolve()
     if not root.is_dir():
         raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
@@ -59,8 +60,10 @@ def prepare(options: argparse.Namespace) -> dict:
         for number, row in enumerate(annotations.rows)
         if (job := make_job(row, root, annotations.streams, require)) is not None
     }
+    # Open every clip once, or take what is known from the record.
     record = options.record or out.with_name(f".{out.name}.scan.jsonl")
     facts = scan(jobs.values(), root, record, workers=options.workers)
+    # Decide on every row, and report.
     verdicts = select_rows(annotations, jobs, facts, require)
     used = [verdict.row for verdict in verdicts if verdict.status == "used"]
     if annotations.complete is not None:
@@ -69,6 +72,7 @@ def prepare(options: argparse.Namespace) -> dict:
     print(report_text(report), end="")
     if not used:
         raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
+    # Write the folder, and upload it.
     tables = make_tables(annotations, verdicts)
     written = write_folder(out, tables, report, embed=options.embed)
     print(f"\n{out}: {'written' if written else 'is current, nothing to write'}")
@@ -111,10 +115,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settings(options: argparse.Namespace, root: Path, require: list[str]) -> dict:
     """What the folder depends on; how it is made (processes, record, upload) is skipped."""
-    own = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
-    own = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in own.items()}
-    own = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
-    return {"root": str(root), "require": require, "embed": options.embed} | own
+    of_set = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
+    of_set = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in of_set.items()}
+    of_set = {name: str(value) if isinstance(value, Path) else value for name, value in of_set.items()}
+    return {"root": str(root), "require": require, "embed": options.embed} | of_set
 
 
 def _count(text: str) -> int:

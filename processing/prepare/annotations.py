@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from processing.data.clip_rows import printable
+from processing.data.clip_rows import is_utf8, printable
 from processing.data.clip_splits import TEST, TRAIN, VALIDATION
 from processing.data.conventions import MODALITIES, VIDEO_SUFFIXES
 
@@ -36,7 +36,7 @@ class ClipRow:
         source_window: seconds that the annotation names; used where the file is longer than them by a second.
         segment_labels: one class index per segment, -100: ignored.
         extra: values of the set's own columns.
-        left_out: why the set's own rules leave the row out, or None.
+        excluded: why the set's rules exclude the row, or None.
     """
 
     clip_id: str
@@ -49,7 +49,7 @@ class ClipRow:
     source_window: tuple[float, float] | None = None
     segment_labels: list[int] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
-    left_out: str | None = None
+    excluded: str | None = None
 
 
 @dataclass
@@ -83,12 +83,14 @@ class FileIndex:
         self.found: dict[str, list[Path]] = {}
         self.twice: set[str] = set()
         self.not_utf8: list[str] = []
+        # Files by their name, and those that cannot be used.
         order = {suffix: number for number, suffix in enumerate(suffixes)}
         for path in _files(root):
-            if printable(str(path)) != str(path):
+            if not is_utf8(str(path)):
                 self.not_utf8.append(printable(path.name))
             elif path.suffix.lower() in order:
                 self.found.setdefault(path.stem, []).append(path)
+        # Of several endings the first counts; of several folders the first path.
         for stem, paths in self.found.items():
             paths.sort(key=lambda path: (order[path.suffix.lower()], path))
             if len(paths) > 1 and paths[0].suffix == paths[1].suffix:
@@ -119,8 +121,8 @@ def find_annotation(root: Path, name: str) -> Path | None:
     """An annotation file in the root or below it; the one nearest to the root."""
     if (root / name).is_file():
         return root / name
-    found = sorted((path for path in _files(root) if path.name == name), key=lambda path: (len(path.parts), path))
-    return found[0] if found else None
+    paths = sorted((path for path in _files(root) if path.name == name), key=lambda path: (len(path.parts), path))
+    return paths[0] if paths else None
 
 
 def require_annotation(root: Path, name: str, where: str) -> Path:
@@ -142,6 +144,7 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = ())
         PrepareError: no such file, no text, or a column is missing.
     """
     with open_text(path) as file:
+        # The header, stripped of spaces.
         reader = csv.DictReader(file)
         header = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = header
@@ -183,6 +186,7 @@ def seconds(text: str, path: Path, line: int | str) -> float:
 
 def split_by_id(group: str, fractions: Mapping[str, float], seed: int, other: str = TRAIN) -> str:
     """The split of a source, drawn from its name and the seed alone: the same whatever else is in the list."""
+    # A number in 0..1 from the name and the seed.
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big") / 2**64
     for split, fraction in fractions.items():
         if draw < fraction:
@@ -207,6 +211,7 @@ def check_fractions(**fractions: float) -> None:
 
 def _files(root: Path) -> Iterable[Path]:
     """All files below a folder in a fixed order; links to folders are followed once."""
+    # Links may lead back to a folder that was visited.
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)

@@ -100,7 +100,7 @@ def _read_segments(path: Path, split: str, names: dict[str, str], index: FileInd
                 raise PrepareError(f"{path}, line {line}: no label; mend the line")
             labels = list(dict.fromkeys(names[mid] for mid in mids))
             clip_id = f"{video_id}_{int(start):06d}"
-            found = index.find(
+            file = index.find(
                 clip_id,
                 f"{clip_id}_{int(end):06d}",
                 f"{video_id}_{round(start * 1000)}_{round(end * 1000)}",
@@ -108,7 +108,7 @@ def _read_segments(path: Path, split: str, names: dict[str, str], index: FileInd
                 video_id,
                 f"Y{video_id}",
             )
-            rows.append(ClipRow(clip_id, labels, video_id, split, f"{clip_id}.mp4", found, found, (start, end)))
+            rows.append(ClipRow(clip_id, labels, video_id, split, f"{clip_id}.mp4", file, file, (start, end)))
     return rows
 
 

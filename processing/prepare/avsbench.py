@@ -25,11 +25,11 @@ def read_s4(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
     """
     folder, rows = Path(folder), []
     for cells in _table(folder / "s4_meta_data.csv", ("name", "category", "split"), split):
-        place = f"{split}/{cells['category']}/{cells['name']}"
-        sound = safe_join(folder / "s4_data" / "audio_wav", f"{place}.wav")
-        frames = Path(safe_join(folder / "s4_data" / "visual_frames", place))
-        masks = Path(safe_join(folder / "s4_data" / "gt_masks", place))
-        rows += _frames(sound, frames, masks, cells["name"], split, label=cells["category"])
+        subfolder = f"{split}/{cells['category']}/{cells['name']}"
+        audio = safe_join(folder / "s4_data" / "audio_wav", f"{subfolder}.wav")
+        frames = Path(safe_join(folder / "s4_data" / "visual_frames", subfolder))
+        masks = Path(safe_join(folder / "s4_data" / "gt_masks", subfolder))
+        rows += _frames(audio, frames, masks, cells["name"], split, label=cells["category"])
     return rows
 
 
@@ -42,10 +42,10 @@ def read_ms3(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
     folder, rows = Path(folder), []
     for cells in _table(folder / "ms3_meta_data.csv", ("video_id", "split"), split):
         name = cells["video_id"]
-        sound = safe_join(folder / "ms3_data" / "audio_wav", f"{split}/{name}.wav")
+        audio = safe_join(folder / "ms3_data" / "audio_wav", f"{split}/{name}.wav")
         frames = Path(safe_join(folder / "ms3_data" / "visual_frames", name))
         masks = Path(safe_join(folder / "ms3_data" / "gt_masks", f"{split}/{name}"))
-        rows += _frames(sound, frames, masks, name, split)
+        rows += _frames(audio, frames, masks, name, split)
     return rows
 
 
@@ -85,7 +85,7 @@ def _table(path: Path, columns: tuple[str, ...], split: str) -> Iterator[dict[st
 
 
 def _frames(
-    sound: str,
+    audio: str,
     frames: Path,
     masks: Path,
     name: str,
@@ -94,18 +94,18 @@ def _frames(
     semantic: bool = False,
 ) -> list[LabeledFrame]:
     """The frames of a video that have a mask. The k-th belongs to the k-th second, and is taken to be its middle."""
-    pictures = {_number(path): path for path in _pictures(frames)}
-    labeled = {_number(path): path for path in _pictures(masks)}
-    first = min(pictures)  # numbered from 0 or from 1
-    missing = sorted(set(labeled) - set(pictures))
+    frame_files = {_number(path): path for path in _images(frames)}
+    labeled = {_number(path): path for path in _images(masks)}
+    first = min(frame_files)  # numbered from 0 or from 1
+    missing = sorted(set(labeled) - set(frame_files))
     if missing:
         raise ValueError(f"{masks}: masks {missing} have no frame in {frames}; unpack the set again")
-    if not Path(sound).is_file():
-        raise ValueError(f"{sound}: no such file; unpack the set again")
+    if not Path(audio).is_file():
+        raise ValueError(f"{audio}: no such file; unpack the set again")
     return [
         LabeledFrame(
-            sound,
-            str(pictures[number]),
+            audio,
+            str(frame_files[number]),
             number - first + 0.5,
             str(labeled[number]),
             semantic=semantic,
@@ -117,11 +117,11 @@ def _frames(
     ]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    found = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")] if folder.is_dir() else []
-    if not found:
-        raise ValueError(f"{folder}: no pictures here; unpack the set again")
-    return found
+def _images(folder: Path) -> list[Path]:
+    paths = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")] if folder.is_dir() else []
+    if not paths:
+        raise ValueError(f"{folder}: no images here; unpack the set again")
+    return paths
 
 
 def _number(path: Path) -> int:

@@ -26,11 +26,11 @@ from .annotations import (
 
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")
 NAME = re.compile(rf"(\d{{4}})_([A-Z]{{3}})_({'|'.join(EMOTIONS)})_(LO|MD|HI|XX|X)")
-# The speaker-disjoint split of TensorFlow Datasets' crema_d 1.0.0: these actors, all others train; four clips left out
+# The speaker-disjoint split of TensorFlow Datasets' crema_d 1.0.0: these actors, all others train; four clips are excluded
 VALIDATION_ACTORS = ("1015", "1020", "1021", "1030", "1050", "1070", "1079", "1089", "1090")
 TEST_ACTORS = ("1010", "1013", "1022", "1026", "1037", "1038", "1040", "1045", "1047", "1048", "1059", "1065", "1066")
 TEST_ACTORS += ("1068", "1071", "1073", "1084", "1086", "1088")
-LEFT_OUT = ("1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX")
+EXCLUDED = ("1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX")
 SPEAKER_COUNTS = {TRAIN: 5144, VALIDATION: 738, TEST: 1556}
 OVERLAPPING_COUNTS = {TRAIN: 6698, TEST: 744}
 
@@ -41,12 +41,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--split",
         choices=("speaker", "seeded"),
         default="speaker",
-        help="speaker: the published speaker-disjoint split, 5,144 / 738 / 1,556 clips; seeded: one of our own by actor",
+        help="speaker: the speaker-disjoint split of TensorFlow Datasets, 5,144 / 738 / 1,556 clips; seeded: drawn by actor",
     )
     parser.add_argument(
         "--split_files",
         nargs="+",
-        metavar="SIDE=FILE",
+        metavar="SPLIT=FILE",
         help="lists instead: `train=train.csv test=test.csv`, each of lines `name,label` (the split with all actors on "
         "both splits) or of actor numbers",
     )
@@ -58,39 +58,43 @@ def add_arguments(parser: ArgumentParser) -> None:
 def read(root: Path, options: Namespace) -> Annotations:
     """Rows from SentenceFilenames.csv where it is there, else from the lists, else from the files that are found.
 
-    The picture comes from VideoFlash (or mp4 files), the sound from AudioWAV; without any sound file, from the video.
+    The video comes from VideoFlash (or mp4 files), the audio from AudioWAV, or from the video where there is no audio file.
     """
     check_fractions(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
-    pictures, sounds = FileIndex(root), FileIndex(root, AUDIO_SUFFIXES)
+    # Files and names.
+    videos, audio_files = FileIndex(root), FileIndex(root, AUDIO_SUFFIXES)
     lists = _read_lists(options.split_files or [])
-    names = _names(root, lists, pictures, sounds)
-    separate = any(NAME.fullmatch(stem) for stem in sounds.found)
+    names = _names(root, lists, videos, audio_files)
+    separate = any(NAME.fullmatch(stem) for stem in audio_files.found)
     rows = []
     for name in names:
         actor, sentence, emotion, intensity = NAME.fullmatch(name).groups()
-        picture = pictures.find(name)
-        row = ClipRow(name, [emotion], actor, TRAIN, name, picture, sounds.find(name) if separate else picture)
+        video = videos.find(name)
+        row = ClipRow(name, [emotion], actor, TRAIN, name, video, audio_files.find(name) if separate else video)
         row.extra = {"actor": actor, "sentence": sentence, "intensity": "XX" if intensity == "X" else intensity}
         rows.append(row)
+    # Splits: by the user's lists, drawn, or by the actors of the official split.
     if lists:
         split, warnings = _split_by_lists(rows, lists, options)
     elif options.split == "seeded":
         fractions = {VALIDATION: options.validation_fraction, TEST: options.test_fraction}
         _draw(rows, {TRAIN: 1 - sum(fractions.values())} | fractions, options.seed)
-        split, warnings = f"seeded, by actor (seed {options.seed}): of our own, comparable with no paper", []
+        split, warnings = f"seeded, by actor (seed {options.seed}): not the split of any paper", []
     else:
         split, warnings = "speaker-disjoint, as in TensorFlow Datasets' crema_d 1.0.0", []
         for row in rows:
             row.split = VALIDATION if row.group in VALIDATION_ACTORS else TEST if row.group in TEST_ACTORS else TRAIN
-            if row.clip_id in LEFT_OUT:
-                row.left_out = f"{row.clip_id}: not in the published split"
+            if row.clip_id in EXCLUDED:
+                row.excluded = f"{row.clip_id}: not in the speaker-disjoint split"
         warnings += _compare(rows, SPEAKER_COUNTS)
+    # Columns of this set, and what a user has to know.
     extra = {name: Value("string") for name in ("actor", "sentence", "intensity")}
-    warnings += pictures.warnings() + sounds.warnings()
+    warnings += videos.warnings() + audio_files.warnings()
     return Annotations(rows, [*EMOTIONS], split, extra_features=extra, warnings=warnings)
 
 
-def _names(root: Path, lists: dict[str, list[str]], pictures: FileIndex, sounds: FileIndex) -> list[str]:
+def _names(root: Path, lists: dict[str, list[str]], videos: FileIndex, audio_files: FileIndex) -> list[str]:
+    # The set's own list of clips comes first: it also names missing files.
     table = find_annotation(root, "SentenceFilenames.csv")
     if table is not None:
         names = [row["Filename"] for row in read_table(table, ["Filename"])]
@@ -98,13 +102,13 @@ def _names(root: Path, lists: dict[str, list[str]], pictures: FileIndex, sounds:
             raise PrepareError(f"{table}: {wrong[0]!r} is no CREMA-D name such as 1001_DFA_ANG_XX; mend the line")
         return names
     listed = {name for entries in lists.values() for name in entries if not name.isdigit()}
-    found = {stem for index in (pictures, sounds) for stem in index.found if NAME.fullmatch(stem)}
-    if not (listed | found):
+    in_files = {stem for index in (videos, audio_files) for stem in index.found if NAME.fullmatch(stem)}
+    if not (listed | in_files):
         raise PrepareError(
             f"{root}: no SentenceFilenames.csv and no file named like 1001_DFA_ANG_XX.flv; clone "
             "https://github.com/CheyneyComputerScience/CREMA-D with git lfs"
         )
-    return sorted(listed | found)
+    return sorted(listed | in_files)
 
 
 def _read_lists(split_files: list[str]) -> dict[str, list[str]]:
@@ -138,11 +142,12 @@ def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: N
     for row in rows:
         split = split_of.get(row.clip_id, split_of.get(row.group))
         if split is None:
-            row.left_out = f"{row.clip_id}: in none of the lists"
+            row.excluded = f"{row.clip_id}: in none of the lists"
         else:
             row.split = split
-    kept = [row for row in rows if row.left_out is None]
+    kept = [row for row in rows if row.excluded is None]
     actors = {split: {row.group for row in kept if row.split == split} for split in lists}
+    # Actors in two splits are allowed here, and named.
     shared = set().union(*(actors[a] & actors[b] for a in lists for b in lists if a != b))
     split, warnings = f"by lists ({', '.join(sorted(lists, key=SPLITS.index))})", []
     if shared:
@@ -155,6 +160,7 @@ def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: N
             row.group = row.clip_id  # by the lists' own rule each recording stands for itself
         warnings += _compare(rows, OVERLAPPING_COUNTS)
         split += ", actors overlap"
+    # Lists without validation: draw it out of training.
     if VALIDATION not in lists and options.validation_fraction:
         training = [row for row in kept if row.split == TRAIN]
         fractions = {TRAIN: 1 - options.validation_fraction, VALIDATION: options.validation_fraction}
@@ -169,12 +175,12 @@ def _draw(rows: list[ClipRow], fractions: dict[str, float], seed: int) -> None:
         row.split = split
 
 
-def _compare(rows: list[ClipRow], published: dict[str, int]) -> list[str]:
-    counts = {split: sum(row.split == split and row.left_out is None for row in rows) for split in published}
-    if counts == published:
+def _compare(rows: list[ClipRow], expected: dict[str, int]) -> list[str]:
+    counts = {split: sum(row.split == split and row.excluded is None for row in rows) for split in expected}
+    if counts == expected:
         return []
     return [
-        f"{split}: {counts[split]} clips listed, the published split has {published[split]}"
-        for split in published
-        if counts[split] != published[split]
+        f"{split}: {counts[split]} clips listed, the full split has {expected[split]}"
+        for split in expected
+        if counts[split] != expected[split]
     ]

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Kinetics-Sounds (Arandjelovic and Zisserman, ICCV 2017): the classes of Kinetics that can be heard."""
+"""Kinetics-Sounds (Arandjelovic and Zisserman, ICCV 2017): the classes of Kinetics that can be both seen and heard."""
 
 import csv
 from argparse import ArgumentParser, Namespace
@@ -93,7 +93,7 @@ def _split(rows: list[ClipRow], options: Namespace) -> str:
         for row in rows:
             row.split = TRAIN
         carve_by_id(rows, {VALIDATION: options.validation_fraction, TEST: options.test_fraction}, options.seed)
-        return f"seeded, {by}: of our own, comparable with no paper"
+        return f"seeded, {by}: not the split of any paper"
     split = "by the tables"
     if TEST not in splits:
         for row in rows:

@@ -33,7 +33,10 @@ MODALITIES = {"01": ("video", "audio"), "02": ("video",), "03": ("audio",)}
 def add_arguments(parser: ArgumentParser) -> None:
     """`--modality`, `--channel`, `--validation_fraction`, `--test_fraction`, `--seed`."""
     parser.add_argument(
-        "--modality", choices=tuple(MODALITIES), default="01", help="01: with sound, 02: picture only, 03: sound only"
+        "--modality",
+        choices=tuple(MODALITIES),
+        default="01",
+        help="01: video and audio, 02: video only, 03: audio only",
     )
     parser.add_argument("--channel", choices=("speech", "song", "both"), default="speech")
     parser.add_argument("--validation_fraction", type=float, default=0.15, help="share of the clips, by actor")
@@ -44,6 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def read(root: Path, options: Namespace) -> Annotations:
     """Rows of every recording that the set's design holds for the actors of whom there is at least one file."""
     check_fractions(validation_fraction=options.validation_fraction, test_fraction=options.test_fraction)
+    # Actors of whom there are files.
     index = FileIndex(root, VIDEO_SUFFIXES + AUDIO_SUFFIXES)
     channels = [number for number, name in CHANNELS.items() if options.channel in (name, "both")]
     matches = [match for stem in index.found if (match := NAME.fullmatch(stem))]
@@ -53,8 +57,10 @@ def read(root: Path, options: Namespace) -> Annotations:
             f"{root}: no file named like {options.modality}-{channels[0]}-06-01-02-01-12.mp4; get the Video_*_Actor_*.zip "
             "from https://zenodo.org/record/1188976"
         )
+    # All recordings that the design holds for them, so that missing files are named.
     rows = [_row(name, index) for actor in actors for name in _design(options.modality, channels, actor)]
     fractions = {VALIDATION: options.validation_fraction, TEST: options.test_fraction}
+    # Splits by actor.
     splits = split_by_group(
         [row.labels[0] for row in rows],
         [row.group for row in rows],
@@ -65,7 +71,7 @@ def read(root: Path, options: Namespace) -> Annotations:
         row.split = split
     warnings = [] if len(actors) == 24 else [f"{len(actors)} of 24 actors are here; the split is drawn of these"]
     classes = list(EMOTIONS if "01" in channels else EMOTIONS[:SONG_EMOTIONS])
-    split = f"seeded, by actor (seed {options.seed}): of our own, the set has no official one"
+    split = f"seeded, by actor (seed {options.seed}): the set has no official split"
     names = ("actor", "intensity", "channel", "statement", "repetition")
     return Annotations(
         rows,
@@ -93,11 +99,12 @@ def _design(modality: str, channels: list[str], actor: str) -> list[str]:
 
 
 def _row(name: str, index: FileIndex) -> ClipRow:
+    # The name holds all annotations.
     modality, channel, emotion, intensity, statement, repetition, actor = NAME.fullmatch(name).groups()
-    found = index.find(name)
+    file = index.find(name)
     streams = MODALITIES[modality]
     row = ClipRow(name, [EMOTIONS[int(emotion) - 1]], actor, TRAIN, f"{name}.{'wav' if modality == '03' else 'mp4'}")
-    row.video, row.audio = found if "video" in streams else None, found if "audio" in streams else None
+    row.video, row.audio = file if "video" in streams else None, file if "audio" in streams else None
     row.extra = {"actor": actor, "intensity": INTENSITIES[intensity], "channel": CHANNELS[channel]}
     row.extra |= {"statement": statement, "repetition": repetition}
     return row

@@ -22,11 +22,13 @@ def make_report(
     set a clip counts in each of its classes.
     """
     present = [split for split in SPLITS if any(verdict.row.split == split for verdict in verdicts)]
+    # Every clip that is not used, with its reason.
     problems = [
         {"clip_id": v.row.clip_id, "split": v.row.split, "status": v.status, "reason": v.reason}
         for v in verdicts
         if v.status != USED
     ]
+    # Counts per class and per split.
     per_class = {split: {} for split in present}
     for split in present:
         of_split = [verdict for verdict in verdicts if verdict.row.split == split]
@@ -57,6 +59,7 @@ def make_report(
 
 def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     """The report as plain text; of the clips that are not used at most `limit` per reason are named."""
+    # Totals, and a table of splits.
     statuses = [status for status in PROBLEMS if report["total"][status]]
     total = report["total"]
     lines = [
@@ -67,6 +70,7 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     columns = ["listed", "found", *statuses, "used"]
     table = [["split", *columns]] + [[split, *(c[k] for k in columns)] for split, c in report["splits"].items()]
     lines += _align(table)
+    # Reasons, each with its first clips.
     for status in statuses:
         lines += ["", f"{status}: {total[status]} ({MEANING[status]})"]
         reasons = [problem["reason"] for problem in report["problems"] if problem["status"] == status]
@@ -74,6 +78,7 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
         if len(reasons) > limit:
             lines.append(f"  and {len(reasons) - limit} more, see report.json")
     lines += [""] + [f"warning: {warning}" for warning in report["warnings"]]
+    # A table of classes.
     splits = list(report["splits"])
     table = [["class", *(f"{split} used/listed" for split in splits)]]
     for name in report["classes"]:
@@ -95,7 +100,7 @@ def _lost(splits: dict, per_class: dict) -> list[str]:
         if not count["used"]:
             lines.append(f"{split}: no clip is left of {count['listed']}")
             continue
-        lost = [name for name, c in per_class[split].items() if not c["used"] and c["listed"] > c["left_out"]]
+        lost = [name for name, c in per_class[split].items() if not c["used"] and c["listed"] > c["excluded"]]
         if lost:
             lines.append(f"{split}: no clip is left of {', '.join(lost)}")
     return lines

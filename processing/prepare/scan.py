@@ -3,24 +3,22 @@
 """Opens every clip once, in several processes, and writes down what is in it; goes on where it was interrupted."""
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from processing.clips import END_TOLERANCE, ClipRequest, load_clip, probe_clip
 from processing.data.atomic_writing import file_digest
 from processing.data.clip_checks import SILENCE
+from processing.data.isolated_calls import TIME_LIMIT, Lost, isolated_calls
 
 
-FRAMES = 4  # decoded of each clip; with the whole sound that finds files that were cut off
+FRAMES = 4  # decoded of each clip; together with all of its audio this finds files that were cut off
 LONGER = 1.0  # seconds by which a file passes its annotated window before it counts as the uncut source
 
 
@@ -40,7 +38,7 @@ class Facts:
     Attributes:
         start, end: the window to use, in seconds; None: the whole file.
         has_video, has_audio: streams that are there.
-        silent: nothing is heard in the sound.
+        silent: nothing is heard in the audio.
         error: why the clip cannot be read, or None.
         digests: SHA-256 of the video and the audio file.
     """
@@ -86,23 +84,24 @@ def scan(
         root: folder of the files.
         record: JSON lines, one appended for each clip as soon as it is checked. A line whose files have changed in
             size or time does not count; nor does a last line that was cut off.
-        workers: processes; 0 checks in this one. A process that a clip crashes is replaced, and the clip is broken.
+        workers: processes; 0 checks in this one. A clip that crashes its process or stalls it is broken; a new one takes over.
         check: what looks into a clip.
 
     Returns:
         the facts of each job.
     """
+    # What the record knows of files that have not changed since.
     jobs = list(dict.fromkeys(jobs))
     stamps = {job: _stamp(root, job) for job in jobs}
     known = _read_record(record)
     facts = {job: known[job][1] for job in jobs if job in known and known[job][0] == stamps[job]}
     pending = [job for job in jobs if job not in facts]
+    # Check the others; each result is on the disk before the next is asked for.
     record.parent.mkdir(parents=True, exist_ok=True)
     progress = tqdm(total=len(jobs), initial=len(facts), desc="checking clips", unit="clip", disable=None)
     with progress, open(record, "a", encoding="utf-8") as file:
-        for job, found in _check_all(pending, str(root), workers, check):
-            facts[job] = found
-            line = {"job": asdict(job), "files": stamps[job], "facts": asdict(found)}
+        for job, facts[job] in _check_all(pending, str(root), workers, check):
+            line = {"job": asdict(job), "files": stamps[job], "facts": asdict(facts[job])}
             file.write(json.dumps(line) + "\n")
             file.flush()
             progress.update()
@@ -114,10 +113,12 @@ def _read(path: str, kinds: tuple[str, ...], window: tuple[float, float] | None,
     present = [kind for kind in kinds if getattr(info, f"has_{kind}")]
     if not present:
         return
+    # A file longer than its annotated window is the uncut source.
     if window is not None and info.duration > window[1] - window[0] + LONGER:
         facts.start, facts.end = window
         if facts.end > info.duration + END_TOLERANCE and facts.start + LONGER < info.duration:
             facts.end = info.duration
+    # Decode a few frames and all audio.
     clip = load_clip(path, ClipRequest(facts.start, facts.end, num_frames=FRAMES, streams=present))
     facts.has_video |= "video" in present
     if "audio" in present:
@@ -128,67 +129,15 @@ def _read(path: str, kinds: tuple[str, ...], window: tuple[float, float] | None,
 def _check_all(
     jobs: list[Job], root: str, workers: int, check: Callable[[str, Job], Facts]
 ) -> Iterator[tuple[Job, Facts]]:
-    if workers == 0 or not jobs:
+    if workers == 0:
         for job in jobs:
             yield job, check(root, job)
         return
-    waiting = iter(jobs)
-    suspects: list[Job] = []  # were being checked when a process died: one of them is to blame
-    while True:
-        try:
-            yield from _check_in_pool(waiting, root, workers, check, suspects)
-            return
-        except BrokenProcessPool:
-            yield from _check_one_by_one(suspects, root, check)
-            suspects.clear()
-
-
-def _check_in_pool(
-    waiting: Iterator[Job], root: str, workers: int, check: Callable, running: list[Job]
-) -> Iterator[tuple[Job, Facts]]:
-    """Yields as results come; `running` holds what is not yet known, also when a process dies."""
-    with _pool(workers) as pool:
-        futures: dict[Future, Job] = {}
-        try:
-            while True:
-                for job in waiting:
-                    running.append(job)
-                    futures[pool.submit(check, root, job)] = job
-                    if len(futures) >= 4 * workers:  # few enough to check again one by one
-                        break
-                if not futures:
-                    return
-                for future in wait(futures, return_when=FIRST_COMPLETED).done:
-                    job = futures.pop(future)
-                    found = future.result()
-                    running.remove(job)
-                    yield job, found
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _check_one_by_one(jobs: list[Job], root: str, check: Callable) -> Iterator[tuple[Job, Facts]]:
-    """In a process that has nothing else to do: when it dies, its clip is to blame."""
-    left = list(jobs)
-    while left:
-        with _pool(1) as pool:
-            try:
-                while left:
-                    found = pool.submit(check, root, left[0]).result()
-                    yield left.pop(0), found
-            except BrokenProcessPool:
-                job = left.pop(0)
-                yield job, Facts(error=f"{job.video or job.audio}: the decoder crashed on it; convert or get it again")
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    """Processes that start from a fresh one: decoders and their threads do not survive a fork of this one."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # imported once, not by every process
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    for job, result in isolated_calls(partial(check, root), jobs, workers=workers, time_limit=TIME_LIMIT):
+        if isinstance(result, Lost):
+            yield job, Facts(error=f"{job.video or job.audio}: {result.reason}")
+        else:
+            yield job, result
 
 
 def _stamp(root: Path, job: Job) -> list[list[Any]]:

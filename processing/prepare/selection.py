@@ -14,16 +14,16 @@ from .scan import Facts, Job
 
 USED = "used"
 # the order of the report's columns; a row has the first that holds
-PROBLEMS = ("left_out", "duplicate", "other_split", "missing", "corrupt", "no_picture", "no_sound", "silent")
+PROBLEMS = ("excluded", "duplicate", "other_split", "missing", "corrupt", "no_video", "no_audio", "silent")
 MEANING = {
-    "left_out": "left out by the set's own rules",
+    "excluded": "excluded by the set's rules",
     "duplicate": "listed twice, or the same content as another clip",
     "other_split": "its source is in another split too",
     "missing": "no such file",
     "corrupt": "cannot be decoded",
-    "no_picture": "no picture in it",
-    "no_sound": "no sound track in it",
-    "silent": "a sound track in which nothing is heard",
+    "no_video": "no video stream in it",
+    "no_audio": "no audio stream in it",
+    "silent": "an audio stream in which nothing is heard",
 }
 
 
@@ -51,9 +51,11 @@ def select_rows(
         facts: what was found.
         require: streams without which a clip is not used.
     """
+    # Test clips are judged first: what is in two splits stays in test.
     verdicts = [Verdict(row, not _absent(row, annotations.streams, require)) for row in annotations.rows]
     order = sorted(range(len(verdicts)), key=lambda number: (PRIORITY[verdicts[number].row.split], number))
     _judge_listing([verdicts[number] for number in order])
+    # Then the files: missing, unreadable, without a stream, or equal to another.
     contents: dict[tuple, Verdict] = {}
     for number in order:
         verdict = verdicts[number]
@@ -68,7 +70,7 @@ def select_rows(
 
 def make_job(row: ClipRow, root: Path, streams: Sequence[str], require: Sequence[str]) -> Job | None:
     """What to look into for a row; None where a required file is not there, or its rules leave it out."""
-    if row.left_out or _absent(row, streams, require):
+    if row.excluded or _absent(row, streams, require):
         return None
     files = {"video": row.video, "audio": row.audio}
     names = {kind: path and path.relative_to(root).as_posix() for kind, path in files.items()}
@@ -87,9 +89,10 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
     split_of_group: dict[str, str] = {}
     for verdict in verdicts:
         row = verdict.row
-        if row.left_out:
-            verdict.status, verdict.reason = "left_out", row.left_out
+        if row.excluded:
+            verdict.status, verdict.reason = "excluded", row.excluded
             continue
+        # Twice in the list, or its source in two splits.
         earlier = first.setdefault(row.clip_id, row)
         split = split_of_group.setdefault(row.group, row.split)
         if earlier is not row:
@@ -99,21 +102,23 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
 
 
 def _judge_content(
-    verdict: Verdict, found: Facts, job: Job, require: Sequence[str], contents: dict[tuple, Verdict]
+    verdict: Verdict, facts: Facts, job: Job, require: Sequence[str], contents: dict[tuple, Verdict]
 ) -> None:
     row = verdict.row
-    row.source_window = None if found.start is None else (found.start, found.end)
-    if found.error is not None:
-        verdict.status, verdict.reason = "corrupt", found.error
+    row.source_window = None if facts.start is None else (facts.start, facts.end)
+    if facts.error is not None:
+        verdict.status, verdict.reason = "corrupt", facts.error
         return
-    has = {"video": found.has_video, "audio": found.has_audio and not found.silent}
-    lacks = {"video": "no_picture", "audio": "silent" if found.has_audio else "no_sound"}
+    # A stream without content counts as missing.
+    has = {"video": facts.has_video, "audio": facts.has_audio and not facts.silent}
+    lacks = {"video": "no_video", "audio": "silent" if facts.has_audio else "no_audio"}
     for kind in MODALITIES:
         if not has[kind] and (kind in require or not any(has.values())):
             verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"
             return
     row.video, row.audio = row.video if has["video"] else None, row.audio if has["audio"] else None
-    same = contents.setdefault((found.digests, found.start, found.end), verdict)
+    # Equal bytes in an equal window are one clip.
+    same = contents.setdefault((facts.digests, facts.start, facts.end), verdict)
     if same is not verdict and (same.row.video, same.row.audio) != (row.video, row.audio):
         differs = _differences(row, same.row)
         verdict.status, verdict.reason = "duplicate", f"{row.expected}: same content as {same.row.expected}{differs}"

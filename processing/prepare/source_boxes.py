@@ -37,8 +37,8 @@ def read_vggss(folder: str | os.PathLike, split: str = "test") -> list[LabeledFr
     for name, label, boxes in named:
         sources = _find(folder, name)
         if sources is not None:
-            own = [_box(box, path, name) for box in boxes]
-            rows.append(LabeledFrame(*sources, boxes=[own], label=label, group=name, split=split))
+            source_boxes = [_box(box, path, name) for box in boxes]
+            rows.append(LabeledFrame(*sources, boxes=[source_boxes], label=label, group=name, split=split))
     if not rows:
         raise ValueError(f"{folder}: none of {len(named)} clips is in clips/, or in frames/ and audio/")
     return rows
@@ -83,10 +83,13 @@ def _flickr_boxes(path: Path) -> list[list[Box]]:
     """A list of boxes for each element that holds `bbox` elements of xmin, ymin, xmax and ymax."""
     try:
         root = ElementTree.parse(path).getroot()
-        annotators = [own for own in root.iter() if own.find("bbox") is not None]
+        annotators = [annotator for annotator in root.iter() if annotator.find("bbox") is not None]
         return [
-            [tuple(float(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax")) for box in own.iter("bbox")]
-            for own in annotators
+            [
+                tuple(float(box.findtext(edge)) for edge in ("xmin", "ymin", "xmax", "ymax"))
+                for box in annotator.iter("bbox")
+            ]
+            for annotator in annotators
         ]
     except (ElementTree.ParseError, TypeError, ValueError) as error:
         raise ValueError(
@@ -102,9 +105,9 @@ def _box(box: list[float], path: Path, name: str) -> Box:
 
 
 def _find(folder: Path, name: str) -> tuple[str, str | None] | None:
-    """(sound, frame) of a clip; None where it is not there."""
+    """(audio, frame) of a clip; None where it is not there."""
     clip = safe_join(folder / "clips", f"{name}.mp4")
     if os.path.isfile(clip):
         return clip, None
-    frame, sound = safe_join(folder / "frames", f"{name}.jpg"), safe_join(folder / "audio", f"{name}.wav")
-    return (sound, frame) if os.path.isfile(frame) and os.path.isfile(sound) else None
+    frame, audio = safe_join(folder / "frames", f"{name}.jpg"), safe_join(folder / "audio", f"{name}.wav")
+    return (audio, frame) if os.path.isfile(frame) and os.path.isfile(audio) else None

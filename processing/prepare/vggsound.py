@@ -54,8 +54,8 @@ def read(root: Path, options: Namespace) -> Annotations:
                 raise PrepareError(f"{path}: {','.join(cells)!r} is not `id,start,label,split`; mend the line")
             video_id, start, label, split = (cell.strip() for cell in cells)
             clip_id = f"{video_id}_{round(seconds(start, path, reader.line_num)):06d}"
-            found = index.find(clip_id)
-            rows.append(ClipRow(clip_id, [label], video_id, split, f"{clip_id}.mp4", found, found))
+            file = index.find(clip_id)
+            rows.append(ClipRow(clip_id, [label], video_id, split, f"{clip_id}.mp4", file, file))
     classes = sorted({row.labels[0] for row in rows})
     warnings = index.warnings()
     if len(classes) != CLASSES:
@@ -80,16 +80,18 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         if row.split != TEST:
             continue
         if row.clip_id not in labeled:
-            row.left_out = f"{row.clip_id}: not in VGGSounder"
+            row.excluded = f"{row.clip_id}: not in VGGSounder"
             unlabeled += 1
             continue
-        found = labeled[row.clip_id]
-        pairs = {(name, kind) for name, kind in zip(found.labels, found.modalities, strict=True) if name in order}
-        unknown += len(found.labels) - len(pairs)
+        relabeled = labeled[row.clip_id]
+        pairs = {
+            (name, kind) for name, kind in zip(relabeled.labels, relabeled.modalities, strict=True) if name in order
+        }
+        unknown += len(relabeled.labels) - len(pairs)
         pairs = sorted(pairs, key=lambda pair: order[pair[0]])
         row.labels, row.extra["modalities"] = [name for name, _ in pairs], [kind for _, kind in pairs]
         if not pairs:
-            row.left_out = f"{row.clip_id}: VGGSounder gives none of the classes"
+            row.excluded = f"{row.clip_id}: VGGSounder gives none of the classes"
     annotations.multi_label = True
     annotations.split += f", test labels by VGGSounder ({len(labeled)} clips)"
     annotations.extra_features |= {
@@ -97,7 +99,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         "modalities": List(Value("string")),
     }
     if unlabeled:
-        annotations.warnings.append(f"test: {unlabeled} clips are not in VGGSounder and left out")
+        annotations.warnings.append(f"test: {unlabeled} clips are not in VGGSounder and skipped")
     if unknown:
-        annotations.warnings.append(f"test: {unknown} VGGSounder labels are not among the classes and left out")
+        annotations.warnings.append(f"test: {unknown} VGGSounder labels are not among the classes and skipped")
     return annotations

@@ -64,10 +64,12 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
     Raises:
         PrepareError: `out` holds something else.
     """
+    # Nothing to do where the folder holds exactly this.
     check_out(out)
     report = dict(report) | {"fingerprint": _fingerprint(tables, report)}
     if _is_current(out, report):
         return False
+    # A reader sees the old folder or the whole new one.
     with atomic_folder(out) as folder:
         (folder / "data").mkdir()
         report["shards"] = {}
@@ -114,6 +116,7 @@ def _features(annotations: Annotations) -> Features:
 
 
 def _columns(rows: list[ClipRow], features: Features, annotations: Annotations) -> dict[str, list]:
+    # Classes as indices, windows as two columns.
     index = {name: number for number, name in enumerate(annotations.classes)}
     labels = [[index[label] for label in row.labels] for row in rows]
     windows = [row.source_window or (None, None) for row in rows]
@@ -137,6 +140,7 @@ def _cell(path: Path | None) -> dict[str, Any] | None:
 
 def _shards(split: str, part: Dataset, embed: bool) -> Iterator[tuple[str, Dataset]]:
     """Names and shards, one after the other: only one shard of bytes is in memory."""
+    # Where shards begin: by the bytes of their clips, or by rows.
     starts, size = [0], 0
     for number, row in enumerate(part if embed else ()):
         paths = {cell["path"] for cell in (row["video"], row["audio"]) if cell is not None}
@@ -146,6 +150,7 @@ def _shards(split: str, part: Dataset, embed: bool) -> Iterator[tuple[str, Datas
             size = 0
     if not embed:
         starts = list(range(0, len(part), SHARD_ROWS))
+    # Write one after the other: only one shard of bytes is in memory.
     ends = [*starts[1:], len(part)]
     bounds = tqdm(list(zip(starts, ends, strict=True)), desc=f"writing {split}", unit="shard", disable=None)
     for number, (start, end) in enumerate(bounds):

@@ -332,7 +332,7 @@ def test_other_sizes_resample_positions():
     assert outputs.audio_last_hidden_state.shape == (2, 10, 32)
 
 
-def test_published_sizes_and_cost():
+def test_sizes_and_cost_of_the_paper():
     """Parameters (with the saved positions), and multiply-adds of linear layers and convolutions, in 10^9."""
     for fields, parameters, pretraining, dense, masked in (
         ({}, 268_660_224, 320_563_712, 30.94, 8.74),

@@ -175,3 +175,37 @@ def test_card_is_filled(pushed, hub, kind):
     assert str(pushed) not in text, "a folder of this machine went into the card"
     for heading in ("## Use", "## Data", "## Results", "## Recipe", "## Limits", "## License"):
         assert heading in body
+
+
+def push(environment: dict, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "training.command_line", "push", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=240)
+
+
+def test_a_finished_run_is_uploaded_later(pushed, hub):
+    listed = push(hub.env, pushed / "model", "tester/later", "--dry_run")
+    assert listed.returncode == 0, listed.stderr
+    assert "model.safetensors" in listed.stdout and "modeling_maavt.py" in listed.stdout
+    assert "missing: a description of the data" in listed.stdout and "the license of the data" in listed.stdout
+    assert "tester/later" not in hub.repos
+    for options in ([], ["--adapter"]):
+        done = push(hub.env, pushed / "model", "tester/later", *options)
+        assert done.returncode == 0, done.stderr
+        assert b"tester/later" in hub.repos["tester/later"]["files"]["README.md"]
+    assert len(hub.repos["tester/later"]["commits"]) == 2
+    assert "adapter_model.safetensors" in hub.repos["tester/later"]["files"]
+
+
+def test_a_hub_that_refuses_the_commit(pushed):
+    class Refusing(MockHub):
+        def handle(self, method, path, body, headers):
+            if "/commit/" in path:
+                return 500, {"error": "internal"}, {}
+            return super().handle(method, path, body, headers)
+
+    with Refusing() as server:
+        done = push(server.env, pushed / "adapter", "tester/again", "--adapter")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert f"try again with `maavt push {pushed / 'adapter'} tester/again --adapter`" in done.stderr

@@ -182,6 +182,6 @@ def test_kept_states_train_the_model_as_clips_do(tmp_path, monkeypatch):
     build()
     assert len(calls) == 2  # other weights, other states
 
-    changing = build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2, sound="waveform")
+    changing = build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2, audio="waveform")
     with pytest.raises(ValueError, match="change from epoch to epoch"):
         build_block_state_cache(tmp_path / "cache", changing, states_of, "0")

@@ -187,7 +187,7 @@ def test_mismatched_copies(table, processor):
         assert LABELS[picture] != LABELS[sound] and GROUPS[picture] != GROUPS[sound]
         line = dataset.describe(CLIPS + row)
         assert line["label"] == -100 and line["is_matched"] is False and line["clip_id"] == f"{row}.mp4"
-        assert line["picture"] == f"{picture}.mp4" and line["sound"] == f"{sound}.mp4"
+        assert line["video"] == f"{picture}.mp4" and line["audio"] == f"{sound}.mp4"
         assert dataset.describe(row)["label"] == LABELS[row]
     item = dataset[CLIPS + 1]
     assert heard(item, processor) == 1 and shown(item) == dataset.pair(CLIPS + 1)[0]

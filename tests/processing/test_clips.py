@@ -52,8 +52,8 @@ VARIANTS = {
     "surround": {"path": "a.mp4", "layout": "5.1", "sampling_rate": 48000},
     "rate_22050": {"path": "a.mp4", "sampling_rate": 22050},
     "rate_8000": {"path": "a.mp4", "sampling_rate": 8000},
-    "no_sound": {"path": "a.mp4", "sound": False},
-    "no_picture": {"path": "a.m4a", "picture": False},
+    "no_audio": {"path": "a.mp4", "sound": False},
+    "no_video": {"path": "a.m4a", "picture": False},
     "wav": {"path": "a.wav", "picture": False},
 }
 
@@ -498,7 +498,7 @@ def test_probe(tmp_path):
     assert info.duration == pytest.approx(2.0, abs=0.01)
     late = probe_clip(write_numbered(tmp_path / "late.mkv", start_time=1.5))
     assert late.duration == pytest.approx(2.1, abs=0.06) and late.start == pytest.approx(1.44, abs=0.07)
-    silent = probe_clip(write_variant(tmp_path, "no_sound"))
+    silent = probe_clip(write_variant(tmp_path, "no_audio"))
     assert not silent.has_audio and silent.sampling_rate is None
 
 
@@ -541,7 +541,7 @@ def test_headers_are_read_again_when_the_file_changes(tmp_path):
 
 @pytest.mark.parametrize("decoder", ["auto", *DECODERS])
 def test_missing_streams(tmp_path, decoder):
-    silent, blind = write_variant(tmp_path, "no_sound"), write_variant(tmp_path, "no_picture")
+    silent, blind = write_variant(tmp_path, "no_audio"), write_variant(tmp_path, "no_video")
     with pytest.raises(ClipError, match='audio: the file has no audio stream; .*on_missing="none"') as caught:
         load_clip(silent, ClipRequest(num_frames=2, decoder=decoder))
     assert caught.value.field == "audio" and str(silent) in str(caught.value)

@@ -204,7 +204,7 @@ def test_masks_let_their_frequencies_through():
     torch.testing.assert_close(both.sum(2)[..., inner], mixture[..., inner], atol=2e-3, rtol=0)
 
 
-def test_mask_goes_through_the_filters_as_published():
+def test_mask_goes_through_the_filters_as_in_the_paper():
     """Against the plain computation with torchaudio's own transforms."""
     mixture, mask = noise(48000), torch.rand(128, 192, generator=torch.Generator().manual_seed(1))
     window = torch.hann_window(800)

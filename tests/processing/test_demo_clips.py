@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, ViTForImageClassification, ViTModel
 
 from processing.clips import load_clip, probe_clip
 from processing.data.clip_tables import build_clip_table
-from processing.generate.demo_clips import DemoSettings, demo_picture, demo_sound, is_whole, write_demo
+from processing.generate.demo_clips import DemoSettings, demo_frames, demo_waveform, is_whole, write_demo
 from training.tools.demo_backbone import BackboneSettings, read_record, sine_positions, train_backbone
 
 
@@ -45,19 +45,19 @@ def test_the_clips_are_real_files_split_by_source(demo):
 
 def test_picture_and_sound_are_those_of_the_label(demo):
     digits = load_digits()
-    quiet = replace(SMALL, picture_noise=0.0, sound_noise=0.0, tone_loss=0.0)
+    quiet = replace(SMALL, video_noise=0.0, audio_noise=0.0, tone_loss=0.0)
     for row in build_clip_table(demo, check="none")[0]["test"]:
         source = int(row["group"].split("_")[1])
         assert digits.target[source] == row["label"]
         clip = load_clip(row["video"])
-        clean = demo_picture(digits.images[source], quiet, np.random.default_rng(0))
+        clean = demo_frames(digits.images[source], quiet, np.random.default_rng(0))
         picture = clip.frames.float().mean((0, 1)).flatten()
         assert np.corrcoef(picture, clean[0].mean(-1).flatten())[0, 1] > 0.5
         # the two strongest of the seven tones are the label's, unless one was lost
         spectrum = np.abs(np.fft.rfft(clip.waveform.numpy(), n=16000))
         tones = np.array([697, 770, 852, 941, 1209, 1336, 1477])
         level = np.array([spectrum[tone - 3 : tone + 4].max() for tone in tones])
-        sound = np.abs(np.fft.rfft(demo_sound(row["label"], quiet, np.random.default_rng(0)), n=16000))
+        sound = np.abs(np.fft.rfft(demo_waveform(row["label"], quiet, np.random.default_rng(0)), n=16000))
         expected = {tone for tone in tones if sound[tone - 3 : tone + 4].max() > 0.5 * sound.max()}
         assert len(expected) == 2 and set(tones[np.argsort(level)[-1:]]) <= expected
 
@@ -113,9 +113,9 @@ def test_neither_modality_is_enough_and_both_are():
     pictures, sounds = [], []
     for source in order:
         picture, sound = (np.random.default_rng([settings.seed, source, stream]) for stream in (0, 1))
-        frames = demo_picture(digits.images[source], settings, picture)
+        frames = demo_frames(digits.images[source], settings, picture)
         pictures.append(frames[1::4, 4::8, 4::8, 0].mean(0).ravel() / 255)
-        waveform = demo_sound(digits.target[source], settings, sound)
+        waveform = demo_waveform(digits.target[source], settings, sound)
         bins = np.abs(np.fft.rfft(waveform))[300:800]  # 2 Hz each: 600 to 1600 Hz
         sounds.append(np.log(bins.reshape(50, 10).max(1)))
     labels = digits.target[order]
@@ -132,7 +132,7 @@ def test_neither_modality_is_enough_and_both_are():
 
 
 def test_the_backbone_is_a_stock_vit_and_trained_once(tmp_path):
-    demo = write_demo(tmp_path / "demo", replace(SMALL, picture_noise=0.1))
+    demo = write_demo(tmp_path / "demo", replace(SMALL, video_noise=0.1))
     settings = BackboneSettings(num_steps=120, hidden_size=48, num_layers=2)
     state = torch.get_rng_state()
     measured = train_backbone(demo, tmp_path / "backbone", settings)

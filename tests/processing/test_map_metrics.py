@@ -30,7 +30,7 @@ def mask(*pixels: int, size: int = 4) -> np.ndarray:
 def test_foreground_iou_and_f_by_hand():
     """4 pixels sound, 3 are found and 1 wrongly: IoU 3 / 5; precision and recall 3 / 4, so F is 3 / 4."""
     score = AVSBenchScore().compute(predictions=[0.9 * mask(0, 1, 2, 9)], references=[mask(0, 1, 2, 3)])
-    assert score == pytest.approx({"miou": 0.6, "f_score": 0.75, "num_pictures": 1})
+    assert score == pytest.approx({"miou": 0.6, "f_score": 0.75, "num_frames": 1})
 
 
 def test_empty_reference_counts_the_background():
@@ -40,11 +40,11 @@ def test_empty_reference_counts_the_background():
     assert score["miou"] == pytest.approx((0.75 + 1) / 2) and score["f_score"] == pytest.approx(1.0)
     perfect = AVSBenchScore().compute(predictions=[mask(), mask(0)], references=references)
     assert perfect["miou"] == 1.0
-    with pytest.raises(ValueError, match="no picture has a foreground"):
+    with pytest.raises(ValueError, match="no frame has a foreground"):
         AVSBenchScore().compute(predictions=[mask()], references=[mask()])
 
 
-def test_f_takes_its_threshold_for_a_group_not_for_a_picture():
+def test_f_takes_its_threshold_for_a_group_not_for_a_frame():
     """One picture is best above 0.2, the other above 0.7: together neither threshold suits both."""
     first = np.where(mask(0, 1) > 0, 0.9, 0.5)  # best: only above 0.5
     second = np.where(mask(0, 1) > 0, 0.3, 0.1)  # best: 0.1 to 0.3
@@ -56,7 +56,7 @@ def test_f_takes_its_threshold_for_a_group_not_for_a_picture():
     assert together["f_score"] == pytest.approx(max(1 + loose, 1 + 0) / 2)
     published = DeepAVFusionSegmentationScore().compute(predictions=predictions, references=references)
     assert published["f_score"] == pytest.approx(1.0)
-    with pytest.raises(ValueError, match="1 for 2 pictures"):
+    with pytest.raises(ValueError, match="1 for 2 frames"):
         AVSBenchScore().compute(predictions=predictions, references=references, groups=["a"])
 
 
@@ -72,14 +72,14 @@ def test_f_scores_against_the_plain_definition():
         assert got == pytest.approx(want)
 
 
-def test_published_figures_count_the_background_too():
+def test_reference_figures_count_the_background_too():
     """The specification's example: a foreground IoU of 0.822 is reported as about 0.887."""
     reference, prediction = np.zeros((100, 100)), np.zeros((100, 100))
     reference[:, :40], prediction[:, :33] = 1, 1
     got = DeepAVFusionSegmentationScore().compute(
         predictions=[prediction, prediction], references=[reference, np.zeros((100, 100))]
     )
-    assert got["num_pictures"] == 1  # pictures without foreground are left out
+    assert got["num_frames"] == 1  # frames without foreground are skipped
     assert got["miou_foreground"] == pytest.approx(33 / 40)
     assert got["miou_with_background"] == pytest.approx((33 / 40 + 60 / 67) / 2)
     official = AVSBenchScore().compute(predictions=[prediction], references=[reference])
@@ -103,7 +103,7 @@ def test_pictures_are_measured_as_they_are_added():
     metric = AVSBenchScore()
     metric.add_batch(predictions=np.stack([mask(0), mask(1)]), references=np.stack([mask(0), mask(0)]))
     metric.add(prediction=mask(0, size=6), reference=mask(0, size=6))
-    assert metric.compute() == pytest.approx({"miou": 2 / 3, "f_score": 2 / 3, "num_pictures": 3})
+    assert metric.compute() == pytest.approx({"miou": 2 / 3, "f_score": 2 / 3, "num_frames": 3})
 
 
 def test_bad_maps_are_named():
@@ -149,7 +149,7 @@ def test_ciou_by_hand():
     assert got["auc"] == pytest.approx((0.3 + 0.025 + 0.8 + 0.025) / 2)
     # ranked alike, the four of the region: precision 2 / 4 at recall 2 / 3, then 3 / 16
     assert got["ap"] == pytest.approx((2 / 3 * 0.5 + 1 / 3 * 3 / 16 + 1) / 2)
-    assert got["num_pictures"] == 2
+    assert got["num_frames"] == 2
 
 
 def test_region_is_a_share_of_the_range_or_half_of_the_pixels():

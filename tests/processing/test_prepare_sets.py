@@ -104,13 +104,13 @@ def test_ave(roots, tmp_path):
         "listed": 9,
         "found": 8,
         "used": 4,
-        "left_out": 0,
+        "excluded": 0,
         "duplicate": 2,
         "other_split": 0,
         "missing": 1,
         "corrupt": 1,
-        "no_picture": 0,
-        "no_sound": 0,
+        "no_video": 0,
+        "no_audio": 0,
         "silent": 1,
     }
     assert report["per_class"]["train"]["Bark"]["listed"] == 4 and report["per_class"]["train"]["Bark"]["used"] == 0
@@ -201,7 +201,7 @@ def test_vggsound(roots, tmp_path):
         "train000001_000001": "silent",
         "train000002_000002": "corrupt",
         "train000003_000003": "duplicate",  # the bytes of a test clip: kept off train
-        "train000004_000004": "no_sound",
+        "train000004_000004": "no_audio",
         "train000010_000010": "duplicate",
         "both-000000_000030": "other_split",
     }
@@ -240,7 +240,7 @@ def test_vggsounder(roots, tmp_path, monkeypatch):
     row = next(row for row in tables["test"] if row["clip_id"] == "test-000001_000001")
     assert row["label"] == [0, 2] and row["modalities"] == ["AV", "A"] and row["vggsound_label"] == 1
     assert all(row["label"] == [row["vggsound_label"]] for row in tables["train"])
-    assert problems["test-000005_000005"] == problems["test-000004_000004"] == "left_out"
+    assert problems["test-000005_000005"] == problems["test-000004_000004"] == "excluded"
     assert report["multi_label"] and any("2 clips are not in VGGSounder" in text for text in report["warnings"])
 
 
@@ -274,7 +274,7 @@ def test_crema_d_speaker_disjoint(crema_d, tmp_path):
     assert row["video"]["path"].endswith("VideoFlash/1001_IEO_HAP_MD.flv")
     assert row["audio"]["path"].endswith("AudioWAV/1001_IEO_HAP_MD.wav")
     assert (row["actor"], row["sentence"], row["intensity"]) == ("1001", "IEO", "MD")
-    assert any("train: 21 clips listed, the published split has 5144" in text for text in report["warnings"])
+    assert any("train: 21 clips listed, the full split has 5144" in text for text in report["warnings"])
 
 
 def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(crema_d, tmp_path):
@@ -284,7 +284,7 @@ def test_crema_d_keeps_clips_without_a_sound_file_where_sound_is_not_required(cr
     assert row["audio"] is None and row["video"]["path"].endswith(".flv")
 
 
-def test_crema_d_published_split_has_91_actors():
+def test_crema_d_speaker_split_has_91_actors():
     assert len(set(VALIDATION_ACTORS)) == 9 and len(set(TEST_ACTORS)) == 19
     assert not set(VALIDATION_ACTORS) & set(TEST_ACTORS)
 
@@ -300,7 +300,7 @@ def test_crema_d_overlapping_lists_warn(crema_d, tmp_path):
     assert (
         ids(tables["train"]) | ids(tables["validation"]) == set(train) and len(tables["validation"]) == 5
     )  # one of each class
-    assert set(problems.values()) == {"left_out"}
+    assert set(problems.values()) == {"excluded"}
     assert any("3 of 3 actors are in both splits" in text for text in report["warnings"])
     assert "actors overlap" in report["split"]
     assert set(tables["train"]["actor"]) & set(tables["test"]["actor"])
@@ -320,7 +320,7 @@ def test_crema_d_actor_lists_and_seeded_split(crema_d, tmp_path):
     assert set(tables["validation"]["group"]) == {"1003"} and set(tables["test"]["group"]) == {"1010", "1015"}
     assert not any("both splits" in text for text in report["warnings"])
     report, tables, _ = run("crema_d", crema_d, tmp_path / "seeded", "--split", "seeded")
-    assert "of our own" in report["split"] and set(tables) == {"train", "validation", "test"}
+    assert "not the split of any paper" in report["split"] and set(tables) == {"train", "validation", "test"}
 
 
 def test_crema_d_bad_lists(crema_d, tmp_path):
@@ -347,7 +347,7 @@ def test_kinetics_sounds(roots, tmp_path):
     options = ["--csv", str(root / "train.csv"), str(root / "val.csv"), "--classes", str(root / "classes.csv")]
     report, tables, problems = run("kinetics_sounds", root, tmp_path / "out", *options)
     expected = {"k0_000000_000010": "missing", "k1_000001_000011": "silent", "k2_000002_000012": "corrupt"}
-    expected |= {"k5_000005_000015": "no_sound"}
+    expected |= {"k5_000005_000015": "no_audio"}
     assert expected.items() <= problems.items()
     # which of the two copies stays depends on the sides that they were drawn to
     assert sorted(set(problems) - set(expected)) in (["k3_000003_000013"], ["k4_000004_000014"])
@@ -365,7 +365,7 @@ def test_kinetics_sounds_without_split(roots, tmp_path):
     lines = [",".join(line.split(",")[:4]) for line in (root / "train.csv").read_text().splitlines()]
     (tmp_path / "list.csv").write_text("\n".join(lines))
     report, tables, _ = run("kinetics_sounds", root, tmp_path / "out", "--csv", str(tmp_path / "list.csv"))
-    assert set(tables) == {"train", "validation", "test"} and "of our own" in report["split"]
+    assert set(tables) == {"train", "validation", "test"} and "not the split of any paper" in report["split"]
     (tmp_path / "bad.csv").write_text("label,youtube_id,time_start\na,b,1\n")
     with pytest.raises(PrepareError, match="bad.csv: no column time_end"):
         run("kinetics_sounds", root, tmp_path / "bad", "--csv", str(tmp_path / "bad.csv"))
@@ -420,7 +420,7 @@ def test_ravdess(roots, tmp_path):
     rows = {row["clip_id"]: row for part in tables.values() for row in part}
     row = rows["01-01-06-02-01-01-12"]
     assert (row["label"], row["intensity"], row["actor"], row["channel"]) == (5, "strong", "12", "speech")
-    assert "of our own" in report["split"] and any("4 of 24 actors" in text for text in report["warnings"])
+    assert "no official split" in report["split"] and any("4 of 24 actors" in text for text in report["warnings"])
 
 
 def test_ravdess_song_and_sound_only(roots, tmp_path):

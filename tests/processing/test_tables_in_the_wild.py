@@ -125,6 +125,20 @@ def test_labels_are_one_line_and_tables_are_utf8(tmp_path, clip):
         read_all(tmp_path)
 
 
+def test_names_with_line_breaks_and_labels_with_slashes_are_safe(tmp_path, clip):
+    folder = folder_of(clip, tmp_path / "set", ["red\nfox/a\n1.mp4", "red\nfox/b.mp4", "dog/notes\n.txt"])
+    table, report = read_all(folder)
+    assert report["classes"] == ["red fox"]
+    assert table["train"]["clip_id"] == table["train"]["group"] == ["red\\nfox/a\\n1.mp4", "red\\nfox/b.mp4"]
+    assert all(os.path.isfile(cell["path"]) for cell in table["train"]["video"])
+    assert [entry["file"] for entry in report["skipped"]] == ["dog/notes\\n.txt"]
+    assert all("\n" not in line for line in report["warnings"])
+    assert FileIndex(folder).find("b") is not None and not FileIndex(folder).not_utf8
+    shutil.copy(clip, tmp_path / "c.mp4")
+    (tmp_path / "metadata.csv").write_text("file_name,label\nc.mp4,../car/truck\n", encoding="utf-8")
+    assert read_all(tmp_path)[1]["classes"] == ["../car/truck"]
+
+
 def test_a_spreadsheet_runs_no_cell(tmp_path):
     rows = [{"clip_id": "=HYPERLINK(1)", "label": "-x", "score": -1.5}, {"clip_id": "--PJHxphWEs", "label": "@a"}]
     write_csv(tmp_path / "predictions.csv", rows, ["clip_id", "label", "score"])

@@ -36,7 +36,7 @@ def small_processor(size: int = 48) -> DeepAVFusionProcessor:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory):
-    settings = ShapeSettings(num_train=4, num_test=8, num_pairs=2, frames_per_clip=2, picture_noise=4.0)
+    settings = ShapeSettings(num_train=4, num_test=8, num_pairs=2, frames_per_clip=2, video_noise=4.0)
     return write_shapes(tmp_path_factory.mktemp("shapes") / "clips", settings)
 
 
@@ -50,7 +50,7 @@ def test_masks_lie_on_the_shape_that_sounds(shapes):
     assert len(lines) == 24 and {row["split"] for row in lines} == {"train", "test"}
     for cells, row in zip(lines[:8], read_duet(shapes, "train"), strict=True):
         assert cells["kind"] != cells["silent"] and row.label == cells["color"]
-        clip = load_clip(row.sound, ClipRequest(times=[row.time]))
+        clip = load_clip(row.audio, ClipRequest(times=[row.time]))
         mask = read_mask(row.mask).bool()
         inside, rest = clip.frames[0].float()[:, mask], clip.frames[0].float()[:, ~mask]
         assert inside.amax(0).mean() > 150 and rest.amax(0).median() < 80
@@ -66,19 +66,19 @@ def test_clips_for_classification_are_seconds_of_training_and_whole_tests(shapes
     assert [row["split"] for row in rows] == ["train"] * 12 + ["test"] * 8
     assert [(float(row["start"]), float(row["end"])) for row in rows[:3]] == [(0, 1), (1, 2), (2, 3)]
     assert (float(rows[-1]["start"]), float(rows[-1]["end"])) == (0, 3)
-    colors = {row.sound.rsplit("/", 1)[-1]: row.label for row in read_duet(shapes, "test")}
+    colors = {row.audio.rsplit("/", 1)[-1]: row.label for row in read_duet(shapes, "test")}
     assert {row["file_name"].rsplit("/", 1)[-1]: row["color"] for row in rows[12:]} == colors
 
 
 def test_both_shapes_are_seen_and_one_is_marked(shapes):
     for row in read_duet(shapes, "test"):
-        frame = load_clip(row.sound, ClipRequest(times=[row.time], streams=("video",))).frames[0].float()
+        frame = load_clip(row.audio, ClipRequest(times=[row.time], streams=("video",))).frames[0].float()
         bright = int((frame.amax(0) > 130).sum())
         assert bright > 1.3 * int(read_mask(row.mask).sum())
 
 
 def test_shapes_are_the_same_for_a_seed(tmp_path, shapes):
-    settings = ShapeSettings(num_train=1, num_test=1, num_pairs=2, frames_per_clip=2, picture_noise=4.0)
+    settings = ShapeSettings(num_train=1, num_test=1, num_pairs=2, frames_per_clip=2, video_noise=4.0)
     again = write_shapes(tmp_path / "again", settings)
     for name in ("masks/train_0000_0.png", "masks/test_0000_1.png"):  # an encoder need not repeat itself
         assert (again / name).read_bytes() == (shapes / name).read_bytes()

@@ -28,7 +28,7 @@ def test_help_does_not_wait_for_pytorch():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export"])
+@pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export", "push"])
 def test_each_program_is_listed(command):
     assert command in call("--help").output
 
@@ -49,6 +49,27 @@ def test_an_error_is_one_line(monkeypatch):
     result = call("prepare", "ave")
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert isinstance(call("prepare", "ave", "--debug").exception, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed.", "error: a loader worker has died"),
+        ("[enforce fail] PytorchStreamWriter failed writing file data/0", "error: a file cannot be written"),
+        ("[gloo/transport/tcp/pair.cc] Connection closed by peer", "error: another process of this run has ended"),
+        ("a fault of the program", None),
+    ],
+)
+def test_what_libraries_report_as_runtime_errors(monkeypatch, message, line):
+    def fail():
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("processing.prepare.__main__.main", fail)
+    result = call("prepare", "ave")
+    if line is None:
+        assert isinstance(result.exception, RuntimeError)
+    else:
+        assert result.output.startswith(line) and len(result.output.splitlines()) == 1
 
 
 def test_a_configuration_that_is_not_there(tmp_path):

@@ -164,7 +164,7 @@ def test_wrong_arguments_are_named(clips, tmp_path, more, message):
 
 
 @pytest.mark.parametrize("name, rate, batch", [("classification", 3e-4, 32 * 2 * 8), ("probe", 0.3, 128 * 8)])
-def test_published_recipes(name, rate, batch):
+def test_recipes_of_the_paper(name, rate, batch):
     """Eight processes; the base rate is one for 256 clips."""
     argv = [str(CONFIG.parent / f"{name}_vggsound.yaml"), "--bf16", "false", "--use_cpu", "true"]
     task, args = parse_arguments(ClassificationArguments, argv)

@@ -19,7 +19,7 @@ from training.deepavfusion.pretraining import branch_ramp, is_of_branch, main, r
 from training.deepavfusion.probes import neighbor_scores
 
 
-def test_published_schedule():
+def test_schedule_of_the_paper():
     """200 epochs of 10 steps, 40 of warm-up, ViTs at their full rate from epoch 100."""
     assert warmup_then_cosine(0, 400, 2000) == 0 and warmup_then_cosine(200, 400, 2000) == 0.5
     assert warmup_then_cosine(400, 400, 2000) == 1 and warmup_then_cosine(1200, 400, 2000) == pytest.approx(0.5)

@@ -5,6 +5,7 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from training.common.results import markdown_table
 from training.maavt.arguments import parse_arguments
 from training.maavt.evaluation import (
     Predictions,
+    match_threshold,
     pair_records,
     score,
 )
@@ -35,7 +37,13 @@ def predictions(match_logits=(3.0, 2.0, 1.0, 0.5, -1.0, -2.0, 1.5, -3.0)) -> Pre
     """Four matched clips (three right) and four mismatched copies, one of which is accepted above 0.75."""
     labels = [0, 1, 2, 1, -100, -100, -100, -100]
     pairs = [
-        {"clip_id": "abcd"[i % 4], "group": ("g1", "g1", "g2", "g3")[i % 4], "label": label, "is_matched": i < 4}
+        {
+            "clip_id": "abcd"[i % 4],
+            "audio": "abcdbcda"[i],
+            "group": ("g1", "g1", "g2", "g3")[i % 4],
+            "label": label,
+            "is_matched": i < 4,
+        }
         for i, label in enumerate(labels)
     ]
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 0, 1, 2, 0]] * 5
@@ -76,6 +84,58 @@ def test_interval_resamples_groups_not_clips():
         return high - low
 
     assert width([str(i // 40) for i in range(400)]) > 3 * width([str(i) for i in range(400)])
+
+
+def test_match_interval_resamples_the_groups_of_both_clips():
+    """Clips whose audio decides the score: mismatched pairs with one audio are no independent observations."""
+    generator, num = np.random.default_rng(0), 40
+    loud = generator.normal(size=num)
+    partner = (np.arange(num) // 10 * 10 + 13) % num  # four clips give the audio of all mismatched pairs
+    pairs, scores = [], []
+    for matched in (True, False):
+        for clip in range(num):
+            audio = clip if matched else int(partner[clip])
+            pairs.append({"clip_id": str(clip), "audio": str(audio), "group": str(clip), "is_matched": matched})
+            pairs[-1]["label"] = 0 if matched else -100
+            scores.append(matched + loud[audio])
+    found = Predictions(np.eye(2, dtype=np.float32)[[0] * len(pairs)], np.array(scores, dtype=np.float32), pairs)
+    row = score(found, None, bootstrap_samples=300)
+    for pair in pairs:
+        pair["audio"] = pair["clip_id"]
+    narrow = score(found, None, bootstrap_samples=300)
+    assert row["match_auroc"] == narrow["match_auroc"]
+    assert np.ptp(row["match_auroc_interval"]) > 1.5 * np.ptp(narrow["match_auroc_interval"])
+
+
+class FixedPredictions:
+    """A trainer that has the predictions already."""
+
+    def __init__(self, logits: np.ndarray, match_logits: np.ndarray):
+        self.predictions = (logits, match_logits)
+
+    def predict(self, dataset):
+        return self
+
+
+class FixedPairs(list):
+    """A data set of described pairs."""
+
+    targets = SimpleNamespace(kind="clip")
+
+    def describe(self, index: int) -> dict:
+        return self[index]
+
+    def has_both(self, index: int) -> bool:
+        return True
+
+
+def test_match_threshold_is_fitted_on_the_given_pairs():
+    """Scores around 5: at a threshold of 0 every mismatched pair would be accepted."""
+    found = predictions()
+    threshold = match_threshold(FixedPredictions(found.logits, found.match_logits + 5), FixedPairs(found.pairs))
+    assert 4 < threshold < 5.5  # rejects three of the mismatched pairs, accepts the three that are rightly classified
+    scores = [score(found, candidate - 5)["combined"] for candidate in (threshold, 0.0, 5.0)]
+    assert scores[0] == max(scores) and scores[0] > scores[1]
 
 
 def test_files_of_a_run(tmp_path):

@@ -86,7 +86,7 @@ def test_a_run_on_the_cache_is_the_run_without_it(toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "frames", "sound"),
+    ("changes", "frames", "audio"),
     [
         ([], "resized", "spectrogram"),
         (["--augmentation", "{}"], "decoded", "waveform"),
@@ -96,8 +96,8 @@ def test_a_run_on_the_cache_is_the_run_without_it(toy, tmp_path, monkeypatch):
         (["--evaluation_noise_db", "clean", "-5"], "resized", "waveform"),
     ],
 )
-def test_the_cached_form_is_the_latest_before_random_changes(toy, changes, frames, sound):
-    assert cached_forms(parse_arguments([toy, *changes])) == {"frames": frames, "sound": sound}
+def test_the_cached_form_is_the_latest_before_random_changes(toy, changes, frames, audio):
+    assert cached_forms(parse_arguments([toy, *changes])) == {"frames": frames, "audio": audio}
 
 
 def test_a_dry_run_builds_no_cache(toy, tmp_path):

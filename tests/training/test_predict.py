@@ -62,6 +62,26 @@ def test_predictions_are_those_of_the_model(run):
             assert record["match_probability"] == pytest.approx(match.sigmoid().item(), rel=0, abs=1e-6)
 
 
+def test_compiled_to_one_graph_that_every_batch_uses(run, monkeypatch):
+    """The last batch has one clip of two, and compiles nothing anew."""
+
+    def compile_quickly(model, **options):
+        torch.nn.Module.compile(model, backend="eager", **options)
+
+    monkeypatch.setattr(prediction.MAAVTForAudioVisualClassification, "compile", compile_quickly)
+    files = sorted((run / "data" / "clips").glob("*.mp4"))[:5]
+    plain = classify(run / "run" / "model", files, batch_size=2)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled = classify(run / "run" / "model", files, batch_size=2, compile=True)
+    assert len(compiled) == len(plain) == 5
+    for one, other in zip(plain, compiled, strict=True):
+        assert one["file"] == other["file"]
+        assert one["match_logit"] == pytest.approx(other["match_logit"], rel=0, abs=1e-5)
+        for first, second in zip(one["predictions"], other["predictions"], strict=True):
+            assert first["label"] == second["label"]
+            assert first["probability"] == pytest.approx(second["probability"], rel=0, abs=1e-5)
+
+
 def test_a_clip_is_judged_without_its_neighbors(run):
     """In float64: in float32, products over more clips are rounded in another order."""
     files = sorted((run / "data" / "clips").glob("*.mp4"))[:5]

@@ -29,9 +29,9 @@ SMALL += ["--disable_tqdm", "true", "--model_config", "{contrastive_dim: 16, mat
 NO_PAIRS = ["--mismatch_probability", "0"]  # a validation side of one clip or one actor has no pairs to tear apart
 CASES = {  # recipe: the set's tree, options of preparation, options of training
     "ave": (write_ave, [], NO_PAIRS),
-    "ave_published": (write_ave, ["--background", "match"], []),
+    "ave_paper": (write_ave, ["--background", "match"], []),
     "vggsound": (write_vggsound, [], ["--num_frames", "1", *NO_PAIRS]),
-    "vggsound_published": (write_vggsound, [], NO_PAIRS),
+    "vggsound_paper": (write_vggsound, [], NO_PAIRS),
     "kinetics_sounds": (
         write_kinetics_sounds,
         ["--csv", "{root}/train.csv", "{root}/val.csv", "--classes", "{root}/classes.csv"],
@@ -58,7 +58,7 @@ def test_a_set_is_prepared_and_trained_by_its_recipe(name, clips, backbone, tmp_
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     write, preparation, training = CASES[name]
     root, out = write(tmp_path / "set", clips), tmp_path / "prepared"
-    set_name = name.removesuffix("_published").replace("vggsounder", "vggsound")
+    set_name = name.removesuffix("_paper").replace("vggsounder", "vggsound")
     if name == "vggsounder":
         monkeypatch.setitem(sys.modules, "vggsounder", vggsounder_package())
     preparation = [word.format(root=root) for word in preparation]
@@ -78,8 +78,8 @@ def test_a_set_is_prepared_and_trained_by_its_recipe(name, clips, backbone, tmp_
         seconds = [record for record in records if record["clip_id"] == records[0]["clip_id"]]
         assert {record["segment"] for record in seconds} == {str(second) for second in range(10)}
         assert ("Background" in results["label_names"]) == (name == "ave")
-        (row,) = results["segments"] if name == "ave_published" else results["segments"][-1:]
-        assert row["background"] == ("match logit" if name == "ave_published" else "class") and row["input"] == "both"
+        (row,) = results["segments"] if name == "ave_paper" else results["segments"][-1:]
+        assert row["background"] == ("match logit" if name == "ave_paper" else "class") and row["input"] == "both"
         assert (
             row["num_segments"] == 10 * row["num_clips"] > 0 and "Seconds" in (tmp_path / "run/results.md").read_text()
         )
@@ -91,7 +91,7 @@ def test_a_set_is_prepared_and_trained_by_its_recipe(name, clips, backbone, tmp_
         assert subsets["both", "all", 1]["num_clips"] == both["clips"] and ("audio", "a", 1) in subsets
         assert subsets["both", "av", 1]["num_clips"] < subsets["both", "all", 1]["num_clips"]
         assert found["modality_confusion"]["num_clips"] == both["clips"]
-    if name == "ave_published":  # a background second is a mismatched pair without a class
+    if name == "ave_paper":  # a background second is a mismatched pair without a class
         unmatched = [record for record in records if record["is_matched"] == "False"]
         assert unmatched and not any(record["label"] for record in unmatched)
     if name == "audioset":

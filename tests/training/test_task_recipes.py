@@ -65,9 +65,9 @@ def test_segmentation(clips, tmp_path):
 )
 def test_localization(clips, tmp_path, config, more, name):
     table = localization.main(arguments(config, clips, tmp_path, *more))
-    assert set(table) == {name, f"{name}, audio of another clip", "center of the picture", "whole picture"}
+    assert set(table) == {name, f"{name}, audio of another clip", "center of the frame", "whole frame"}
     assert all(0 <= value <= 1 for row in table.values() for value in row.values())
-    assert 0 < table["whole picture"]["mean_ciou"] < 0.5  # the share of the frame that the shape covers
+    assert 0 < table["whole frame"]["mean_ciou"] < 0.5  # the share of the frame that the shape covers
     if name == "MA-AVT":  # its picture does not hear the sound
         assert table[name] == table[f"{name}, audio of another clip"]
     assert (tmp_path / "seed_0" / "maps.png").is_file() and (tmp_path / "table.md").read_text().startswith("`python")
@@ -85,7 +85,7 @@ def test_separation(clips, tmp_path):
 
 def test_wrong_arguments_are_named(clips, tmp_path):
     (tmp_path / "run.yaml").write_text("data: x\nlearning_rat: 1\n")
-    with pytest.raises(ValueError, match="unknown keys.*learning_rat"):
+    with pytest.raises(ValueError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
         parse_arguments(TaskArguments, [str(tmp_path / "run.yaml")])
     with pytest.raises(ValueError, match="has no labeled frames"):
         segmentation.main(arguments("segmentation_shapes", clips, tmp_path, "--layout", "pairs"))

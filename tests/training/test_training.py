@@ -30,6 +30,7 @@ from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
 from training.maavt.retrieval import retrieval_scores
 from training.maavt.trainer import end_of_training
+from training.maavt.upload import push_run
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, part_count, weighted_mean
 
 
@@ -454,6 +455,7 @@ def test_a_part_of_the_loss_is_averaged_over_what_it_counts():
     assert part_count("classification_loss", inputs) == 2
     assert part_count("contrastive_loss", inputs) == 2
     assert part_count("matching_loss", inputs) == 3
+    assert part_count("unimodal_loss", inputs) == 1
     assert weighted_mean(torch.tensor([1.0, 4.0]), torch.tensor([3.0, 1.0])) == 1.75
     assert weighted_mean(torch.tensor([1.0]), torch.tensor([0.0])) is None
 
@@ -548,7 +550,15 @@ def test_results_appear_together_and_results_json_last(tmp_path, monkeypatch):
 
 def test_an_unfinished_run_is_not_uploaded(tmp_path):
     with pytest.raises(FileNotFoundError, match="results.json"):
-        outputs.push_run(tmp_path, "user/name")
+        push_run(tmp_path, "user/name")
+
+
+def test_a_compiled_training_writes_a_plain_model(toy, tmp_path):
+    options = "--torch_compile true --torch_compile_backend eager --num_train_epochs 1 --baseline false --check none"
+    recipe.main([toy, "--output_dir", str(tmp_path), *options.split()])
+    names = load_file(tmp_path / "model" / "model.safetensors").keys()
+    assert not [name for name in names if "_orig_mod" in name]
+    assert "Only 6 test clips" in (tmp_path / "results.md").read_text()
 
 
 def test_names_of_classes_break_no_table_and_no_card():
@@ -565,11 +575,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(toy, tmp_path, monkeypatch, caplog):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(AudioVisualTrainer, "training_step", interrupt_second_step)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as end:
         recipe.main([toy, "--output_dir", str(tmp_path)])
     assert end.value.code == 130 and (tmp_path / "checkpoint-2").is_dir()
     assert "Ctrl-C: saved" in caplog.text and "--resume_from_checkpoint true" in caplog.text
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow

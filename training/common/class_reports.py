@@ -16,7 +16,7 @@ COLUMNS = {"label": "class", "precision": "precision", "recall": "recall", "f1":
 
 
 def class_reports(directory: str | Path) -> list[dict]:
-    """`ClassReport` for every input and condition of sound, the main one first; `input` and `noise` say which.
+    """`ClassReport` for every input and noise condition, the main one first; `input` and `noise` say which.
 
     Raises:
         ValueError: a class that `label_names` of `results.json` lacks.
@@ -25,8 +25,10 @@ def class_reports(directory: str | Path) -> list[dict]:
     conditions = read_predictions(directory / "predictions.csv")
     names = json.loads((directory / "results.json").read_text(encoding="utf-8"))["label_names"]
     index = {name: i for i, name in enumerate(names)}
-    main, reports = main_condition(conditions), []
+    main = main_condition(conditions)
+    reports = []
     for condition in sorted(conditions, key=lambda condition: condition != main):
+        # Another run's file would be counted under wrong names.
         records = conditions[condition]
         unknown = sorted({record[key] for record in records for key in ("label", "predicted")} - set(index))
         if unknown:
@@ -46,7 +48,7 @@ def write_class_reports(directory: str | Path) -> list[dict]:
     reports = class_reports(directory)
     if reports:
         write_text(directory / "class_report.json", json.dumps(reports, ensure_ascii=False) + "\n")
-        title = f"Input: {reports[0]['input']}, sound: {cell('noise', reports[0]['noise'])}"
+        title = f"Input: {reports[0]['input']}, audio: {cell('noise', reports[0]['noise'])}"
         table = markdown_table(reports[0]["classes"], COLUMNS)
         write_text(directory / "class_report.md", f"{title}\n\n{table}\n")
     return reports

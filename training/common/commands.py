@@ -9,6 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 
+# What libraries report as a RuntimeError although it comes from outside.
+CAUSES = {
+    "DataLoader worker": "a loader worker has died; is there enough memory? --resume_from_checkpoint true goes on",
+    "PytorchStreamWriter failed": "a file cannot be written; is the disk full?",
+    "No space left": "the disk is full",
+    "gloo": "another process of this run has ended; its own output says why",
+}
+
+
 def run_command(main: Callable[[], object]) -> None:
     """Call `main` and end the process. An error that a user can mend is one line; `--debug` shows its traceback.
 
@@ -32,13 +41,25 @@ def run_command(main: Callable[[], object]) -> None:
             raise
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, ImportError) as error:
-        if debug:
+    except Exception as error:
+        line = explained(error)
+        if debug or line is None:
             raise
-        text = str(error).strip() or type(error).__name__
-        sys.exit(f"error: {text.splitlines()[0]}")  # Python prints it, and exits with 1
+        sys.exit(f"error: {line}")  # Python prints it, and exits with 1
     if isinstance(status, int):
         sys.exit(status)
+
+
+def explained(error: Exception) -> str | None:
+    """One line for an error that a user can mend; None for a fault of the program."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, (ValueError, OSError, ImportError)):
+        return line
+    if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
+        for words, cause in CAUSES.items():
+            if words in str(error):
+                return f"{cause} ({line})"
+    return None
 
 
 def shown_command(module: str, argv: list[str] | None) -> str:

@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .shipped_files import find_config
 from .yaml_text import read_yaml
 
 
 TRAINER_HELP = "--help_trainer"
-
-
 REQUIRED = object()
 
 
@@ -47,13 +46,13 @@ def is_yaml(word: str) -> bool:
 
 
 def read_recipe_file(path: str | Path) -> dict[str, Any]:
-    """A YAML file of `key: value` lines.
+    """A YAML file of `key: value` lines, there or among the configurations of this package (`find_config`).
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: it holds something else.
     """
-    path = Path(path)
+    path = find_config(str(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file; the ready ones are in configs/")
     content = read_yaml(path.read_text(encoding="utf-8")) or {}

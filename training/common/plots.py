@@ -53,7 +53,7 @@ def save_plots(directory: str | Path) -> list[Path]:
 
 
 def plots_of_run(directory: str | Path) -> list[Path]:
-    """`save_plots` for the end of a training run, which no picture may cost: what fails is logged and left out."""
+    """`save_plots` for the end of a training run, which no plot may cost: what fails is logged and skipped."""
     try:
         return save_plots(directory)
     except Exception:
@@ -68,7 +68,7 @@ def curves(history: list[dict], prefix: str) -> dict[str, tuple[list[float], lis
         history: `log_history` of the trainer's state.
         prefix: "" for training losses, "eval_" for everything measured on validation.
     """
-    found: dict[str, tuple[list[float], list[float]]] = {}
+    lines: dict[str, tuple[list[float], list[float]]] = {}
     for record in history:
         if f"{prefix}loss" not in record:
             continue
@@ -77,10 +77,10 @@ def curves(history: list[dict], prefix: str) -> dict[str, tuple[list[float], lis
             of_training = not prefix and (name == "loss" or name.endswith("_loss")) and not name.startswith("eval_")
             of_validation = prefix and name.startswith(prefix) and short not in NOT_METRICS
             if (of_training or of_validation) and isinstance(value, (int, float)):
-                epochs, values = found.setdefault(short, ([], []))
+                epochs, values = lines.setdefault(short, ([], []))
                 epochs.append(float(record.get("epoch", record.get("step", len(epochs)))))
                 values.append(float(value))
-    return found
+    return lines
 
 
 def curve_figure(history: list[dict]):
@@ -146,7 +146,7 @@ def class_figure(report: dict):
 
 
 def _title(report: dict) -> str:
-    return f"input: {report['input']}, sound: {cell('noise', report['noise'])}, {report['num_clips']} clips"
+    return f"input: {report['input']}, audio: {cell('noise', report['noise'])}, {report['num_clips']} clips"
 
 
 def _plain(name: str) -> str:

@@ -29,5 +29,5 @@ def read_predictions(path: str | Path) -> dict[tuple[str, str], list[dict[str, s
 
 
 def main_condition(conditions: dict[tuple[str, str], list[dict[str, str]]]) -> tuple[str, str] | None:
-    """Both inputs where there are both, under the first condition of sound; None without labeled pairs."""
+    """Both inputs where there are both, under the first noise condition; None without labeled pairs."""
     return min(conditions, key=lambda condition: condition[0] != "both", default=None)

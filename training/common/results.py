@@ -7,10 +7,13 @@ from importlib.metadata import version
 
 
 COLUMNS = {
-    "model": "model", "input": "input", "noise": "sound", "top1": "top-1", "top1_interval": "95 % interval",
+    "model": "model", "input": "input", "noise": "audio", "top1": "top-1", "top1_interval": "95 % interval",
     "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "mauc": "mAUC", "d_prime": "d-prime",
     "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
 }  # fmt: skip
+
+
+ENOUGH_CLIPS = 30  # of fewer test clips a table says little
 
 
 def cell(name: str, value: object) -> str:
@@ -43,6 +46,17 @@ def markdown_table(rows: list[dict], columns: dict[str, str] = COLUMNS) -> str:
     lines = ["| " + " | ".join(shown.values()) + " |", "|" + " --- |" * len(shown)]
     lines += ["| " + " | ".join(cell(key, row.get(key)) for key in shown) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def small_table_note(rows: list[dict]) -> str:
+    """How little a table of few clips says; nothing where there are enough."""
+    clips = max((row.get("clips") or 0 for row in rows), default=0)
+    if not 0 < clips < ENOUGH_CLIPS:
+        return ""
+    return (
+        f"Only {clips} test clips: one clip more or less changes top-1 by {100 / clips:.0f} points. Rows that differ by a "
+        "few clips do not differ; read the intervals."
+    )
 
 
 def package_versions() -> dict[str, str]:

@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of DeepAVFusion's recipes beside those of the Trainer: a YAML file first, the command line second."""
 
-import sys
-from dataclasses import dataclass, field, fields
-from typing import Any, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
-from transformers import HfArgumentParser, TrainingArguments
+import torch
+from transformers import TrainingArguments
 
-from training.common.shipped_files import find_config
-from training.common.yaml_text import read_yaml
+from training.common.options import REQUIRED, option, parse_options
 
 
 # The paper's augmentation of clips. The spectrogram is not masked twice: pre-training masks patches itself.
@@ -17,18 +16,11 @@ AUGMENTATION = {"random_resized_crop_scale": (0.5, 1.0), "gain_db": 6.0, "time_m
 OPTIMIZERS = ("adamw", "lars", "sgd")
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with a default and a line of help."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
-
-
 @dataclass(kw_only=True)
 class ModelArguments:
     """What every recipe needs: clips, a model and its processor."""
 
-    data: str = field(metadata={"help": "The clips: a folder, a csv file or a prepared folder."})
+    data: str = option(REQUIRED, "The clips: a folder, a csv file or a prepared folder.")
     model_name_or_path: str | None = option(None, "A DeepAVFusion checkpoint; None: a new model from model_config.")
     model_config: dict | str | None = option(None, "Fields of DeepAVFusionConfig, a mapping.")
     processor: dict | str | None = option(None, "Changes by part: {feature_extractor: {...}, video_processor: {...}}.")
@@ -123,7 +115,7 @@ class GainArguments(SeedArguments):
     table: dict | str | None = option(
         None, "How `data` is read: options of build_clip_table; segments are probed one by one."
     )
-    frames_per_window: int = option(1, "More where the video processor's frame_grid joins them in one picture.")
+    frames_per_window: int = option(1, "More where the video processor's frame_grid tiles them into one.")
     probe_windows: int = option(1, "Evenly spaced windows over which the probe averages a clip without segments.")
     pretraining_windows: int = option(1, "Evenly spaced windows that pre-training sees of a training clip.")
     branch_ramp: float = option(0.0, "Share of the training in which the ViTs thaw.")
@@ -137,29 +129,6 @@ def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tupl
         FileNotFoundError: no such file.
         ValueError: an unknown key.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    # The file gives defaults.
-    defaults = {}
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        path = find_config(argv.pop(0))
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such configuration file; the ready ones are in configs/deepavfusion/")
-        defaults = read_yaml(path.read_text(encoding="utf-8")) or {}
-        known = {item.name for each in (group, TrainingArguments) for item in fields(each)}
-        unknown = sorted(set(defaults) - known)
-        if unknown:
-            raise ValueError(f"{path}: unknown keys {unknown}; see {group.__name__} and TrainingArguments")
-
-    # The command line wins. What the file has given is not required there.
-    parser = HfArgumentParser((group, TrainingArguments), allow_abbrev=False)
-    for action in parser._actions:
-        action.required = action.required and action.dest not in defaults
-    parser.set_defaults(remove_unused_columns=False, report_to="none", **defaults)
-    task, args = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
-
-    # A mapping on the command line changes only the fields that it names.
-    for name, hint in get_type_hints(group).items():
-        text = getattr(task, name)
-        if dict in get_args(hint) and isinstance(text, str):
-            setattr(task, name, {**(defaults.get(name) or {}), **read_yaml(text)})
-    return task, args
+    defaults = {"remove_unused_columns": False, "report_to": "none"}
+    defaults["dataloader_pin_memory"] = torch.cuda.is_available()  # without a GPU PyTorch warns for every loader
+    return tuple(parse_options((group, TrainingArguments), argv, defaults))

@@ -109,14 +109,14 @@ def predicted_maps(model: PreTrainedModel, dataset: Dataset, batch_size: int) ->
 def scores(maps: list[np.ndarray], truths: list[np.ndarray]) -> dict[str, float]:
     """The figures of `LocalizationScore`."""
     figures = LocalizationScore().compute(predictions=maps, references=truths)
-    figures.pop("num_pictures")
+    figures.pop("num_frames")
     return figures
 
 
 def trivial_maps(height: int, width: int) -> dict[str, np.ndarray]:
-    """What needs no model: the picture's center (1 in the middle, 0 at the border), and every pixel alike."""
+    """What needs no model: the frame's center (1 in the middle, 0 at the border), and every pixel alike."""
     rows, columns = (1 - abs(np.linspace(-1, 1, size)) for size in (height, width))
-    return {"center of the picture": np.minimum.outer(rows, columns), "whole picture": np.ones((height, width))}
+    return {"center of the frame": np.minimum.outer(rows, columns), "whole frame": np.ones((height, width))}
 
 
 def save_pictures(path: Path, test_set: LabeledFrames, columns: list[list[np.ndarray]], num_pictures: int) -> None:

@@ -89,7 +89,7 @@ def predicted_masks(model: PreTrainedModel, dataset: Dataset, batch_size: int) -
 def scores(masks: list[np.ndarray], truths: list[np.ndarray], groups: list[str]) -> dict[str, float]:
     """The official figures, and those of the reference implementation under their own names."""
     official = AVSBenchScore().compute(predictions=masks, references=truths, groups=groups)
-    official.pop("num_pictures")
+    official.pop("num_frames")
     reference = DeepAVFusionSegmentationScore().compute(predictions=masks, references=truths)
     return official | {f"{REFERENCE}_{name}": reference[name] for name in ("miou_with_background", "f_score")}
 

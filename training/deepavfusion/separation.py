@@ -104,7 +104,7 @@ def save_waveforms(
     """Write the first mixtures, both estimates and both sources as wav files."""
     names = ("mixture", "first_estimate", "second_estimate", "first_source", "second_source")
     for index in range(min(count, len(mixtures))):
-        waves = [mixtures[index], *estimates[index], *sources[index]]
+        waves = torch.cat([mixtures[index][None], estimates[index], sources[index]])  # (5, n)
         processor.save_waveforms(waves, [folder / f"{index}_{name}.wav" for name in names])
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
@@ -147,8 +147,10 @@ def check_arguments(recipe: Recipe) -> None:
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
-    if run.evaluate_only and (run.dry_run or run.push_to_hub or run.resume_from_checkpoint):
-        raise ValueError("evaluate_only: trains and writes no model; leave dry_run, push_to_hub and resume out")
+    if run.evaluate_only and run.push_to_hub:
+        raise ValueError("evaluate_only: writes no model; `maavt push RUN you/name` uploads a run that has ended")
+    if run.evaluate_only and (run.dry_run or run.resume_from_checkpoint):
+        raise ValueError("evaluate_only: trains nothing; leave dry_run and resume_from_checkpoint out")
     if run.load_best_model_at_end and run.eval_strategy == "no":
         raise ValueError("load_best_model_at_end: needs eval_strategy steps or epoch, the best one is chosen by it")
     if data.feature_cache and data.cache_gb:
@@ -363,25 +365,13 @@ class _Defaults(RunArguments):
     _setup_devices = torch.device("cpu")
 
 
-def default_of(item: Any, group: Any) -> Any:
-    """A field's default, in the form that it has after `__post_init__`."""
-    if isinstance(group, RunArguments):
-        return getattr(_Defaults(), item.name)
-    if item.default is not MISSING:
-        return item.default
-    if item.default_factory is not MISSING:
-        return item.default_factory()
-    return MISSING
-
-
 def recorded_arguments(recipe: Recipe) -> dict:
     """What differs from the defaults, JSON-able: no secrets, and folders by their last part only."""
+    defaults = (ModelArguments(None), DataArguments(None), EvaluationArguments(), _Defaults())
     record = {}
-    run_defaults = _Defaults()
-    for group in (recipe.model, recipe.data, recipe.evaluation, recipe.run):
+    for group, default_group in zip((recipe.model, recipe.data, recipe.evaluation, recipe.run), defaults, strict=True):
         for item in fields(group):
-            value = getattr(group, item.name)
-            default = getattr(run_defaults, item.name, None) if group is recipe.run else default_of(item, group)
+            value, default = getattr(group, item.name), getattr(default_group, item.name, None)
             if is_dataclass(value):
                 value, default = changed_keys(value), {}
             if isinstance(value, Enum):

@@ -58,8 +58,8 @@ def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, nu
             pixels = batch["pixel_values_videos"].to(model.device)
             features["video"].append(rows(model(pixel_values_videos=pixels, num_segments=segments).video_class_state))
         if "input_features" in batch:
-            sound = batch["input_features"].to(model.device)
-            features["audio"].append(rows(model(input_features=sound).audio_class_state))
+            spectrograms = batch["input_features"].to(model.device)
+            features["audio"].append(rows(model(input_features=spectrograms).audio_class_state))
     return {name: torch.cat(parts).numpy() for name, parts in features.items() if parts}
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
 from processing.data.atomic_writing import write_text
-from training.common.results import markdown_table, plain_text
+from training.common.results import markdown_table, plain_text, small_table_note
 from training.common.shipped_files import shipped_file
 
 
@@ -95,6 +95,14 @@ def recipe_text(results: dict) -> str:
     return text + " What differs from the package's defaults:"
 
 
+def results_notes(results: dict) -> str:
+    """How to read the table of results."""
+    notes = small_table_note(results["rows"])
+    if results["threshold"] is not None:
+        notes += "\n\n" + NOTES.format(threshold=round(results["threshold"], 3))
+    return notes.strip()
+
+
 def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False) -> Path:
     """Writes `directory/README.md` from the template and a run's `results`; returns its path.
 
@@ -131,7 +139,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
         skipped_text=card["skipped"],
         results_table=markdown_table(results["rows"]),
-        results_notes="" if results["threshold"] is None else NOTES.format(threshold=round(results["threshold"], 3)),
+        results_notes=results_notes(results),
         recipe_text=recipe_text(results),
         recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).replace("```", "` ` `").strip(),
         backbone=card["backbone"],

@@ -111,9 +111,11 @@ def build_processor(recipe: Recipe) -> ProcessorMixin:
     if unknown := set(changes) - {"feature_extractor", "video_processor"}:
         raise ValueError(f"processor: unknown parts {sorted(unknown)}; known: feature_extractor, video_processor")
     changes.setdefault("video_processor", {})["frames_per_clip"] = data.num_frames
-    if not (Path(name) / "processor_config.json").is_file():
+    processor = None
+    if (Path(name) / "processor_config.json").is_file():
+        processor = AutoProcessor.from_pretrained(name)
+    if not hasattr(processor, "video_processor"):  # none, or that of an image backbone such as CLIP
         return MAAVTProcessor.from_backbone(name, **changes)
-    processor = AutoProcessor.from_pretrained(name)
     for part, values in changes.items():
         for key, value in values.items():
             setattr(getattr(processor, part), key, value)

@@ -60,7 +60,7 @@ def dry_run(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> di
     # ru_maxrss counts kilobytes on Linux and bytes on macOS.
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident
-    found = {
+    estimate = {
         "splits": report["splits"],
         "classes": len(report["classes"]),
         "parameters": total,
@@ -74,6 +74,6 @@ def dry_run(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> di
         "memory_gb": round((peak + 8 * trained) / 1e9, 2),  # Adam's two moments come on top of what was measured
         "minutes": round(steps * per_step * per_batch / 60, 1),
     }
-    for name, value in found.items():
+    for name, value in estimate.items():
         print(f"{name:>20}: {value}")
-    return found
+    return estimate

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluation table: what a finished model does with sound only, picture only, and both, on clips it never saw."""
+"""The evaluation table: what a finished model does with audio only, video only and both, on clips it never saw."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +11,9 @@ from sklearn.metrics import roc_auc_score
 
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics import IGNORED_LABEL
-from processing.metrics.classification import (
-    ClassificationScore,
-    CombinedScore,
-    MatchScore,
-    TopKScore,
-    best_threshold,
-    bootstrap_interval,
-)
+from processing.metrics.classification import CombinedScore, MatchScore, best_threshold, bootstrap_interval
 from processing.metrics.multilabel import MultiLabelScore
-from training.trainer.audio_visual_trainer import AudioVisualTrainer, split_predictions
+from training.trainer.audio_visual_trainer import AudioVisualTrainer, class_metrics, split_predictions
 
 from .arguments import Recipe, condition_level
 from .data import RunData
@@ -31,7 +24,7 @@ INPUTS = {"audio": ("audio",), "video": ("video",), "both": ("video", "audio")}
 
 @dataclass
 class Predictions:
-    """What a model says about `n` pairs of picture and sound; `pairs` says what each of them is."""
+    """What a model says about `n` pairs of video and audio; `pairs` says what each of them is."""
 
     logits: np.ndarray  # [n, C]
     match_logits: np.ndarray | None  # [n], positive: matched; NaN where a modality is missing
@@ -60,7 +53,21 @@ class Predictions:
     @property
     def correct(self) -> np.ndarray | None:
         """bool `[n]`, whether the class is right; None where a clip has several."""
-        return None if self.multi_label else self.classes == self.labels
+        if self.multi_label:
+            return None
+        return self.classes == self.labels
+
+    @property
+    def judged(self) -> np.ndarray:
+        """bool `[n]`, whether the pair has a match score."""
+        return np.isfinite(self.match_logits)
+
+    def subset(self, rows: np.ndarray) -> "Predictions":
+        """The pairs of a bool mask `[n]`."""
+        match_logits = None
+        if self.match_logits is not None:
+            match_logits = self.match_logits[rows]
+        return Predictions(self.logits[rows], match_logits, [self.pairs[row] for row in np.flatnonzero(rows)])
 
     @property
     def is_matched(self) -> np.ndarray:
@@ -69,6 +76,12 @@ class Predictions:
     @property
     def groups(self) -> np.ndarray:
         return np.array([pair["group"] for pair in self.pairs])
+
+    @property
+    def audio_groups(self) -> np.ndarray:
+        """`[n]`, the group that a pair's audio comes from, as far as its clip is among the pairs."""
+        group_of = {pair["clip_id"]: pair["group"] for pair in self.pairs}
+        return np.array([group_of.get(pair["audio"], pair["group"]) for pair in self.pairs])
 
 
 def described_pairs(dataset: ClipDataset) -> list[dict]:
@@ -87,70 +100,73 @@ def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
     """Runs the trainer's model over a data set. Under several processes every process gets the whole result."""
     logits, match_logits = split_predictions(trainer.predict(dataset).predictions)
     pairs = described_pairs(dataset)
-    logits = logits.reshape(len(pairs), -1)
-    match_logits = None if match_logits is None else np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
-    if match_logits is not None:  # of a clip that lacks a modality the score is a constant that says nothing
+    logits = np.asarray(logits, dtype=np.float32).reshape(len(pairs), -1)
+    if match_logits is not None:
+        match_logits = np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
+        # Of a clip that lacks a modality the score is a constant that says nothing.
         complete = np.array([dataset.has_both(index) for index in range(len(dataset))])
         match_logits = np.where(complete.repeat(len(pairs) // len(dataset)), match_logits, np.float32(np.nan))
-    return Predictions(np.asarray(logits, dtype=np.float32), match_logits, pairs)
+    return Predictions(logits, match_logits, pairs)
 
 
-def score(found: Predictions, threshold: float | None, bootstrap_samples: int = 1000, seed: int = 0) -> dict:
+def score(predictions: Predictions, threshold: float | None, bootstrap_samples: int = 1000, seed: int = 0) -> dict:
     """One row of the table. Accuracy over matched pairs; the match columns only where mismatched pairs were shown."""
-    matched, groups = found.is_matched, found.groups
+    matched, groups = predictions.is_matched, predictions.groups
     options = {"num_samples": bootstrap_samples, "seed": seed}
-    row = multi_label_score(found) if found.multi_label else class_score(found, options)
-    row["clips"] = len({pair["clip_id"] for pair, one in zip(found.pairs, matched, strict=True) if one})
+    if predictions.multi_label:
+        row = multi_label_score(predictions)
+    else:
+        row = class_score(predictions, options)
+    row["clips"] = len({pair["clip_id"] for pair in predictions.pairs if pair["is_matched"]})
     row["groups"] = len(set(groups[matched]))
-    if found.match_logits is None or matched.all():
+    if predictions.match_logits is None or matched.all():
         return row
-    judged = np.isfinite(found.match_logits)
-    pairs = (matched[judged], found.match_logits[judged])
-    row["match_auroc"] = MatchScore().compute(predictions=pairs[1], references=pairs[0])["auroc"]
-    row["match_auroc_interval"] = list(bootstrap_interval(pairs, groups[judged], roc_auc_score, **options))
+    # Is the audio that of the video? A pair that lacks one of the two is not asked.
+    judged = predictions.subset(predictions.judged)
+    row["match_auroc"] = MatchScore().compute(predictions=judged.match_logits, references=judged.is_matched)["auroc"]
+    pairs = (judged.is_matched, judged.match_logits)
+    # A mismatched pair hangs on the groups of both its clips.
+    options["other_groups"] = predictions.audio_groups[predictions.judged]
+    row["match_auroc_interval"] = list(bootstrap_interval(pairs, judged.groups, roc_auc_score, **options))
     row["mismatched_pairs"] = int((~matched).sum())
-    if threshold is not None and not found.multi_label:
-        row["combined"] = combined_accuracy(found, threshold)
+    if threshold is not None and not predictions.multi_label:
+        row["combined"] = combined_accuracy(judged, threshold)
     return row
 
 
-def class_score(found: Predictions, options: dict) -> dict:
+def class_score(predictions: Predictions, options: dict) -> dict:
     """Top-1 with its interval over groups, macro F1, and top-5 where there are more than five classes."""
-    row = ClassificationScore().compute(predictions=found.classes, references=found.labels)
-    row.pop("num_clips")
-    if found.logits.shape[1] > 5:
-        row["top5"] = TopKScore().compute(predictions=found.logits, references=found.labels, k=5)["top5"]
-    known = found.labels != IGNORED_LABEL
-    row["top1_interval"] = list(bootstrap_interval(found.correct[known].astype(float), found.groups[known], **options))
+    row = class_metrics(predictions.logits, predictions.labels)
+    known = predictions.labels != IGNORED_LABEL
+    correct = predictions.correct[known].astype(float)
+    row["top1_interval"] = list(bootstrap_interval(correct, predictions.groups[known], **options))
     return row
 
 
-def multi_label_score(found: Predictions) -> dict:
-    """mAP, mAUC and d-prime; a figure that is undefined or infinite is left out, since JSON has no word for it."""
-    row = MultiLabelScore().compute(predictions=found.logits, references=found.labels)
+def multi_label_score(predictions: Predictions) -> dict:
+    """mAP, mAUC and d-prime; a figure that is undefined or infinite is skipped, since JSON has no word for it."""
+    row = MultiLabelScore().compute(predictions=predictions.logits, references=predictions.labels)
     return {name: value for name, value in row.items() if not name.startswith("num_") and np.isfinite(value)}
 
 
-def combined_accuracy(found: Predictions, threshold: float) -> float:
+def combined_accuracy(predictions: Predictions, threshold: float) -> float:
     """Share of pairs that are matched, accepted and rightly classified, or mismatched and rejected."""
-    judged = np.isfinite(found.match_logits)
     return CombinedScore().compute(
-        predictions=found.classes[judged],
-        references=found.labels[judged],
-        match_scores=found.match_logits[judged],
-        is_matched=found.is_matched[judged],
+        predictions=predictions.classes,
+        references=predictions.labels,
+        match_scores=predictions.match_logits,
+        is_matched=predictions.is_matched,
         threshold=threshold,
     )["combined_accuracy"]
 
 
 def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float | None:
     """The match logit above which a pair is accepted: best combined accuracy on validation; None without match head."""
-    found = predict(trainer, dataset)
-    if found.match_logits is None or found.is_matched.all():
+    predictions = predict(trainer, dataset)
+    if predictions.match_logits is None or predictions.is_matched.all():
         return None
-    judged = np.isfinite(found.match_logits)
-    correct = None if found.correct is None else found.correct[judged]
-    return best_threshold(found.match_logits[judged], found.is_matched[judged], correct)
+    judged = predictions.subset(predictions.judged)
+    return best_threshold(judged.match_logits, judged.is_matched, judged.correct)
 
 
 @dataclass
@@ -203,23 +219,26 @@ def shown_condition(name: str, condition: str) -> str:
     return condition
 
 
-def pair_records(found: Predictions, label_names: list[str], name: str, noise: str) -> list[dict]:
+def pair_records(predictions: Predictions, label_names: list[str], name: str, noise: str) -> list[dict]:
     """One flat record per pair: what was shown, what was right, what the model said.
 
     Clips with several classes have them in `labels`, with `;` between, and an empty `label`; their probabilities are
     those of independent classes.
     """
-    logits = torch.from_numpy(found.logits)
-    probabilities = (logits.sigmoid() if found.multi_label else logits.softmax(-1)).numpy()
+    logits = torch.from_numpy(predictions.logits)
+    probabilities = logits.softmax(-1).numpy()
+    if predictions.multi_label:
+        probabilities = logits.sigmoid().numpy()
     records = []
-    for i, (picked, pair) in enumerate(zip(found.classes, found.pairs, strict=True)):
-        if found.multi_label:
-            said = {"label": None, "labels": ";".join(label_names[label] for label in pair["label"])}
-        else:
-            said = {"label": label_names[pair["label"]] if pair["label"] != IGNORED_LABEL else None}
-        said |= {"predicted": label_names[picked], "probability": round(float(probabilities[i, picked]), 5)}
-        said["match_logit"] = None
-        if found.match_logits is not None and np.isfinite(found.match_logits[i]):
-            said["match_logit"] = round(float(found.match_logits[i]), 5)
-        records.append({"input": name, "noise": noise, **pair, **said})
+    for i, (predicted, pair) in enumerate(zip(predictions.classes, predictions.pairs, strict=True)):
+        record = {"input": name, "noise": noise, **pair, "label": None}
+        if predictions.multi_label:
+            record["labels"] = ";".join(label_names[label] for label in pair["label"])
+        elif pair["label"] != IGNORED_LABEL:
+            record["label"] = label_names[pair["label"]]
+        record |= {"predicted": label_names[predicted], "probability": round(float(probabilities[i, predicted]), 5)}
+        record["match_logit"] = None
+        if predictions.match_logits is not None and np.isfinite(predictions.match_logits[i]):
+            record["match_logit"] = round(float(predictions.match_logits[i]), 5)
+        records.append(record)
     return records

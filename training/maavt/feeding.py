@@ -9,7 +9,7 @@ from transformers import ProcessorMixin
 
 from processing.data.block_state_cache import BlockStateCache, build_block_state_cache
 from processing.data.clip_cache import ClipCache
-from processing.data.feature_cache import FeatureCache, build_feature_cache, changes_pictures
+from processing.data.feature_cache import FeatureCache, build_feature_cache, changes_frames_at_random
 
 from .arguments import Recipe
 
@@ -39,13 +39,13 @@ def clip_source(
 
 def cached_forms(recipe: Recipe) -> dict[str, str]:
     """The latest form of frames and audio that comes before everything that the run changes at random."""
-    augmentation, forms = recipe.augmentation, {"frames": "resized", "sound": "spectrogram"}
-    if augmentation is not None and changes_pictures(augmentation):
+    augmentation, forms = recipe.augmentation, {"frames": "resized", "audio": "spectrogram"}
+    if augmentation is not None and changes_frames_at_random(augmentation):
         forms["frames"] = "decoded"
     noisy = [level for level in recipe.evaluation.evaluation_noise_db if str(level) != "clean"]
     gain = augmentation is not None and augmentation.gain_db != 0
     if noisy or gain or recipe.train_noise is not None:
-        forms["sound"] = "waveform"
+        forms["audio"] = "waveform"
     return forms
 
 

@@ -87,7 +87,7 @@ def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = Fals
         model = get_peft_model(model, config)
         check_trainable(model)
     trained, total = parameter_counts(model)
-    logger.info("trainable: %s of %s parameters (%.2f %%)", f"{trained:,}", f"{total:,}", 100 * trained / total)
+    logger.info("Training changes %s of %s parameters (%.2f %%).", f"{trained:,}", f"{total:,}", 100 * trained / total)
     return model
 
 

@@ -32,7 +32,7 @@ def official_scores(
     """What the set's authors ask for; empty for sets of which nothing more is asked.
 
     Args:
-        predictions: by input (`audio`, `video`, `both`), on the test clips under the first condition of sound.
+        predictions: by input (`audio`, `video`, `both`), on the test clips under the first condition of noise.
         table: the test clips. A column `modalities` makes them VGGSounder's, labeled seconds with background AVE's.
         validation: gives the predictions from both inputs on validation, for the threshold of the match logit.
 
@@ -50,23 +50,23 @@ def official_scores(
 
 
 def vggsounder_scores(predictions: Mapping[str, Predictions], table: Dataset, label_names: list[str]) -> dict:
-    """Subsets of which no clip has a label are left out, and so is k > C."""
+    """Subsets of which no clip has a label are skipped, and so is k > C."""
     row_of = {clip_id: number for number, clip_id in enumerate(table["clip_id"])}
-    shown = {name: _matched(found) for name, found in predictions.items()}
-    order = {name: [row_of[pair["clip_id"]] for pair in found.pairs] for name, found in shown.items()}
+    shown = {name: _matched(each) for name, each in predictions.items()}
+    order = {name: [row_of[pair["clip_id"]] for pair in each.pairs] for name, each in shown.items()}
     rows = []
     for subset in VGGSOUNDER_SUBSETS:
         references = subset_references(table["label"][:], table["modalities"][:], len(label_names), subset)
         if not (references == 1).any():
             continue
-        for name, found in shown.items():
+        for name, each in shown.items():
             for k in TOP_K[: 1 + (len(label_names) >= TOP_K[1])]:
-                score = VGGSounderScore().compute(predictions=found.logits, references=references[order[name]], k=k)
+                score = VGGSounderScore().compute(predictions=each.logits, references=references[order[name]], k=k)
                 rows.append({"input": name, "subset": subset, **score})
     if set(shown) != {"audio", "video", "both"}:
         return {"rows": rows}
     references = subset_references(table["label"][:], table["modalities"][:], len(label_names), "all")
-    logits = {name: found.logits[np.argsort(order[name])] for name, found in shown.items()}
+    logits = {name: each.logits[np.argsort(order[name])] for name, each in shown.items()}
     confusion = ModalityConfusion().compute(
         predictions=logits["both"],
         audio_predictions=logits["audio"],
@@ -86,18 +86,19 @@ def segment_scores(
     background = next((i for i, name in enumerate(label_names) if name.lower() == BACKGROUND), None)
     if background is not None:
         rows = []
-        for name, found in predictions.items():
-            found = _matched(found)
+        for name, each in predictions.items():
+            matched = _matched(each)
             score = SegmentScore().compute(
-                predictions=_by_clip(found, found.classes),
-                references=_by_clip(found, found.labels),
+                predictions=_by_clip(matched, matched.classes),
+                references=_by_clip(matched, matched.labels),
                 background=background,
             )
             rows.append({"input": name, "background": "class", **score})
         return rows
     if not gated or "both" not in predictions or predictions["both"].match_logits is None:
         return []
-    test, tuned = (_gated(_matched(found), len(label_names)) for found in (predictions["both"], validation()))
+    # The threshold that tells background is chosen on validation.
+    test, tuned = (_gated(_matched(each), len(label_names)) for each in (predictions["both"], validation()))
     threshold = best_segment_threshold(
         tuned["match_scores"], tuned["predictions"], tuned["references"], len(label_names)
     )
@@ -118,22 +119,21 @@ def official_tables(scores: Mapping) -> str:
     return "\n\n".join(parts)
 
 
-def _matched(found: Predictions) -> Predictions:
-    """Without the pairs whose picture and sound are of two clips."""
-    kept = [i for i, pair in enumerate(found.pairs) if pair["picture"] == pair["sound"]]
-    match_logits = None if found.match_logits is None else found.match_logits[kept]
-    return Predictions(found.logits[kept], match_logits, [found.pairs[i] for i in kept])
+def _matched(predictions: Predictions) -> Predictions:
+    """Without the pairs whose video and audio are of two clips."""
+    return predictions.subset(np.array([pair["video"] == pair["audio"] for pair in predictions.pairs]))
 
 
-def _by_clip(found: Predictions, values: np.ndarray) -> list[np.ndarray]:
-    """`[n]` arrays of S values: `described_pairs` gives the segments of a clip one after the other."""
-    starts = [i for i, pair in enumerate(found.pairs) if pair["segment"] == 0]
-    return np.split(values, starts[1:])
+def _by_clip(predictions: Predictions, figures: np.ndarray) -> list[np.ndarray]:
+    """`[n]` to an array of S for each clip: `described_pairs` gives the segments of a clip one after the other."""
+    starts = [i for i, pair in enumerate(predictions.pairs) if pair["segment"] == 0]
+    return np.split(figures, starts[1:])
 
 
-def _gated(found: Predictions, background: int) -> dict[str, list[np.ndarray]]:
-    references = np.where(found.is_matched, found.labels, background)
-    # nothing gates a clip that lacks a modality: its class counts
-    match_scores = np.nan_to_num(found.match_logits, nan=float(np.nanmax(found.match_logits)) + 1)
-    columns = {"predictions": found.classes, "references": references, "match_scores": match_scores}
-    return {name: _by_clip(found, values) for name, values in columns.items()}
+def _gated(predictions: Predictions, background: int) -> dict[str, list[np.ndarray]]:
+    references = np.where(predictions.is_matched, predictions.labels, background)
+    # Nothing gates a clip that lacks a modality: its class counts.
+    highest = float(np.nanmax(predictions.match_logits))
+    match_scores = np.nan_to_num(predictions.match_logits, nan=highest + 1)
+    columns = {"predictions": predictions.classes, "references": references, "match_scores": match_scores}
+    return {name: _by_clip(predictions, figures) for name, figures in columns.items()}

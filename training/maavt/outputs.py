@@ -13,7 +13,6 @@ import shutil
 import time
 from pathlib import Path
 
-from huggingface_hub import create_repo, upload_folder
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedConfig, ProcessorMixin, Trainer
@@ -22,7 +21,7 @@ from modeling_maavt import export_adapter
 from processing.data.atomic_writing import write_csv, write_text
 from training.common.class_reports import write_class_reports
 from training.common.plots import plots_of_run
-from training.common.results import markdown_table, package_versions
+from training.common.results import markdown_table, package_versions, small_table_note
 
 from .arguments import Recipe, recorded_arguments, training_record
 from .baseline import baseline_rows
@@ -32,6 +31,7 @@ from .evaluation import Evaluation, evaluate_model, predict
 from .model import build_model, merged_model, parameter_counts
 from .official_scores import official_scores, official_tables
 from .retrieval import retrieval_scores
+from .upload import push_run
 
 
 logger = logging.getLogger(__name__)
@@ -85,23 +85,23 @@ def save(
         write_class_reports(staged)
         kinds = []
         if not run.evaluate_only:
-            kinds = save_model(staged, output, model, data.processor, results, run.hub_model_id)
+            kinds = save_model(staged, output, model, data.processor, results)
         publish(staged, output)
         plots_of_run(output)
-        if run.push_to_hub:
-            push_run(
-                output,
-                run.hub_model_id,
-                recipe.evaluation.hub_upload,
-                private=run.hub_private_repo,
-                token=run.hub_token,
-                revision=run.hub_revision,
-            )
         print((output / "results.md").read_text(encoding="utf-8"))
         for kind in kinds:
-            print(f"{kind}: {output / kind}")
+            print(f"The {kind} is in {output / kind}")
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if run.push_to_hub and run.should_save:  # last: a Hub that refuses costs nothing
+        push_run(
+            run.output_dir,
+            run.hub_model_id,
+            recipe.evaluation.hub_upload,
+            private=run.hub_private_repo,
+            token=run.hub_token,
+            revision=run.hub_revision,
+        )
     return results
 
 
@@ -138,7 +138,7 @@ def card_texts(
     if model.lora_rank:
         what += f", with LoRA of rank {model.lora_rank}"
     num_classes = len(report["classes"])
-    skipped = report["skipped_by_reason"] | report.get("left_out_before", {})
+    skipped = report["skipped_by_reason"] | report.get("skipped_in_preparation", {})
     reasons = ", ".join(f"{number} ({reason})" for reason, number in skipped.items())
     return {
         "title": card.title or f"MA-AVT on {data_name}",
@@ -180,16 +180,15 @@ def write_results(directory: Path, results: dict, records: list[dict], tables: s
     """`results.json`, `results.md` (with more `tables` below) and `predictions.csv` of one run."""
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    write_text(directory / "results.md", "\n\n".join(filter(None, (markdown_table(results["rows"]), tables))) + "\n")
+    parts = [markdown_table(results["rows"]), small_table_note(results["rows"]), tables]
+    write_text(directory / "results.md", "\n\n".join(filter(None, parts)) + "\n")
     columns = ["clip_id"]
     if records:
         columns = list(records[0])
     write_csv(directory / "predictions.csv", records, columns)
 
 
-def save_model(
-    staged: Path, output: Path, model: nn.Module, processor: ProcessorMixin, results: dict, repository: str | None
-) -> list[str]:
+def save_model(staged: Path, output: Path, model: nn.Module, processor: ProcessorMixin, results: dict) -> list[str]:
     """Writes `model/` (plain AutoModel checkpoint) and, for PEFT runs, `adapter/` into `staged`, with processor and card.
 
     Merging changes `model`: call this last. Returns the names of the folders.
@@ -201,7 +200,7 @@ def save_model(
     merged_model(model).save_pretrained(staged / "model")
     for kind in kinds:
         processor.save_pretrained(staged / kind)
-        write_card(staged / kind, results, name=repository or str(output / kind), adapter=kind == "adapter")
+        write_card(staged / kind, results, name=str(output / kind), adapter=kind == "adapter")
     return kinds
 
 
@@ -219,37 +218,3 @@ def publish(staged: Path, output: Path) -> None:
             os.replace(target, replaced / path.name)
         os.replace(path, target)
     shutil.rmtree(staged)
-
-
-def push_run(
-    directory: str | Path,
-    repository: str | None = None,
-    kind: str = "model",
-    private: bool | None = None,
-    token: str | None = None,
-    revision: str | None = None,
-) -> str:
-    """Uploads a finished run in one commit: weights, code, processor and card. Returns the address of the repository.
-
-    Args:
-        directory: the output folder of a run.
-        repository: `user/name`; None: the folder's name, for the user who is logged in.
-        kind: "model" or "adapter".
-
-    Raises:
-        FileNotFoundError: the run has not come to its end, or has no such folder.
-    """
-    directory = Path(directory)
-    for needed in (directory / "results.json", directory / kind / "README.md"):
-        if not needed.is_file():
-            raise FileNotFoundError(f"{needed}: is not there; give the output folder of a run that has ended")
-    address = create_repo(repository or directory.name, private=private, token=token, exist_ok=True)
-    upload_folder(
-        repo_id=address.repo_id,
-        folder_path=directory / kind,
-        token=token,
-        revision=revision,
-        commit_message="Fine-tuned MA-AVT",
-    )
-    logger.info("Uploaded %s to %s", directory / kind, address)
-    return str(address)

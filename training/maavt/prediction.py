@@ -106,7 +106,7 @@ def classify(
         checkpoint: a folder or Hub name that holds a maavt model or adapter.
         files: clips; one without audio or video is classified by what it has.
         device: where the model runs; None: on a GPU where there is one.
-        compile: run the model through `torch.compile`, which takes a minute first and is faster from then on.
+        compile: run the model through `torch.compile` as one graph. The first batch waits for the compiler.
         options: fields of `PredictionOptions`.
 
     Returns:
@@ -124,14 +124,17 @@ def classify(
     model = MAAVTForAudioVisualClassification.from_pretrained(checkpoint).to(device).eval()
     processor = AutoProcessor.from_pretrained(checkpoint)
     if compile:
-        model.compile()
+        model.compile(fullgraph=True)
 
-    records = []
+    records, full_size = [], 0
     for batch in batched(read_windows(files, processor, chosen), chosen.batch_size):
         records += [record for record, _ in batch]
         readable = [(record, clip) for record, clip in batch if clip is not None]
-        if readable:
-            classify_batch(model, processor, readable, chosen)
+        if not readable:
+            continue
+        if compile:  # a last batch of another size would be compiled anew
+            full_size = max(full_size, len(readable))
+        classify_batch(model, processor, readable, chosen, full_size)
     return records
 
 
@@ -140,10 +143,16 @@ def classify_batch(
     processor: ProcessorMixin,
     batch: list[tuple[dict, Clip]],
     options: PredictionOptions,
+    full_size: int = 0,
 ) -> None:
-    """Adds what the model says to the records; a clip that the processor refuses costs no other clip its result."""
+    """Adds what the model says to the records; a clip that the processor refuses costs no other clip its result.
+
+    A batch of fewer than `full_size` clips is filled up with copies of its last clip, whose results nobody reads.
+    """
+    clips = [clip for _, clip in batch]
+    clips += clips[-1:] * (full_size - len(clips))
     try:
-        inputs = processor(clips=[clip for _, clip in batch], on_missing="none", return_tensors="pt")
+        inputs = processor(clips=clips, on_missing="none", return_tensors="pt")
     except (ClipError, ValueError) as error:
         if not options.skip_broken:
             raise
@@ -154,7 +163,7 @@ def classify_batch(
                 record["error"] = f"{record['file']}: {error}"
             return
         for single in batch:
-            classify_batch(model, processor, [single], options)
+            classify_batch(model, processor, [single], options, full_size)
         return
     add_predictions(model, inputs.to(model.device), [record for record, _ in batch], options)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How well a model finds a clip's sound by its picture, and its picture by its sound, among all test clips."""
+"""How well a model finds a clip's audio by its video, and its video by its audio, among all test clips."""
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from processing.metrics.retrieval import RetrievalScore
 def retrieval_scores(model: nn.Module, dataset: ClipDataset, batch_size: int, num_workers: int = 0) -> dict:
     """`RetrievalScore` of the last contrastive projections (without a contrastive head: of the class tokens).
 
-    Clips that lack picture or sound are left out. Classes play no part: each clip has one right partner.
+    Clips that lack video or audio are skipped. Classes play no part: each clip has one right partner.
 
     Args:
         model: a `MAAVTForAudioVisualClassification`, also inside a `PeftModel`; it runs where it lies.
@@ -32,9 +32,9 @@ def retrieval_scores(model: nn.Module, dataset: ClipDataset, batch_size: int, nu
         whole = batch["has_video"] & batch["has_audio"]
         if not whole.any():
             continue
-        pictures, sounds = (batch[name][whole].to(device) for name in ("pixel_values_videos", "input_features"))
-        video.append(inner.get_video_features(pictures).pooler_output.float().cpu())
-        audio.append(inner.get_audio_features(sounds).pooler_output.float().cpu())
+        frames, spectrograms = (batch[name][whole].to(device) for name in ("pixel_values_videos", "input_features"))
+        video.append(inner.get_video_features(frames).pooler_output.float().cpu())
+        audio.append(inner.get_audio_features(spectrograms).pooler_output.float().cpu())
     if sum(map(len, video)) < 2:
-        raise ValueError("retrieval: fewer than two test clips have picture and sound; leave it off")
+        raise ValueError("retrieval: fewer than two test clips have video and audio; leave it off")
     return RetrievalScore().compute(predictions=torch.cat(video).numpy(), references=torch.cat(audio).numpy())

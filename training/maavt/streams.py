@@ -69,7 +69,7 @@ def open_tables(recipe: Recipe) -> tuple[DatasetDict, dict, TrainingStream]:
             tables[split] = as_table(source, split)
             continue
         share = Share(recipe.split_seed, carved, carved + fraction)
-        logger.info("%s: no such split; every clip of train is read once to carve it out", split)
+        logger.info("The stream has no split %s: every clip of train is read once to carve it out.", split)
         tables[split] = as_table(source, TRAIN, keep=share, part=repr(share))
         carved += fraction
         carved_splits.append(split)

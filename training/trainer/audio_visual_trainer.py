@@ -77,8 +77,11 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with each part of the loss over its own count, and their weighted sum as the loss.
 
-        A mean over batches would weigh a batch of two matched pairs like one of fifty.
+        A mean over batches would weigh a batch of two matched pairs like one of fifty. Predictions hold the match logits too.
         """
+        if kwargs.get("ignore_keys") is None:
+            ignored = getattr(self.model.config, "keys_to_ignore_at_inference", [])
+            kwargs["ignore_keys"] = [name for name in ignored if name != "match_logits"]
         self._evaluation_parts.clear()  # a run that was interrupted leaves some
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         gathered = self._gathered(self._evaluation_parts)
@@ -124,6 +127,8 @@ def is_part(name: str, value: object) -> bool:
 def part_count(name: str, inputs: dict) -> torch.Tensor:
     """How many pairs (or segments) of a batch a part of the loss is the mean of."""
     matched = inputs["is_matched"].bool()  # (B,) or (B, S)
+    if "has_video" not in inputs:  # pre-training reconstructs every clip of a batch
+        return torch.tensor(matched.numel())
     complete = inputs["has_video"] & inputs["has_audio"]
     complete = complete.reshape(-1, *[1] * (matched.ndim - 1)).expand_as(matched)
     if name == "matching_loss":
@@ -133,7 +138,10 @@ def part_count(name: str, inputs: dict) -> torch.Tensor:
     labeled = inputs["labels"] != -100
     if labeled.ndim > matched.ndim:  # a score for each class
         labeled = labeled.any(-1)
-    return (labeled & matched).sum()
+    counted = labeled & matched
+    if name == "unimodal_loss":
+        counted = counted & complete
+    return counted.sum()
 
 
 def weighted_mean(values: torch.Tensor, counts: torch.Tensor) -> float | None:

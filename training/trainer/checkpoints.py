@@ -173,27 +173,29 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     wanted = args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() in ("false", "none", ""):
         return None
-    found, problem = None, None
+    checkpoint, problem = None, None
     if args.process_index == 0:
         if str(wanted).lower() in ("true", "auto"):
-            found = newest_whole_checkpoint(Path(args.output_dir))
+            checkpoint = newest_whole_checkpoint(Path(args.output_dir))
         else:
-            found = Path(wanted)
-            problem = checkpoint_problem(found) if found.is_dir() else "is no folder"
-    found, problem = gather_object([(found and str(found), problem)])[0]
+            checkpoint = Path(wanted)
+            problem = "is no folder"
+            if checkpoint.is_dir():
+                problem = checkpoint_problem(checkpoint)
+    checkpoint, problem = gather_object([(checkpoint and str(checkpoint), problem)])[0]
     if problem is not None:
-        kind = ValueError if Path(found).is_dir() else FileNotFoundError
-        raise kind(f"resume_from_checkpoint: {found}: {problem}; `true` takes the newest whole one of output_dir")
-    if found is not None:
-        if not Path(found).is_dir():
-            raise FileNotFoundError(f"{found} is not here; output_dir has to be a folder that all nodes share")
-        manifest = json.loads((Path(found) / MANIFEST).read_text(encoding="utf-8"))
+        kind = ValueError if Path(checkpoint).is_dir() else FileNotFoundError
+        raise kind(f"resume_from_checkpoint: {checkpoint}: {problem}; `true` takes the newest whole one of output_dir")
+    if checkpoint is not None:
+        if not Path(checkpoint).is_dir():
+            raise FileNotFoundError(f"{checkpoint} is not here; output_dir has to be a folder that all nodes share")
+        manifest = json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))
         if manifest["processes"] != args.world_size:
             logger.warning(
                 "%s was written by %d processes and is resumed by %d: order and random numbers will differ",
-                *(found, manifest["processes"], args.world_size),
+                *(checkpoint, manifest["processes"], args.world_size),
             )
-    return found
+    return checkpoint
 
 
 def stopped_early(checkpoint: str | Path, patience: int | None) -> int | None:

@@ -1,0 +1,196 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""First calls of a new user, who has transformers and a folder. Run in a process that cannot import this package.
+
+python -I first_calls.py FOLDER OUTPUT writes {name of the call: what it returned} as JSON, or {"error": one line}.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+
+class Hidden:
+    """An editable install puts the repository on the path: its packages are hidden."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("modeling_deepavfusion", "modeling_maavt", "processing", "training"):
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Hidden())
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForAudioClassification,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    EarlyStoppingCallback,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+
+ROOT = Path(sys.argv[1])
+CLIPS = [str(path) for path in sorted((ROOT / "data" / "clips").glob("*.mp4"))]
+TRUST = {"trust_remote_code": True}
+SYSTEMS = ("maavt", "deepavfusion")
+
+
+def expected_scores(folder: str, **inputs) -> list[list[float]]:
+    """What the model says of the processor's batch, without a pipeline."""
+    model = AutoModelForVideoClassification.from_pretrained(ROOT / folder, **TRUST).eval()
+    with torch.inference_mode():
+        return model(**AutoProcessor.from_pretrained(ROOT / folder, **TRUST)(**inputs)).logits.softmax(-1).tolist()
+
+
+def pipeline_video(folder):
+    classify = pipeline("video-classification", model=str(ROOT / folder), **TRUST)
+    batched = classify(CLIPS[:3], batch_size=2)
+    return {
+        "one": classify(CLIPS[0]),
+        "list": batched,
+        "one by one": [classify(clip) for clip in CLIPS[:3]],
+        "window": classify((CLIPS[0], 0.0, 0.3), top_k=1),
+        "expected": expected_scores(folder, clips=CLIPS[:3]),
+        "expected window": expected_scores(folder, clips=[(CLIPS[0], 0.0, 0.3)]),
+        "deaf": expected_scores(folder, videos=CLIPS[:1]),
+        "config": str(classify.model.config),
+    }
+
+
+def pipeline_without_audio(folder):
+    """One clip of a batch has no audio track."""
+    silent = str(ROOT / "silent.mp4")
+    classify = pipeline("video-classification", model=str(ROOT / folder), **TRUST)
+    return {
+        "found": classify([CLIPS[0], silent], batch_size=2),
+        "expected": expected_scores(folder, clips=[CLIPS[0], silent], on_missing="none"),
+    }
+
+
+def pipeline_audio(folder):
+    classify = pipeline("audio-classification", model=str(ROOT / folder), **TRUST)
+    rate = classify.processor.feature_extractor.sampling_rate
+    waveform = np.sin(np.arange(rate) / 20).astype(np.float32)
+    return {
+        "file": classify(CLIPS[0]),
+        "array": classify({"array": waveform, "sampling_rate": rate}),
+        "expected file": expected_scores(folder, audio=CLIPS[:1]),
+        "expected array": expected_scores(folder, audio=[{"array": waveform, "sampling_rate": rate}]),
+    }
+
+
+def pipeline_saved_again(folder):
+    """From remote code into another folder, and a pipeline of that folder."""
+    classify = pipeline("video-classification", model=str(ROOT / folder), **TRUST)
+    classify.save_pretrained(ROOT / f"{folder}_again")
+    again = pipeline("video-classification", model=str(ROOT / f"{folder}_again"), **TRUST)
+    return [classify(CLIPS[0]), again(CLIPS[0])]
+
+
+def pipeline_multi_label():
+    return pipeline("video-classification", model=str(ROOT / "multi_label"), **TRUST)(CLIPS[0])
+
+
+def pipeline_without_trust(folder):
+    try:
+        pipeline("video-classification", model=str(ROOT / folder))
+    except ValueError as error:
+        return str(error)
+
+
+def audio_auto_class(folder):
+    return type(AutoModelForAudioClassification.from_pretrained(ROOT / folder, **TRUST)).__name__
+
+
+def processor_of_a_path(folder):
+    batch = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)(CLIPS[0])
+    return {name: list(value.shape) for name, value in batch.items()}
+
+
+def clip_data(folder, clips):
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    rows = []
+    for index, clip in enumerate(clips):
+        batch = processor(clip)
+        rows.append({name: value[0] for name, value in batch.items()} | {"labels": index % 3})
+    return processor, rows
+
+
+def arguments(name: str, **changes) -> TrainingArguments:
+    return TrainingArguments(
+        str(ROOT / name),
+        use_cpu=True,
+        per_device_train_batch_size=3,
+        max_steps=2,
+        report_to="none",
+        disable_tqdm=True,
+        **changes,
+    )
+
+
+def top1(prediction):
+    """As in every tutorial."""
+    return {"top1": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+
+
+def trainer(folder):
+    """A plain Trainer: trains, evaluates, predicts, stops early and saves the processor; nobody sets label_names."""
+    model = AutoModelForVideoClassification.from_pretrained(ROOT / folder, **TRUST)
+    processor, rows = clip_data(folder, CLIPS[:6])
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
+    plain = Trainer(
+        model,
+        arguments(f"run_{folder}", metric_for_best_model="top1", **options),
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=processor,
+        compute_metrics=top1,
+        callbacks=[EarlyStoppingCallback(1)],
+    )
+    plain.train()
+    plain.save_model()
+    predictions = plain.predict(rows)
+    return {
+        "evaluation": plain.evaluate(),
+        "best": plain.state.best_metric,
+        "predictions": list(predictions.predictions.shape),
+        "labels": predictions.label_ids.tolist(),
+        "processor": type(AutoProcessor.from_pretrained(ROOT / f"run_{folder}", **TRUST)).__name__,
+        "pipeline": len(pipeline("video-classification", model=str(ROOT / f"run_{folder}"), **TRUST)(CLIPS[0])),
+    }
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    answers = {}
+    for call in (
+        pipeline_video,
+        pipeline_without_audio,
+        pipeline_audio,
+        pipeline_saved_again,
+        pipeline_without_trust,
+        audio_auto_class,
+        processor_of_a_path,
+        trainer,
+    ):
+        for system in SYSTEMS:
+            answers[f"{call.__name__} {system}"] = answer(call, system)
+    answers["pipeline_multi_label"] = answer(pipeline_multi_label)
+    Path(sys.argv[2]).write_text(json.dumps(answers))
+
+
+def answer(call, *given):
+    try:
+        return call(*given)
+    except Exception as error:
+        import traceback
+
+        return {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+main()

@@ -1,0 +1,74 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""torch.export with a dynamic batch and masks, lower precision and quantization, on the code of a saved folder."""
+
+import json
+
+import pytest
+import torch
+from test_peft import inputs
+
+
+systems = pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
+
+
+@systems
+def test_export_with_a_dynamic_batch_and_masks(remote, folders, system):
+    model = remote(getattr(folders, system)).eval()
+    masks = {"has_video": torch.tensor([True, True, True]), "has_audio": torch.tensor([True, False, True])}
+    batch = {**inputs(system), **masks}
+    axis = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(
+        model, (), batch, dynamic_shapes={name: {0: axis} for name in batch}, strict=False
+    ).module()
+    for count in (3, 2):
+        part = {name: value[:count] for name, value in batch.items()}
+        torch.testing.assert_close(exported(**part)["logits"], model(**part).logits, atol=1e-5, rtol=0)
+
+
+@systems
+def test_bfloat16_is_what_the_config_and_the_model_say(remote, folders, tmp_path, system):
+    folder = getattr(folders, system)
+    half = remote(folder, dtype=torch.bfloat16).eval()
+    assert half.dtype == half.config.dtype == torch.bfloat16
+    half.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
+    again = remote(tmp_path, dtype="auto").eval()
+    assert again.dtype == again.config.dtype == torch.bfloat16
+    with torch.inference_mode():
+        torch.testing.assert_close(again(**inputs(system)).logits, half(**inputs(system)).logits, atol=0, rtol=0)
+        expected = remote(folder).eval()(**inputs(system)).logits
+        torch.testing.assert_close(half(**inputs(system)).logits.float(), expected, atol=0.1, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@systems
+def test_dynamic_quantization(remote, folders, system):
+    model = remote(getattr(folders, system)).eval()
+    small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    with torch.inference_mode():
+        torch.testing.assert_close(small(**inputs(system)).logits, model(**inputs(system)).logits, atol=0.15, rtol=0)
+
+
+@systems
+def test_torchao(remote, folders, system):
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    from transformers import TorchAoConfig
+
+    folder = getattr(folders, system)
+    expected = remote(folder).eval()(**inputs(system)).logits
+    model = remote(folder).eval()
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    for small in (model, remote(folder, quantization_config=config).eval()):
+        torch.testing.assert_close(small(**inputs(system)).logits.float(), expected, atol=0.15, rtol=0)
+
+
+@systems
+def test_bitsandbytes(remote, folders, system):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    from transformers import BitsAndBytesConfig
+
+    folder = getattr(folders, system)
+    small = remote(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True)).eval()
+    assert torch.isfinite(small(**inputs(system)).logits).all()

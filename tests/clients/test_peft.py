@@ -1,0 +1,158 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""PEFT as people copy it from its pages, around the code of a saved folder: wrap, one step, save, load, equal logits."""
+
+import json
+import logging
+
+import peft
+import pytest
+import torch
+from peft import AutoPeftModel, LoraConfig, PeftModel, get_peft_model
+from tiny_models import TINY_VIT
+from transformers import ViTConfig, ViTModel
+from transformers.utils import logging as transformers_logging
+
+from modeling_maavt import MAAVTForAudioVisualClassification, check_trainable, export_adapter, maavt_peft_config
+
+
+SYSTEMS = ("maavt", "deepavfusion")
+PROJECTIONS = ["q_proj", "v_proj"]
+METHODS = {
+    "LoRA": (peft.LoraConfig, {"r": 4}),
+    "LoRA all-linear": (peft.LoraConfig, {"r": 4, "target_modules": "all-linear"}),
+    "DoRA": (peft.LoraConfig, {"r": 4, "use_dora": True}),
+    "rsLoRA": (peft.LoraConfig, {"r": 4, "use_rslora": True}),
+    "PiSSA": (peft.LoraConfig, {"r": 4, "init_lora_weights": "pissa"}),
+    "AdaLoRA": (peft.AdaLoraConfig, {"total_step": 10}),
+    "IA3": (peft.IA3Config, {"target_modules": ["k_proj", "v_proj", "fc2"], "feedforward_modules": ["fc2"]}),
+    "LoHa": (peft.LoHaConfig, {"r": 4}),
+    "LoKr": (peft.LoKrConfig, {"r": 4}),
+    "OFT": (peft.OFTConfig, {"oft_block_size": 8}),
+    "BOFT": (peft.BOFTConfig, {"boft_block_size": 8}),
+    "VeRA": (peft.VeraConfig, {"r": 8}),
+    "LayerNorm": (peft.LNTuningConfig, {"target_modules": r".*layernorm.*"}),
+    "patch convolution": (peft.LoraConfig, {"r": 4, "target_modules": ["projection"]}),
+    "task type": (peft.LoraConfig, {"r": 4, "task_type": "SEQ_CLS"}),
+    "features": (peft.LoraConfig, {"r": 4, "task_type": "FEATURE_EXTRACTION"}),
+}
+
+
+def inputs(system: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    spectrogram = {"maavt": (1, 32, 48), "deepavfusion": (1, 16, 16)}[system]
+    return {
+        "pixel_values_videos": torch.randn(3, 1, 3, 32, 32, generator=generator),
+        "input_features": torch.randn(3, *spectrogram, generator=generator),
+    }
+
+
+def logits(model, system="maavt"):
+    with torch.no_grad():
+        return model.eval()(**inputs(system)).logits
+
+
+def one_step(model, system):
+    """Two: AdaLoRA and LoRA start with a factor that is zero."""
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    for _ in range(2):
+        model.train()(**inputs(system), labels=torch.arange(3)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_method_is_trained_saved_and_loaded(remote, folders, tmp_path, system, method):
+    folder = getattr(folders, system)
+    config_class, options = METHODS[method]
+    options = {"target_modules": PROJECTIONS, **options}
+    torch.manual_seed(0)
+    model = remote(folder)
+    before = logits(model, system)
+    model = get_peft_model(model, config_class(**options))
+    one_step(model, system)
+    after = logits(model, system)
+    assert (after - before).abs().max() > 1e-5, "training changed nothing"
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(remote(folder), tmp_path)
+    torch.testing.assert_close(logits(loaded, system), after, atol=1e-6, rtol=0)
+
+
+def test_a_task_type_that_generates_is_refused(remote, folders):
+    with pytest.raises(AttributeError, match="generation"):
+        get_peft_model(remote(folders.maavt), LoraConfig(target_modules=PROJECTIONS, task_type="CAUSAL_LM"))
+
+
+def test_arguments_that_peft_passes_on_are_accepted(remote, folders):
+    for system in SYSTEMS:
+        remote(getattr(folders, system))(**inputs(system), attention_mask=None, inputs_embeds=None, return_dict=True)
+
+
+@pytest.fixture
+def vit(tmp_path):
+    torch.manual_seed(0)
+    ViTModel(ViTConfig(**TINY_VIT), add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    return tmp_path / "vit"
+
+
+@pytest.fixture
+def warned(caplog):
+    """The warnings of transformers, each as if it were the first."""
+    logging.getLogger("transformers").propagate = True
+    transformers_logging.warning_once.cache_clear()
+    return caplog
+
+
+def test_new_weights_that_an_adapter_leaves_out_are_named(vit, tmp_path, warned):
+    options = {"num_labels": 3, "contrastive_dim": 16, "match_dim": 16}
+    model = MAAVTForAudioVisualClassification.from_pretrained(vit, **options)
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=PROJECTIONS))
+    model.save_pretrained(tmp_path / "adapter")
+    line = next(record.message for record in warned.records if "random at every load" in record.message)
+    assert "prompt" in line and "match_head" in line and "\n" not in line
+    warned.clear()
+    transformers_logging.warning_once.cache_clear()
+    assert set(check_trainable(model)) == {"lora", "total"}
+    assert "random at every load" in warned.text
+    # Nothing is lost where all modules are named, or where the base is a saved MA-AVT.
+    warned.clear()
+    transformers_logging.warning_once.cache_clear()
+    model = MAAVTForAudioVisualClassification.from_pretrained(vit, **options)
+    model.save_pretrained(tmp_path / "saved")
+    get_peft_model(model, maavt_peft_config(model)).save_pretrained(tmp_path / "all")
+    model = MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "saved")
+    get_peft_model(model, LoraConfig(target_modules=PROJECTIONS)).save_pretrained(tmp_path / "own")
+    assert "random at every load" not in warned.text
+
+
+def test_check_trainable_counts_other_methods(remote, folders):
+    model = MAAVTForAudioVisualClassification.from_pretrained(folders.maavt)
+    model = get_peft_model(model, peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]))
+    assert check_trainable(model) == {"ia3": 3 * 64, "total": 3 * 64}
+
+
+def test_an_exported_adapter_is_loaded_by_name(folders, tmp_path):
+    """AutoPeftModel imports `transformers` alone, whatever the machine that has saved the adapter."""
+    model = MAAVTForAudioVisualClassification.from_pretrained(folders.maavt)
+    model = get_peft_model(model, maavt_peft_config(model, lora_rank=4))
+    one_step(model, "maavt")
+    export_adapter(model, tmp_path)
+    mapping = json.loads((tmp_path / "adapter_config.json").read_text())["auto_mapping"]
+    assert mapping == {"base_model_class": "AutoModelForVideoClassification", "parent_library": "transformers"}
+    # The base is loaded without the config beside the adapter: that its tokens are folded has to be said.
+    folded = {"token_self_attention": False, "contrastive": None}
+    loaded = AutoPeftModel.from_pretrained(tmp_path, trust_remote_code=True, **folded)
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-5, rtol=0)
+
+
+def test_add_adapter_works_or_states_its_bound(remote, folders):
+    model = remote(folders.maavt)
+    config = LoraConfig(r=4, target_modules=PROJECTIONS)
+    if tuple(int(part) for part in peft.__version__.split(".")[:2]) < (0, 22):
+        with pytest.raises(ValueError, match=r"version >= 0\.22"):  # of transformers 5.24
+            model.add_adapter(config)
+        return
+    model.add_adapter(config)
+    assert all("lora_" in name for name, weight in model.named_parameters() if weight.requires_grad)

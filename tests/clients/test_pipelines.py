@@ -1,0 +1,85 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pipelines, Auto classes and a processor, called on a folder by a process without this package."""
+
+import pytest
+
+
+systems = pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
+
+
+def scores(predictions: list[dict]) -> list[float]:
+    """In the order of the classes."""
+    return [row["score"] for row in sorted(predictions, key=lambda row: row["label"])]
+
+
+@systems
+def test_video_classification_hears_and_sees(answers, system):
+    said = answers[f"pipeline_video {system}"]
+    assert "error" not in said, said
+    assert scores(said["one"]) == pytest.approx(said["expected"][0], abs=1e-5)
+    assert [score for clip in said["list"] for score in scores(clip)] == pytest.approx(
+        sum(said["expected"], []), abs=1e-5
+    )
+    assert said["one by one"][1][0]["label"] == said["list"][1][0]["label"]
+    assert len(said["window"]) == 1
+    assert said["window"][0]["score"] == pytest.approx(max(said["expected window"][0]), abs=1e-5)
+    assert scores(said["one"]) != pytest.approx(said["deaf"][0], abs=1e-4), "the audio makes no difference"
+    assert [row["score"] for row in said["one"]] == sorted((row["score"] for row in said["one"]), reverse=True)
+    assert "AutoModelForVideoClassification" in said["config"]
+
+
+@systems
+def test_a_clip_without_audio_in_a_batch(answers, system):
+    said = answers[f"pipeline_without_audio {system}"]
+    assert "error" not in said, said
+    found = [score for clip in said["found"] for score in scores(clip)]
+    assert found == pytest.approx(sum(said["expected"], []), abs=1e-5)
+
+
+@systems
+def test_audio_classification_reads_files_and_arrays(answers, system):
+    said = answers[f"pipeline_audio {system}"]
+    assert "error" not in said, said
+    assert scores(said["file"]) == pytest.approx(
+        said["expected file"][0], abs=2e-3
+    )  # its window may differ by samples
+    assert scores(said["array"]) == pytest.approx(said["expected array"][0], abs=1e-5)
+
+
+@systems
+def test_a_pipeline_saves_what_it_needs(answers, system):
+    said = answers[f"pipeline_saved_again {system}"]
+    assert "error" not in said, said
+    assert said[0] == said[1]
+
+
+@systems
+def test_remote_code_needs_trust(answers, system):
+    assert "trust_remote_code" in answers[f"pipeline_without_trust {system}"]
+
+
+def test_classes_of_a_multi_label_model_are_judged_one_by_one(answers):
+    said = answers["pipeline_multi_label"]
+    assert "error" not in said, said
+    assert sum(row["score"] for row in said) > 1.05  # near 0.5 each, untrained
+
+
+@systems
+def test_audio_auto_class(answers, system):
+    assert answers[f"audio_auto_class {system}"].endswith("ForAudioVisualClassification")
+
+
+@systems
+def test_a_path_gives_video_and_audio(answers, system):
+    shapes = answers[f"processor_of_a_path {system}"]
+    assert set(shapes) == {"pixel_values_videos", "input_features", "has_video", "has_audio"}
+
+
+@systems
+def test_a_plain_trainer_trains_evaluates_predicts_and_saves(answers, system):
+    said = answers[f"trainer {system}"]
+    assert "error" not in said, said
+    assert {"eval_loss", "eval_top1"} <= set(said["evaluation"]) and said["best"] is not None
+    assert said["predictions"] == [6, 3] and said["labels"] == [0, 1, 2, 0, 1, 2]
+    assert said["processor"].endswith("Processor") and said["pipeline"] == 3

@@ -1,0 +1,76 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Options of a plain Trainer, one after the other, on the code in a saved folder."""
+
+import logging
+
+import pytest
+import torch
+from transformers import AutoProcessor, Trainer, TrainingArguments
+
+
+OPTIONS = {
+    "gradient_checkpointing": {"activation_checkpointing": True},
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "bf16": {"bf16": True},
+    "find_batch_size": {"auto_find_batch_size": True},
+    "adafactor": {"optim": "adafactor"},
+    "schedule": {"lr_scheduler_type": "cosine", "warmup_steps": 1, "max_grad_norm": 0.5},
+    "label_smoothing": {"label_smoothing_factor": 0.1},
+    "evaluation_arrays": {"include_for_metrics": ["loss"], "eval_accumulation_steps": 1},
+    "dataloader": {"dataloader_num_workers": 0, "remove_unused_columns": False},
+}
+
+
+@pytest.fixture(scope="module")
+def rows(folders) -> dict:
+    """By system, four clips as a plain data set yields them."""
+
+    def read(system):
+        batch = AutoProcessor.from_pretrained(getattr(folders, system))(
+            clips=[str(path) for path in folders.clips[:4]]
+        )
+        return [{name: value[i] for name, value in batch.items()} | {"labels": i % 3} for i in range(4)]
+
+    return {system: read(system) for system in ("maavt", "deepavfusion")}
+
+
+def plain_trainer(remote, folders, rows, system, output, **options) -> Trainer:
+    torch.manual_seed(0)
+    arguments = TrainingArguments(
+        str(output),
+        use_cpu=True,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        **options,
+    )
+    model = remote(getattr(folders, system))
+    return Trainer(model, arguments, train_dataset=rows[system], eval_dataset=rows[system])
+
+
+@pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_an_option_of_trainer(remote, folders, rows, tmp_path, system, name):
+    trainer = plain_trainer(remote, folders, rows, system, tmp_path, **OPTIONS[name])
+    before = {name: value.clone() for name, value in trainer.model.named_parameters() if value.requires_grad}
+    result = trainer.train()
+    assert torch.isfinite(torch.tensor(result.training_loss))
+    after = dict(trainer.model.named_parameters())
+    assert any(not after[name].equal(value) for name, value in before.items())
+    assert "eval_loss" in trainer.evaluate()
+
+
+def test_losses_that_label_smoothing_drops_are_named(remote, folders, rows, tmp_path, caplog):
+    """Trainer takes the labels out and drops the model's loss: the model says so, once."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("transformers").propagate = True
+    transformers_logging.warning_once.cache_clear()
+    plain_trainer(remote, folders, rows, "maavt", tmp_path, label_smoothing_factor=0.1).train()
+    assert caplog.text.count("label_smoothing_factor") == 1
+    caplog.clear()
+    plain_trainer(remote, folders, rows, "maavt", tmp_path).train()
+    assert "label_smoothing_factor" not in caplog.text
