@@ -45,6 +45,8 @@ CONTAINERS = (
 GUESSED_LENGTH = {
     "aac", "ac3", "amr", "amrnb", "amrwb", "dts", "eac3", "h264", "hevc", "m4v", "mp3", "mpeg", "mpegvideo", "obu", "vc1",
 }  # fmt: skip
+# Containers that give the length of the file for each of its streams
+FILE_LENGTH = {"asf"}
 # Containers whose frames are read from the beginning of the file: seeking gives frames with wrong times ...
 SEQUENTIAL = {"avi", "h264", "hevc", "m4v", "mpeg", "mpegvideo", "obu", "vc1"}
 # ... and those that give no presentation times: their frames are timed by their order.
@@ -126,9 +128,16 @@ def open_file(source: str | bytes, name: str, decoder: str = "auto", max_pixels:
     if decoder == "pyav" or (decoder == "auto" and (has_pyav() or torchcodec_decoders() is None)):
         return PyAVFile(source, name, max_pixels)
     if not has_pyav():
-        return TorchcodecFile(source, name)
+        return TorchcodecFile(source, name, max_pixels=max_pixels)
     file = PyAVFile(source, name, max_pixels)
     return TorchcodecFile(source, name, pyav_file=file) if file.suits_torchcodec() else file
+
+
+def check_size(frame: Any, name: str, max_pixels: int) -> None:
+    """Refuse a frame, or a track, of more pixels than are allowed."""
+    if frame.width * frame.height > max_pixels:
+        problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={max_pixels} pixels"
+        raise clip_error(name, "video", f"{problem}; scale the video down, or raise ClipRequest(max_pixels=...)")
 
 
 @functools.lru_cache(maxsize=1)
@@ -186,7 +195,7 @@ class PyAVFile:
                 problem = f"is cut off, or its {stream.type} has a codec that FFmpeg does not know"
                 raise clip_error(self.name, "path", f"{problem}; copy it again, or transcode it")
         if self.video is not None:
-            self._check_size(self.video.codec_context)
+            check_size(self.video.codec_context, self.name, self._max_pixels)
             # for frames that are larger than the header says; FFmpeg counts their padding too
             self.video.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 16))}
             self.video.codec_context.thread_count = 1  # a short window ends before more threads have begun
@@ -201,11 +210,6 @@ class PyAVFile:
 
     def _streams(self) -> list[Any]:
         return [stream for stream in (self.video, self.audio) if stream is not None]
-
-    def _check_size(self, frame: Any) -> None:
-        if frame.width * frame.height > self._max_pixels:
-            problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={self._max_pixels} pixels"
-            raise clip_error(self.name, "video", f"{problem}; scale the video down, or raise max_pixels")
 
     # Lengths
 
@@ -253,7 +257,7 @@ class PyAVFile:
         starts, ends = {}, {}
         for stream in self._streams():
             starts[stream.type] = max(0.0, float((stream.start_time or 0) * stream.time_base))
-            if stream.duration and self.container not in GUESSED_LENGTH:
+            if stream.duration and self.container not in GUESSED_LENGTH | FILE_LENGTH:
                 ends[stream.type] = starts[stream.type] + float(stream.duration * stream.time_base)
         if len(ends) == len(starts):
             return starts, ends
@@ -333,6 +337,7 @@ class PyAVFile:
         stream.codec_context.skip_frame = "DEFAULT"
         by_order = kind == "video" and self.container in TIMED_BY_ORDER
         count, ticks = 0, deque()  # decoding times come in the order in which frames are shown
+        expected = None  # of several audio frames in one packet, only the first has a time
         try:
             for packet in self._file.demux(stream):
                 if by_order and packet.size:
@@ -342,9 +347,12 @@ class PyAVFile:
                     if by_order:
                         frame.pts = ticks.popleft() if ticks else None
                     elif frame.pts is None:
-                        frame.pts = frame.dts
-                    if frame.time is not None:
-                        yield frame
+                        frame.pts = frame.dts if expected is None else expected
+                    if frame.time is None:
+                        continue
+                    if kind == "audio" and frame.sample_rate:
+                        expected = frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+                    yield frame
         except self._av.EOFError:
             return
         except self._av.FFmpegError as error:
@@ -458,11 +466,12 @@ class PyAVFile:
 
     def _packets_before(self, last: float) -> tuple[list, bool]:
         packets = []
+        last_tick = (last + TIME_ROUNDING) / self.video.time_base
         for packet in self._file.demux(self.video):
             if not packet.size:
                 break
             # later packets are shown later still: a frame is decoded before it is shown
-            if packet.dts is not None and packet.dts * packet.time_base > last + TIME_ROUNDING:
+            if packet.dts is not None and packet.dts > last_tick:
                 return packets, False
             packets.append(packet)
         return packets, True
@@ -512,8 +521,13 @@ class PyAVFile:
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
         """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
-        self._check_size(frame)
-        image = self._converter.reformat(frame, format="rgb24").to_ndarray()
+        check_size(frame, self.name, self._max_pixels)
+        # One thread, as for decoding: waiting for others costs more than the conversion. PyAV before 17 has but one.
+        try:
+            rgb = self._converter.reformat(frame, format="rgb24", threads=1)
+        except TypeError:
+            rgb = self._converter.reformat(frame, format="rgb24")
+        image = rgb.to_ndarray()
         matrix = display_matrix(frame)
         if matrix is None:
             return image
@@ -547,6 +561,8 @@ class PyAVFile:
         parts: list[np.ndarray] = []
         for frame in self._decoded("audio"):
             if frame.time >= end:
+                # A hole in the audio is no end of it.
+                parts.append(np.zeros(max(0, round((end - first) * rate) - count), np.float32))
                 break
             if frame.time + frame.samples / rate <= start:
                 continue
@@ -565,16 +581,16 @@ class PyAVFile:
         return Waveform(torch.from_numpy(samples), first)
 
     def _to_mono(self, frame: Any) -> np.ndarray:
-        """The samples `[n]` of a frame in -1..1, averaged over its channels.
-
-        They are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
-        """
+        """The samples `[n]` of a frame in -1..1, averaged over its channels."""
+        channels = frame.layout.nb_channels
+        if frame.format.name == "fltp" and channels < 8:
+            return to_mono(frame.to_ndarray())
+        # Others are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
         kind = (frame.format.name, frame.layout.name)
         if kind not in self._interleavers:
             self._interleavers[kind] = self._av.AudioResampler(format="flt")
         parts = self._interleavers[kind].resample(frame)
         interleaved = np.concatenate([part.to_ndarray()[0] for part in parts])
-        channels = frame.layout.nb_channels
         return to_mono(interleaved.reshape(-1, channels).T)
 
 
@@ -613,13 +629,20 @@ class TorchcodecFile:
         source: path or bytes; None where `video` or `audio`, a decoder of the caller's, is read.
         name: for messages.
         video, audio: decoders.
-        pyav_file: the same file in PyAV, which knows the default tracks and where streams end.
+        pyav_file: the same file in PyAV, which knows the default tracks and where streams end, and reads the audio.
+        max_pixels: of a frame, where PyAV does not check it.
     """
 
     def __init__(
-        self, source: Any, name: str, video: Any = None, audio: Any = None, pyav_file: PyAVFile | None = None
+        self,
+        source: Any,
+        name: str,
+        video: Any = None,
+        audio: Any = None,
+        pyav_file: PyAVFile | None = None,
+        max_pixels: int = MAX_PIXELS,
     ):
-        self.name, self._source, self._pyav_file = name, source, pyav_file
+        self.name, self._source, self._pyav_file, self._max_pixels = name, source, pyav_file, max_pixels
         self._video, self._audio = video, audio
         if torchcodec_decoders() is None:
             raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
@@ -629,22 +652,19 @@ class TorchcodecFile:
         if self._pyav_file is not None:
             self._pyav_file.close()
 
-    def _default_track(self, kind: str) -> int | None:
-        track = getattr(self._pyav_file, kind, None)
-        return None if track is None else track.index
-
     @property
     def video(self) -> Any:
         if self._video is None and self._source is not None:
-            decoder = torchcodec_decoders().VideoDecoder
-            self._video = decoder(self._source, stream_index=self._default_track("video"), seek_mode="exact")
+            track = getattr(self._pyav_file, "video", None)
+            index = None if track is None else track.index
+            self._video = torchcodec_decoders().VideoDecoder(self._source, stream_index=index, seek_mode="exact")
         return self._video
 
     @property
     def audio(self) -> Any:
         if self._audio is None and self._source is not None:
             decoder = torchcodec_decoders().AudioDecoder
-            self._audio = decoder(self._source, stream_index=self._default_track("audio"))
+            self._audio = decoder(self._source)
         return self._audio
 
     def info(self, check: bool = False) -> ClipInfo:
@@ -671,6 +691,7 @@ class TorchcodecFile:
             end = start + audio.duration_seconds if audio.duration_seconds else None
             fields |= {"audio_start": start, "sampling_rate": audio.sample_rate, "num_channels": audio.num_channels}
         if video is not None:
+            check_size(video, self.name, self._max_pixels)
             # an audio header may give the whole file's length: the scan of the frames is exact
             start, end = max(0.0, video.begin_stream_seconds or 0.0), video.end_stream_seconds
             fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
@@ -708,11 +729,17 @@ class TorchcodecFile:
         first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
         begin = min(max(start + TIME_ROUNDING, first), max(first, last - TIME_ROUNDING))
         batch = self.video.get_frames_played_in_range(begin, min(max(end, begin + TIME_ROUNDING), last))
-        seconds = batch.pts_seconds.numpy().astype(np.float64)
-        return Frames(batch.data, seconds, last if end > last else None)
+        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
+        if end > last:  # the last frame may have no length, and is then in no range
+            final = self.video.get_frame_at(len(self.video) - 1)
+            if not len(seconds) or final.pts_seconds > seconds[-1] + TIME_ROUNDING:
+                pixels, seconds = torch.cat([pixels, final.data[None]]), np.append(seconds, final.pts_seconds)
+        return Frames(pixels, seconds, last if end > last else None)
 
     def waveform(self, start: float, end: float) -> Waveform:
-        """The samples between two times."""
+        """The samples between two times. PyAV reads them where it is: torchcodec closes gaps, and what follows is early."""
+        if self._pyav_file is not None:
+            return self._pyav_file.waveform(start, end)
         samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
         return Waveform(torch.from_numpy(to_mono(samples.data.numpy())), float(samples.pts_seconds))
 

@@ -27,13 +27,18 @@ from .clip_decoders import MAX_PIXELS, ClipError, ClipInfo, TorchcodecFile, clip
 END_TOLERANCE = 0.05  # seconds by which a window may pass the end: audio is padded with zeros, the last frame stays
 RESAMPLING_MARGIN = 0.04  # a whole number of samples at every usual rate; longer than the resampling filter
 LARGEST_RATIO = 4000  # of sampling rates; its resampler has a table of 64 MB
+MAX_SAMPLES = 1 << 29  # of one window: 3 hours at 48 kHz, 2 GiB. A small file can claim to last for years.
+MAX_FRAMES = 1 << 17  # of one window: 87 minutes of 25 a second
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
+HEAD = 1024  # bytes of a file that are looked at
 # How playlists begin, which would make FFmpeg open other files and addresses, and pictures, which it may take for one of
-# a numbered sequence of files
+# a numbered sequence of files ...
 NO_CLIPS = {
     "a playlist": (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]"),
     "a picture": (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"P5", b"P6"),
 }
+# ... and what FFmpeg knows them by, wherever it stands
+PLAYLIST_LINES = (b"\nc=IN IP", b"<MPD")
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,16 @@ def safe_join(folder: str | os.PathLike, file_name: str | os.PathLike) -> str:
     return os.path.join(os.fspath(folder), inside)
 
 
-def probe_clip(source: Any, *, decoder: str = "auto", allow_remote: bool = False) -> ClipInfo:
+def probe_clip(
+    source: Any, *, decoder: str = "auto", allow_remote: bool = False, max_pixels: int = MAX_PIXELS
+) -> ClipInfo:
     """What a file holds: streams, length, size, rates. One frame is decoded, so that a broken file is found out.
 
     Args:
         source: as for `load_clip`.
         decoder: "auto", "torchcodec" or "pyav".
         allow_remote: let FFmpeg open URLs and protocol strings.
+        max_pixels: the largest width times height of a frame that is decoded.
 
     Raises:
         ClipError: no such file, not a media file, cut off, or without any stream or frame.
@@ -144,7 +152,7 @@ def probe_clip(source: Any, *, decoder: str = "auto", allow_remote: bool = False
     with _naming(name):
         if isinstance(handle, TorchcodecFile):
             return handle.info(check=True)
-        with closing(open_file(handle, name, decoder)) as file:
+        with closing(open_file(handle, name, decoder, max_pixels)) as file:
             return file.info(check=True)
 
 
@@ -281,6 +289,8 @@ def _requested_times(info: ClipInfo, request: ClipRequest) -> np.ndarray | None:
         return times
     # Frames at the centers of equal parts
     start, end = request.start, request.end
+    if max(request.num_frames or 0, (request.fps or 0) * (end - start)) > MAX_FRAMES:
+        raise clip_error(info.path, "frames", f"more than {MAX_FRAMES} are asked for; give fewer, or a shorter window")
     if request.num_frames is not None and request.num_frames >= 1:
         return frame_times(start, end, request.num_frames)
     if request.fps is not None and request.fps > 0:
@@ -300,6 +310,9 @@ def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Ten
     num_samples = round((end - start) * rate)
     if num_samples < 1:
         raise clip_error(info.path, "window", f"{start:g} s to {end:g} s holds no sample; give a longer window")
+    if (end - start) * max(rate, native) > MAX_SAMPLES:
+        problem = f"{start:g} s to {end:g} s holds more than {MAX_SAMPLES} samples; give a shorter window"
+        raise clip_error(info.path, "window", problem)
 
     # Decode a little more than the window where it is resampled.
     margin = RESAMPLING_MARGIN if rate != native else 0.0
@@ -392,7 +405,7 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
     name = os.fspath(source)
     if os.path.isfile(name):
         with open(name, "rb") as file:
-            _refuse_no_clip(file.read(16), name)
+            _refuse_no_clip(file.read(HEAD), name)
         return os.path.abspath(name), name  # absolute: a name with a colon is then no protocol
     if PROTOCOL.match(name):
         if allow_remote:
@@ -406,12 +419,13 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
 
 
 def _local_bytes(data: bytes, name: str) -> bytes:
-    _refuse_no_clip(data[:16], name)
+    _refuse_no_clip(data[:HEAD], name)
     return data
 
 
 def _refuse_no_clip(head: bytes, name: str) -> None:
-    head = head.lstrip(b"\xef\xbb\xbf \r\n\t")
+    start = head.lstrip(b"\xef\xbb\xbf \r\n\t")
     for kind, beginnings in NO_CLIPS.items():
-        if head.startswith(beginnings):
+        playlist = kind == "a playlist" and any(line in b"\n" + head for line in PLAYLIST_LINES)
+        if playlist or start.startswith(beginnings):
             raise clip_error(name, "path", f"is {kind}, not a media file; give the clip itself")

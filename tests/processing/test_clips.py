@@ -471,10 +471,11 @@ def test_sources(tmp_path, decoder):
 
 
 @needs_torchcodec
-def test_torchcodec_decoders_as_sources(tmp_path):
+def test_torchcodec_decoders_as_sources(tmp_path, monkeypatch):
     from torchcodec.decoders import AudioDecoder, VideoDecoder
 
     path = write_variant(tmp_path, "plain")
+    monkeypatch.setattr(clip_decoders, "has_pyav", lambda: False)  # where PyAV is, it reads the audio of files
     want = load_clip(path, ClipRequest(0.5, 1.0, num_frames=2, decoder="torchcodec"))
     video = load_clip(VideoDecoder(path), ClipRequest(0.5, 1.0, num_frames=2, streams=("video",)))
     audio = load_clip(AudioDecoder(path), ClipRequest(0.5, 1.0, streams=("audio",)))

@@ -3,6 +3,11 @@
 """Clips as they are in the wild: each gives the frames and the audio that a player shows, or one error that names it."""
 
 import os
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -166,6 +171,105 @@ def test_changing_channels_are_averaged(shared_path, decoder):
     assert torch.isfinite(waveform).all() and waveform[:40000].abs().max() > 0.01 < waveform[-40000:].abs().max()
 
 
+def test_of_several_audio_frames_in_one_packet_each_is_heard(tmp_path):
+    path = tmp_path / "adpcm.wav"
+    samples = tone(1.0, 48000, 440)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("adpcm_ms", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = 48000
+        for part in (frame, None):
+            container.mux(stream.encode(part))
+    waveform = load_clip(path, ClipRequest(0.1, 0.9, streams=("audio",))).waveform
+    assert waveform.std() * 2**0.5 == pytest.approx(0.3, abs=0.01)
+
+
+# The whole corpus: PyAV, torchcodec and the ffmpeg command line give the same
+
+BEFORE_ZERO = {"cut_copy_neg.mkv"}  # ffmpeg shows what lies before second 0 too
+CHIRP = "aevalsrc=0.25*sin(2*PI*(200+300*t)*t):s=48000:d=1"
+
+
+def ffmpeg(path, *options):
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-i", str(path), *options, "-"]
+    return subprocess.run(command, capture_output=True, check=False).stdout
+
+
+def outcome(path, decoder):
+    try:
+        return load_clip(path, ClipRequest(decoder=decoder, on_missing="none"))
+    except ClipError as error:
+        return str(error)
+
+
+def assert_decoders_agree(path):
+    """The clip as both decoders give it, or None where both refuse it with the same words."""
+    pyav = outcome(path, "pyav")
+    if clip_decoders.torchcodec_decoders() is not None:
+        torchcodec = outcome(path, "torchcodec")
+        if isinstance(pyav, str):
+            assert torchcodec == pyav
+        else:
+            assert (torchcodec.start, torchcodec.end, torchcodec.sampling_rate) == (
+                pyav.start,
+                pyav.end,
+                pyav.sampling_rate,
+            )
+            for field in ("frames", "frame_times", "waveform"):
+                torch.testing.assert_close(getattr(torchcodec, field), getattr(pyav, field), atol=1e-3, rtol=0)
+    return None if isinstance(pyav, str) else pyav
+
+
+def assert_ffmpeg_agrees(path, clip):
+    if clip.frames is not None:
+        num_frames, _, height, width = clip.frames.shape
+        pixels = ffmpeg(path, "-an", "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24")
+        frames = torch.frombuffer(bytearray(pixels), dtype=torch.uint8).reshape(-1, height, width, 3)
+        assert path.name in BEFORE_ZERO or len(frames) == num_frames
+        difference = frames[-num_frames:].permute(0, 3, 1, 2).float() - clip.frames.float()
+        assert difference.abs().mean() < 1
+    if clip.waveform is not None and path.name not in BEFORE_ZERO:
+        mono = "aresample=rematrix_maxval=1:ocl=mono,aformat=channel_layouts=mono"
+        heard = np.frombuffer(ffmpeg(path, "-vn", "-af", mono, "-f", "f32le"), np.float32)
+        waveform = clip.waveform.numpy()
+        # Raw samples have no clock: what lies between the start of the clip and its first sample is found by correlation.
+        size = 2 * max(len(waveform), len(heard))
+        product = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(heard, size).conj(), size)
+        lags = np.arange(-4800, 4801)
+        lag = lags[product[lags].argmax()]
+        ours, theirs = waveform[max(lag, 0) :], heard[max(-lag, 0) :]
+        overlap = min(len(ours), len(theirs))
+        assert overlap > 0.8 * len(waveform)
+        assert np.median(np.abs(ours[:overlap] - theirs[:overlap])) < 2e-3
+
+
+def assert_all_agree(paths):
+    wrong = {}
+    for path in paths:
+        try:
+            clip = assert_decoders_agree(path)
+            if clip is not None and shutil.which("ffmpeg"):
+                assert_ffmpeg_agrees(path, clip)
+        except AssertionError as error:
+            wrong[path.name] = str(error)
+    assert wrong == {}
+
+
+def test_decoders_and_ffmpeg_agree_on_the_corpus(shared_path):
+    assert_all_agree(sorted(path for path in shared_path("data/odd_clips").iterdir() if path.suffix != ".md"))
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command line writes the files")
+def test_decoders_and_ffmpeg_agree_on_every_kind(tmp_path):
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
+    import fuzz_clips
+
+    files = fuzz_clips.write_kinds(tmp_path, CHIRP)
+    assert len(files) >= 20
+    assert_all_agree(files.values())
+    assert all(assert_decoders_agree(path) is not None for path in files.values())
+
+
 # One error that names the file
 
 
@@ -253,6 +357,8 @@ def test_large_frames_are_refused_before_they_are_decoded(tmp_path):
         container.mux(stream.encode())
     with pytest.raises(ClipError, match="256x128 have more than max_pixels=1000 pixels"):
         load_clip(path, ClipRequest(max_pixels=1000))
+    with pytest.raises(ClipError, match="raise ClipRequest"):
+        probe_clip(path, max_pixels=1000)
     assert load_clip(path, ClipRequest(max_pixels=256 * 128, on_missing="none")).frames.shape == (1, 3, 128, 256)
 
 
@@ -271,3 +377,81 @@ def test_a_name_that_is_not_utf8_can_be_read_and_printed(tmp_path):
     with pytest.raises(ClipError) as caught:
         load_clip(path + ".gone")
     str(caught.value).encode("utf-8")
+
+
+@pytest.mark.parametrize("binary", [b"", b"\0\xff"])
+@pytest.mark.parametrize(
+    "data",
+    [SDP.removeprefix(b"v=0\n"), b"a=x\n" + SDP, b"<!-- a comment -->" + DASH, b"\xef\xbb\xbf" + b" " * 500 + SDP],
+)
+def test_playlists_that_begin_otherwise_are_refused_before_a_decoder_sees_them(tmp_path, monkeypatch, data, binary):
+    monkeypatch.setattr("processing.clips.open_file", None)
+    path = tmp_path / "clip.mkv"
+    path.write_bytes(data + binary)
+    for source in (path, data + binary, path.open("rb"), {"path": None, "bytes": data + binary}):
+        with pytest.raises(ClipError, match="is a playlist"):
+            load_clip(source)
+
+
+def wav_header(sampling_rate, channels, data_size=0xFFFFFFF0):
+    form = struct.pack("<HHIIHH", 1, channels, sampling_rate, min(2 * sampling_rate * channels, 2**32 - 1), 2, 16)
+    return (
+        b"RIFF"
+        + b"\xff" * 4
+        + b"WAVEfmt "
+        + struct.pack("<I", len(form))
+        + form
+        + b"data"
+        + struct.pack("<I", data_size)
+    )
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    ("sampling_rate", "channels"),
+    [(0, 1), (1, 1), (2**31 - 1, 1), (2**32 - 1, 1), (16000, 0), (16000, 255), (16000, 65535)],
+)
+def test_numbers_that_lie_in_a_header(sampling_rate, channels, decoder):
+    data = wav_header(sampling_rate, channels) + bytes(64000)
+    for rate in (None, 16000):
+        try:
+            clip = load_clip(data, ClipRequest(decoder=decoder, sampling_rate=rate, on_missing="none"))
+            assert len(clip.waveform) < 1 << 20
+        except ClipError:
+            pass
+
+
+def test_a_clip_that_claims_to_last_for_days_takes_no_memory(tmp_path):
+    """Two packets, 30 hours apart."""
+    path = tmp_path / "long.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for pts in (0, 30 * 3600 * 48000):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 480), np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 48000, pts
+            container.mux(stream.encode(frame))
+    with pytest.raises(ClipError, match=r"holds more than .* samples; give a shorter window"):
+        load_clip(path, ClipRequest(streams=("audio",)))
+    assert len(load_clip(path, ClipRequest(0, 1, streams=("audio",))).waveform) == 48000
+
+
+def test_too_many_frames_are_named(tmp_path):
+    path = str(write_numbered(tmp_path / "clip.mp4", 0.4))
+    for request in (ClipRequest(num_frames=10**9), ClipRequest(fps=1e9)):
+        with pytest.raises(ClipError, match="frames: more than"):
+            load_clip(path, request)
+
+
+def test_a_link_to_a_device_is_named(tmp_path):
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    with pytest.raises(ClipError, match="is a pipe or a device"):
+        load_clip(tmp_path / "zero.mp4")
+
+
+@pytest.mark.parametrize(
+    "name", ["concat:a.mp4|b.mp4", "http://127.0.0.1:1/a.mp4", "file:clip.mp4", "pipe:0", "subfile,,:x"]
+)
+def test_protocols_are_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClipError, match="protocols are refused|no such file"):
+        load_clip(name)
