@@ -77,28 +77,26 @@ def build_clip_table(
         ValueError: nothing is left, a column or option is wrong, or clips leak between the splits.
         ClipError: a file name leaves its folder.
     """
-    # Read the rows, and skip those that cannot be used.
-    if check not in CHECKS:
-        raise ValueError(f"check={check!r}; use one of {', '.join(CHECKS)}")
-    if window is not None and not window > 0:
-        raise ValueError(f"window={window}; give seconds above 0")
+    # Read every row that the source lists.
+    _check_options(check, window)
     columns = {"label": label, "file_name": file_name, "start": start, "end": end, "split": split, "group": group}
-    rows, warnings = read_rows(
+    listed, warnings = read_rows(
         data, columns, segments=segments, label_separator=label_separator, allow_absolute_paths=allow_absolute_paths
     )
-    total = len(rows)
+    # The checks change the rows: they remove streams that a file turns out not to have.
+    with_both = {row["number"] for row in listed if row["video"] is not None and row["audio"] is not None}
+
+    # Skip the rows that cannot be used.
     prepared = is_prepared(data)
-    listed = {row["number"] for row in rows if row["video"] is not None and row["audio"] is not None}
-    rows, skipped = usable_rows(rows, where=where, window=window, require=require, check=check, prepared=prepared)
+    rows, skipped = usable_rows(listed, where=where, window=window, require=require, check=check, prepared=prepared)
     if not rows:
-        raise ValueError(f"{_name(data)}: no clip is left of {total}. {_reasons(skipped, warnings)}")
+        raise ValueError(f"{_name(data)}: no clip is left of {len(listed)}. {_reasons(skipped, warnings)}")
     _check_groups(rows)
 
     # Split them by the table or by group.
     names = _class_names(rows)
-    labels = _balanced_by(rows, names)
     splits, origin = assign_splits(
-        labels,
+        _balanced_by(rows, names),
         [row["group"] for row in rows],
         _given_splits(rows),
         test_split=test_split,
@@ -107,26 +105,37 @@ def build_clip_table(
         seed=seed,
     )
     # Warn of what a user should know before training.
-    warnings += _one_modality([row for row in rows if row["number"] in listed])
+    warnings += _one_modality([row for row in rows if row["number"] in with_both])
     warnings += missing_classes([_classes_of(row, names) for row in rows], splits, names)
     # Make the tables, and check them as any other source is checked.
     table = _as_datasets(rows, splits, names)
     check_leaks(table)
-    report = {
-        "source": _name(data),
-        "rows": total,
-        "clips": len(rows),
-        "classes": names,
-        "labels": ClipTargets(next(iter(table.values()))).kind,
-        "split": origin,
-        "seed": seed,
-        "splits": {split: _count(part, names) for split, part in table.items()},
+    report = {"source": _name(data), "rows": len(listed), "clips": len(rows), "classes": names}
+    report |= _split_report(table, names, origin, seed) | _skipped_report(skipped, data, prepared)
+    return table, report | {"warnings": warnings}
+
+
+def _check_options(check: str, window: float | None) -> None:
+    if check not in CHECKS:
+        raise ValueError(f"check={check!r}; use one of {', '.join(CHECKS)}")
+    if window is not None and not window > 0:
+        raise ValueError(f"window={window}; give seconds above 0")
+
+
+def _split_report(table: DatasetDict, names: list[str], origin: str, seed: int) -> dict[str, Any]:
+    """The report's part on labels and splits: how the splits came about, and what is in them."""
+    kind = ClipTargets(next(iter(table.values()))).kind
+    splits = {split: _count(part, names) for split, part in table.items()}
+    return {"labels": kind, "split": origin, "seed": seed, "splits": splits}
+
+
+def _skipped_report(skipped: list[dict[str, Any]], data: Any, prepared: bool) -> dict[str, Any]:
+    """The report's part on skipped clips: each of them, and how many for each reason."""
+    return {
         "skipped": skipped,
         "skipped_in_preparation": _skipped_before(data, prepared),
         "skipped_by_reason": dict(Counter(entry["reason"].split(":")[0] for entry in skipped)),
-        "warnings": warnings,
     }
-    return table, report
 
 
 def _given_splits(rows: list[dict[str, Any]]) -> list[str] | None:
@@ -179,7 +188,9 @@ def _check_groups(rows: list[dict[str, Any]]) -> None:
 def _all_names(row: dict[str, Any]) -> list[str]:
     label = row["label"]
     of_segments = [name for name in row.get("segment_labels", ()) if name is not None]
-    return [*(label if isinstance(label, tuple) else [label]), *of_segments]
+    if isinstance(label, tuple):
+        return [*label, *of_segments]
+    return [label, *of_segments]
 
 
 def _class_names(rows: list[dict[str, Any]]) -> list[str]:
@@ -190,8 +201,9 @@ def _class_names(rows: list[dict[str, Any]]) -> list[str]:
     if known and names <= set(known):
         return list(known)
     # Classes that are numbers sort as numbers.
-    whole = all(name.lstrip("-").isdigit() for name in names)
-    return sorted(names, key=int) if whole else sorted(names)
+    if all(name.lstrip("-").isdigit() for name in names):
+        return sorted(names, key=int)
+    return sorted(names)
 
 
 def _classes_of(row: dict[str, Any], names: list[str]) -> list[int]:
@@ -203,12 +215,14 @@ def _classes_of(row: dict[str, Any], names: list[str]) -> list[int]:
 def _balanced_by(rows: list[dict[str, Any]], names: list[str]) -> list[int]:
     """One class a row, by which a split is balanced: its label, or of several the one that is rarest in the table."""
     counts = Counter(index for row in rows for index in _classes_of(row, names))
-    return [
-        min((names.index(name) for name in row["label"]), key=lambda index: (counts[index], index))
-        if isinstance(row["label"], tuple)
-        else names.index(row["label"])
-        for row in rows
-    ]
+    classes = []
+    for row in rows:
+        label = row["label"]
+        if isinstance(label, tuple):
+            classes.append(min((names.index(name) for name in label), key=lambda index: (counts[index], index)))
+        else:
+            classes.append(names.index(label))
+    return classes
 
 
 def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]) -> DatasetDict:
@@ -223,11 +237,15 @@ def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]
         "clip_id": Value("string"),
     }
     # Columns of labeled segments.
-    of_segments = {"segment_labels": "int64", "segment_matched": "bool", "segment_windows": None}
+    of_segments = {
+        "segment_labels": Value("int64"),
+        "segment_matched": Value("bool"),
+        "segment_windows": List(Value("float64")),
+    }
     for key, kind in of_segments.items():
         if key in rows[0]:
-            features[key] = List(Value(kind)) if kind else List(List(Value("float64")))
-    # what sampling (`weight`) and VGGSounder's evaluation (`modalities`: A, V or AV for each label) read
+            features[key] = List(kind)
+    # What sampling (`weight`) and VGGSounder's evaluation (`modalities`: A, V or AV for each label) read
     if all(_is_number(row["cells"].get("weight")) for row in rows):
         features["weight"] = Value("float64")
     if several and all(isinstance(row["cells"].get("modalities"), list) for row in rows):
@@ -239,19 +257,18 @@ def _as_datasets(rows: list[dict[str, Any]], splits: list[str], names: list[str]
         if not chosen:
             continue
         columns = {key: [row.get(key) for row in chosen] for key in features}
-        columns["label"] = [
-            [names.index(name) for name in row["label"]] if several else names.index(row["label"]) for row in chosen
-        ]
+        if several:
+            columns["label"] = [[names.index(name) for name in row["label"]] for row in chosen]
+        else:
+            columns["label"] = [names.index(row["label"]) for row in chosen]
         columns["clip_id"] = [_clip_id(row) for row in chosen]
         if "weight" in features:
             columns["weight"] = [float(row["cells"]["weight"]) for row in chosen]
         if "modalities" in features:
             columns["modalities"] = [row["cells"]["modalities"] for row in chosen]
         if "segment_labels" in features:
-            columns["segment_labels"] = [
-                [IGNORED_LABEL if name is None else names.index(name) for name in row["segment_labels"]]
-                for row in chosen
-            ]
+            index_of = {name: index for index, name in enumerate(names)} | {None: IGNORED_LABEL}
+            columns["segment_labels"] = [[index_of[name] for name in row["segment_labels"]] for row in chosen]
         for name in MEDIA:
             columns[name] = [media_cell(value) for value in columns[name]]
         parts[split] = as_media(Dataset.from_dict(columns, features=storage(features)))
@@ -276,7 +293,9 @@ def _is_number(cell: Any) -> bool:
 def _clip_id(row: dict[str, Any]) -> str:
     if row.get("clip_id"):
         return row["clip_id"]
-    return row["name"] if row["end"] is None else f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
+    if row["end"] is None:
+        return row["name"]
+    return f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
 
 
 def _count(part: Dataset, names: list[str]) -> dict[str, Any]:
