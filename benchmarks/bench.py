@@ -5,7 +5,7 @@
     python -m benchmarks.bench [PART ...] [--before FOLDER] [--out FOLDER]
 
 Writes `<hardware>-<cores>cores-torch<version>-transformers<version>.json`, and beside it the table as .md and the
-picture as .png. Each part runs in a process of its own. A part that fails is reported, and the command then ends with 1.
+plot as .png. Each part runs in a process of its own. A part that fails is reported, and the command then ends with 1.
 Numbers of parts that are not asked for are kept from an earlier run.
 """
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The Markdown table and the picture of a benchmark's JSON file.
+"""The Markdown table and the plot of a benchmark's JSON file.
 
     python -m benchmarks.table [FILE.json] [--page docs/performance.md]
 
@@ -128,11 +128,11 @@ def draw(path: Path) -> Path | None:
     figure.suptitle(
         f"bfloat16 training step, {blocks} blocks of ViT-B/16, {figures['hardware']}, {figures['cores']} cores"
     )
-    picture = path.with_suffix(".png")
-    with atomic_file(picture) as temporary:
+    plot = path.with_suffix(".png")
+    with atomic_file(plot) as temporary:
         figure.savefig(temporary, dpi=90)
     pyplot.close(figure)
-    return picture
+    return plot
 
 
 def newest() -> Path:

@@ -229,7 +229,7 @@ class DeepAVFusionSegmentationDecoder(DeepAVFusionPyramid):
 
 
 class DeepAVFusionForAudioVisualSegmentation(DeepAVFusionMapModel):
-    """DeepAVFusion with a decoder for the pixels that sound: one map (S4, MS3: `num_labels=1`) or classes (AVSS: 71)."""
+    """DeepAVFusion with a decoder for the sounding pixels: one map (S4, MS3: `num_labels=1`) or classes (AVSS: 71)."""
 
     def __init__(self, config: DeepAVFusionConfig):
         super().__init__(config)

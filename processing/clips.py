@@ -31,11 +31,11 @@ MAX_SAMPLES = 1 << 29  # of one window: 3 hours at 48 kHz, 2 GiB. A small file c
 MAX_FRAMES = 1 << 17  # of one window: 87 minutes of 25 a second
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
 HEAD = 1024  # bytes of a file that are looked at
-# How playlists begin, which would make FFmpeg open other files and addresses, and pictures, which it may take for one of
+# How playlists begin, which would make FFmpeg open other files and addresses, and images, which it may take for one of
 # a numbered sequence of files ...
 NO_CLIPS = {
     "a playlist": (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]"),
-    "a picture": (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"P5", b"P6"),
+    "an image": (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"P5", b"P6"),
 }
 # ... and what FFmpeg knows them by, wherever it stands
 PLAYLIST_LINES = (b"\nc=IN IP", b"<MPD")
@@ -178,7 +178,7 @@ def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
             return _load(handle, handle.info(), request)
         if request.decoder != "torchcodec" or not has_pyav():
             return _read(handle, name, request)
-        # torchcodec refuses open groups of pictures and other things that PyAV reads.
+        # torchcodec refuses open GOPs and other streams that PyAV reads.
         try:
             return _read(handle, name, request)
         except ImportError:

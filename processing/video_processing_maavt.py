@@ -221,7 +221,7 @@ def as_frames(video: Any, index: int = 0) -> torch.Tensor:
     Raises:
         ValueError: no frames, a wrong rank, or no axis of 1, 3 or 4 channels; the message names the video.
     """
-    # A list of pictures, or an array
+    # A list of frames, or an array
     if isinstance(video, (list, tuple)):
         video = np.stack([np.asarray(frame) for frame in video]) if len(video) else np.zeros((0, 1, 1, 3), np.uint8)
     frames = video if isinstance(video, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(video)))

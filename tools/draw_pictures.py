@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the two pictures of the README: MA-AVT's architecture, and what the demo's model shows on a clip.
+"""Draws the two figures of the README: MA-AVT's architecture, and what the demo's model shows on a clip.
 
 make demo
 python tools/draw_pictures.py --out docs/pictures
@@ -195,14 +195,14 @@ def clear_example(model, processor, clips: Path) -> dict:
     raise ValueError(f"{clips}: the model tells no test clip from its mismatched pair; run `make demo` to its end")
 
 
-def overlay(axes, picture: np.ndarray, values: np.ndarray, **options) -> None:
-    """`picture` in gray with the map over it, scaled so that its smallest value is clear and its largest is full."""
+def overlay(axes, image: np.ndarray, values: np.ndarray, **options) -> None:
+    """`image` in gray with the map over it, scaled so that its smallest value is clear and its largest is full."""
     values = (values - values.min()) / (values.max() - values.min())
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     if options.get("origin") == "lower":
         extent = (-0.5, width - 0.5, -0.5, height - 0.5)
-    axes.imshow(picture, cmap="gray", extent=extent, **options)
+    axes.imshow(image, cmap="gray", extent=extent, **options)
     axes.imshow(values, cmap="inferno", alpha=0.65, extent=extent, interpolation="bicubic", **options)
 
 

@@ -30,7 +30,7 @@ class LabeledFrame:
         audio: file with the audio: a clip, or a wav.
         frame: image file; None takes the frame from `audio` at `time`.
         time: of the frame, in seconds of `audio`; None is its middle.
-        mask: image whose pixels above 127 sound (`semantic`: class indices), or None.
+        mask: image whose sounding pixels are above 127 (`semantic`: class indices), or None.
         boxes: for each annotator `(left, top, right, bottom)` boxes.
         box_size: (height, width) that the boxes refer to; None: shares of the frame.
         annotators_needed: for full consensus, see `consensus_map`.

@@ -332,7 +332,7 @@ def test_image_sequences_are_refused(tmp_path):
     for name in ("x1.png", "x%d.png", "x1.jpg", "x%d.jpg"):
         Image.new("RGB", (32, 32)).save(tmp_path / name)
     for name in ("x%d.png", "x%d.jpg"):
-        with pytest.raises(ClipError, match="is a picture"):
+        with pytest.raises(ClipError, match="is an image"):
             load_clip(tmp_path / name)
 
 

@@ -44,7 +44,7 @@ def test_segmentation(clips, tmp_path):
     assert 0.02 < share < 0.12
     assert table["all foreground"]["f_score"] == pytest.approx(1.3 * share / (0.3 * share + 1), abs=0.005)
     words = Image.open(tmp_path / "seed_0" / "masks.png").text["Description"]
-    assert "pixels that sound (truth)" in words and "mask (output)" in words
+    assert "sounding pixels (truth)" in words and "mask (output)" in words
     model = AutoModelForSemanticSegmentation.from_pretrained(tmp_path / "seed_0" / "model")
     batch = AutoProcessor.from_pretrained(tmp_path / "seed_0" / "model")(clips=f"{clips}/clips/test_0000.mp4")
     assert model(**batch).logits.shape == (1, 1, 1, 32, 32)

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labeled pictures of what a model shows: a grid of frames, maps and spectrograms with headings, scales and a legend."""
+"""Labeled figures of what a model shows: a grid of frames, maps and spectrograms with headings, scales and a legend."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ PANEL = 1.9  # inches of a panel's height
 def displayed_frame(pixels: torch.Tensor, video_processor: Any) -> np.ndarray:
     """Normalized `[3, H, W]` back to uint8 `[H, W, 3]`."""
     mean, std = (torch.tensor(getattr(video_processor, name))[:, None, None] for name in ("image_mean", "image_std"))
-    picture = (pixels * std + mean).clamp(0, 1) * 255
-    return picture.round().to(torch.uint8).permute(1, 2, 0).numpy()
+    frame = (pixels * std + mean).clamp(0, 1) * 255
+    return frame.round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def can_draw(path: str | Path) -> bool:
-    """Whether matplotlib is installed; if not, one line says which picture is not drawn."""
+    """Whether matplotlib is installed; if not, one line says which figure is not drawn."""
     if importlib.util.find_spec("matplotlib") is not None:
         return True
     print(f'{path}: not drawn, matplotlib is not installed; pip install "maavt[plots]"', flush=True)
@@ -87,7 +87,7 @@ def save_maps(
     scale: str,
     legend: str,
 ) -> None:
-    """Write one picture (png): for each row the frame, then its maps over it, left to right.
+    """Write one figure (png): for each row the frame, then its maps over it, left to right.
 
     Args:
         rows: (`[3, H, W]` normalized pixels, maps `[H, W]` in 0..1) for each frame.

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a finished run, from the files in its folder: confusion matrix, per-class bars, training curves.
+"""Plots of a finished run, from the files in its folder: confusion matrix, per-class bars, training curves.
 
 python -m training.common.plots outputs/demo
 
@@ -32,7 +32,7 @@ NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "threshold",
 def save_plots(directory: str | Path) -> list[Path]:
     """Draws what the run's files allow: `predictions.csv` and `results.json`, `trainer_state.json`.
 
-    Returns the pictures' paths; none, and one line in the log, without matplotlib.
+    Returns the plots' paths; none, and one line in the log, without matplotlib.
     """
     directory = Path(directory)
     if importlib.util.find_spec("matplotlib") is None:

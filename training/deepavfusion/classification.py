@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes DeepAVFusion on labeled clips, or probes its frozen encoder: clips, model, Trainer, table, picture.
+"""Fine-tunes DeepAVFusion on labeled clips, or probes its frozen encoder: clips, model, Trainer, table, figure.
 
 python -m training.deepavfusion.classification configs/deepavfusion/classification_shapes.yaml
 """
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> Rows:
         shares = class_shares(tables["train"], model.num_labels)
         methods["largest class"] = np.tile(shares.numpy(), (len(labels), 1))
 
-        # Table and picture.
+        # Table and figure.
         if report["labels"] != "multi_label":
             save_confusion(Path(args.output_dir) / "confusion.png", methods["DeepAVFusion"], labels, report["classes"])
         return {name: figures(scores, labels) for name, scores in methods.items()} | regression
@@ -296,10 +296,10 @@ def regression_scores(
 
 
 def save_confusion(path: Path, scores: np.ndarray, labels: np.ndarray, classes: list[str]) -> None:
-    """The confusion matrix as a picture, where matplotlib is installed."""
+    """The confusion matrix as a figure, where matplotlib is installed."""
     if not can_draw(path):
         return
-    # Imported here: only this picture needs it.
+    # Imported here: only this figure needs it.
     from training.common.plots import confusion_figure, save_figure
 
     report = ClassReport().compute(predictions=scores.argmax(-1), references=labels, label_names=classes)

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Measures where a model looks, after training on boxes or on the clip's class alone: frames, Trainer, table, pictures.
+"""Measures where a model looks, after training on boxes or on the clip's class alone: frames, Trainer, table, figures.
 
 python -m training.deepavfusion.localization configs/deepavfusion/localization_shapes.yaml
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> Rows:
         maps = predicted_maps(model, test_set, batch_size)
         mismatched = predicted_maps(model, MismatchedAudio(test_set), batch_size)
 
-        # Table and pictures.
+        # Table and figures.
         save_pictures(Path(args.output_dir) / "maps.png", test_set, [truths, maps, mismatched], task.num_pictures)
         name = SYSTEMS[task.system]
         methods = {name: maps, f"{name}, audio of another clip": mismatched}

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of DeepAVFusion's pre-training (reconstructions) and of its separation (spectrograms)."""
+"""Figures of DeepAVFusion's pre-training (reconstructions) and of its separation (spectrograms)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +60,7 @@ def reconstructed(
 def save_reconstructions(
     path: str | Path, model: DeepAVFusionForPreTraining, batch: dict[str, torch.Tensor], processor: Any, seed: int = 0
 ) -> None:
-    """Write one picture (png), two rows a clip: its frame and its spectrogram, as given, masked and filled in.
+    """Write one figure (png), two rows a clip: its frame and its spectrogram, as given, masked and filled in.
 
     Args:
         batch: `pixel_values_videos` and `input_features` of clips of one window.
@@ -109,7 +109,7 @@ def save_reconstructions(
 def save_spectrograms(
     path: str | Path, rows: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]], processor: Any
 ) -> None:
-    """Write one picture (png): for each row the frame that is seen, then the spectrograms of mixture, output and truth.
+    """Write one figure (png): for each row the frame that is seen, then the spectrograms of mixture, output and truth.
 
     Args:
         rows: (`[3, H, W]` normalized pixels, three waveforms `[n]`); brightness is relative to the mixture.
@@ -136,9 +136,9 @@ def save_spectrograms(
 
 def show_frame(axes: Any, pixels: torch.Tensor, video_processor: Any) -> None:
     """Draw normalized pixels `[3, H, W]`; hidden patches (NaN) are gray."""
-    picture = displayed_frame(pixels.nan_to_num(), video_processor).copy()
-    picture[pixels.isnan().any(0).numpy()] = 128
-    axes.imshow(picture)
+    frame = displayed_frame(pixels.nan_to_num(), video_processor).copy()
+    frame[pixels.isnan().any(0).numpy()] = 128
+    axes.imshow(frame)
 
 
 def show_spectrogram(axes: Any, features: torch.Tensor, limits: Sequence[float], extractor: Any) -> Any:

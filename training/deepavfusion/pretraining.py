@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-trains DeepAVFusion by masked reconstruction: clips, model, Trainer, losses, probe, pictures.
+"""Pre-trains DeepAVFusion by masked reconstruction: clips, model, Trainer, losses, probe, figures.
 
 python -m training.deepavfusion.pretraining configs/deepavfusion/pretrain_grid.yaml --data grid/labels.csv
 torchrun --nproc_per_node 8 -m training.deepavfusion.pretraining configs/deepavfusion/pretrain_vggsound.yaml
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> dict:
     if not args.should_save:
         return results
 
-    # Files and pictures.
+    # Files and figures.
     output = Path(args.output_dir)
     write_text(output / "results.json", json.dumps(results, indent=1) + "\n")
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> Rows:
         after = probe_encoder(model.deepavfusion, splits, batch_size)
         after |= reconstruction_losses(model, test_set, batch_size)
 
-        # Pictures and table.
+        # Figures and table.
         if task.num_pictures:
             shown = torch.linspace(0, len(test_set) - 1, task.num_pictures + 2).long()[1:-1].tolist()
             batch = default_collate([test_set[index] for index in shown])

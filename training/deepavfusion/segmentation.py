@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Trains DeepAVFusion to find the pixels that sound, and measures it: frames, model, Trainer, table, pictures.
+"""Trains DeepAVFusion to find the sounding pixels, and measures it: frames, model, Trainer, table, figures.
 
 python -m training.deepavfusion.segmentation configs/deepavfusion/segmentation_shapes.yaml
 """
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> Rows:
         mismatched = predicted_masks(model, MismatchedAudio(test_set), batch_size)
         methods = {"DeepAVFusion": masks, "DeepAVFusion, audio of another clip": mismatched}
 
-        # Table and pictures.
+        # Table and figures.
         save_masks(Path(args.output_dir) / "masks.png", test_set, [truths, masks, mismatched], task.num_pictures)
         if num_labels > 1:
             score = SemanticSegmentationScore(num_classes=num_labels)
@@ -120,7 +120,7 @@ def save_masks(path: Path, test_set: LabeledFrames, columns: list[list[np.ndarra
         path,
         rows,
         test_set.processor.video_processor,
-        ["pixels that sound\n(truth)", "mask\n(output)", "mask with the audio\nof another clip (output)"],
+        ["sounding pixels\n(truth)", "mask\n(output)", "mask with the audio\nof another clip (output)"],
         "probability that a pixel sounds (truth: 0 or 1)",
         "Bright: sounds. Dark: silent. A model that listens loses the mask with the audio of another clip.",
     )

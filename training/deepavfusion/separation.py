@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> Rows:
             "true ratio mask": separated(processor, true.logit(1e-4), mixtures),
         }
 
-        # Audio files, pictures and table.
+        # Audio files, figures and table.
         output = Path(args.output_dir)
         save_waveforms(output / "wav", processor, mixtures, estimates, sources, task.num_pictures)
         save_pictures(output / "spectrograms.png", test_set, mixtures, estimates, sources, task.num_pictures)

@@ -192,7 +192,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`top1`, `macro_f1`, and `top5` where there are more than five classes; labels `[n]`, -100 is left out."""
+    """`top1`, `macro_f1`, and `top5` where there are more than five classes; labels `[n]`, those of -100 are skipped."""
     metrics = ClassificationScore().compute(predictions=logits.argmax(-1), references=labels)
     metrics.pop("num_clips")
     if logits.shape[1] > 5:
@@ -201,6 +201,6 @@ def class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`map` and `mauc`; labels `[n, C]`, rows of -100 are left out."""
+    """`map` and `mauc`; labels `[n, C]`, rows of -100 are skipped."""
     found = MultiLabelScore().compute(predictions=logits, references=labels.astype(np.int64))
     return {name: found[name] for name in ("map", "mauc") if name in found}

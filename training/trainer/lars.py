@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""LARS (You et al., arXiv 1708.03888), with which linear probes are published; PyTorch and Transformers have none."""
+"""LARS (You et al., arXiv 1708.03888), the optimizer of linear probes in the literature; PyTorch and Transformers have none."""
 
 from collections.abc import Callable, Iterable
 
