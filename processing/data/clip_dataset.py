@@ -66,7 +66,7 @@ class ClipDataset(torch.utils.data.Dataset):
         num_frames: int = 8,
         augmentation: ClipAugmentation | None = None,
         noise_db: float | tuple[float, float] | None = None,
-        clean_probability: float = 0.25,
+        clean_probability: float = 0.0,
         clip_seconds: float | None = None,
         on_missing: str = "raise",
         label_mismatched_pairs: bool = False,

@@ -64,7 +64,8 @@ class ModelArguments:
 
     model_name_or_path: str = option(
         REQUIRED,
-        "A stock ViT (Hub name or folder), a fine-tuned maavt checkpoint, or an adapter folder.",
+        "A ViT, DeiT, DINOv2, CLIP, MAE or MSN checkpoint (docs/maavt.md, 10), a fine-tuned maavt checkpoint, or an adapter: "
+        "Hub name or folder.",
         section="Model",
     )
     revision: str | None = option(None, "Branch, tag or commit of a Hub model.")
@@ -111,7 +112,7 @@ class DataArguments:
     modalities: list[str] = option(
         list(MODALITIES), "What the model is given: video, audio, or both.", section="Clips"
     )
-    num_frames: int = option(8, "Video frames of a clip, evenly spaced by seconds.")
+    num_frames: int = option(8, "Video frames of a clip: centers of equal parts of what the spectrograms cover.")
     processor: dict | str | None = option(None, "Changes by part: {feature_extractor: {...}, video_processor: {...}}.")
     on_missing: Literal["raise", "none"] = option(
         "raise", "none: a clip without audio or video is used with what it has."
@@ -126,7 +127,8 @@ class DataArguments:
 
     mismatch_probability: float = option(
         0.2,
-        "Share of training pairs whose video or audio comes from a clip of another class. 0 without a match head.",
+        "Share of training pairs whose video or audio comes from a clip of another class and another group. 0 without a match "
+        "head.",
         section="Pairs and sampling",
     )
     label_mismatched_pairs: bool = option(

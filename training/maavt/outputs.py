@@ -41,7 +41,7 @@ TRAINED_PARTS = {
     "adapter": "learned tokens and heads",
     "full": "all weights",
     "linear_probe": "the classifier alone",
-    "lora": "the classifier alone",
+    "lora": "the classifier",
     "lavish": "LAVISH adapters and a classifier",
 }
 
