@@ -76,6 +76,7 @@ def build_block_state_cache(
     Raises:
         ValueError: a feature cache whose clips still change at random, a damaged shard, or too little room on the disk.
     """
+    # States stand for clips that are the same in every epoch.
     for stream, form in (("video", "frames"), ("audio", "audio")):
         cached = cache.shards.get(stream)
         if cached is not None and cached.settings[form] not in ("resized", "spectrogram"):
@@ -83,6 +84,7 @@ def build_block_state_cache(
                 f"the feature cache holds {form}={cached.settings[form]!r}, which change from epoch to epoch; block states are "
                 'kept of clips without augmentation and noise: build it with frames="resized", audio="spectrogram"'
             )
+    # The processor rescales and normalizes cached frames: its settings are part of the folder's name.
     fields = cache.processor.video_processor.to_dict()
     scale = {name: fields.get(name) for name in sorted(_AFTER_GEOMETRY - {"frames_per_clip"})}
     root = Path(root)
@@ -99,6 +101,7 @@ def build_block_state_cache(
             settings["type"] = str(dtype).removeprefix("torch.")
             shards[stream] = FeatureShards(root, stream, settings | ({"scale": scale} if stream == "video" else {}))
             shards[stream].remove_leftovers()
+            # Only clips that no earlier build has written.
             missing = [clip for key, clip in cached.clips.items() if key not in shards[stream].clips]
             with tqdm(total=len(missing), desc=f"block states, {stream}", unit="clip", disable=None) as progress:
                 written = 0

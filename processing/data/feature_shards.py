@@ -104,6 +104,7 @@ class FeatureShards:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_json(self.folder / "settings.json", self.settings)
         listed = []
+        # One shard under a temporary name; clips are written as they come.
         temporary = self.folder / f".{os.getpid()}.arrow.part"
         with open(temporary, "wb") as file:
             with pa.ipc.new_file(file, SCHEMA) as writer:
@@ -115,6 +116,7 @@ class FeatureShards:
         if not listed:
             temporary.unlink()
             return 0
+        # The name is the content's. The list comes last: a shard without one is a leftover.
         shard = self.folder / f"{fingerprint(sorted(entry[0] for entry in listed))}.arrow"
         size = temporary.stat().st_size
         os.replace(temporary, shard)

@@ -190,6 +190,7 @@ def read_duet(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
         for cells in csv.DictReader(file):
             if cells["split"] != split:
                 continue
+            # Boxes are in pixels of the mask.
             clip = safe_join(folder, cells["file_name"])
             with Image.open(safe_join(folder, cells["mask"])) as image:
                 size = image.height, image.width

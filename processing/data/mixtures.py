@@ -70,6 +70,7 @@ class Mixtures(Dataset):
         """Indices of the clip that is seen and of the other."""
         if self.pairs is not None:
             return self.pairs[index]
+        # A partner of another group; epoch and index alone decide which.
         others = [i for i, group in enumerate(self.groups) if group != self.groups[index]]
         return index, others[np.random.default_rng([self.seed, self.epoch, index]).integers(len(others))]
 
@@ -96,6 +97,7 @@ class Mixtures(Dataset):
         if self._kept is not None and clip in self._kept:
             return self._kept[clip]
         extractor, path = self.processor.feature_extractor, self.clips[clip]
+        # The window in the middle of the clip.
         duration = clip_window(path)[1]
         start, end = window_around(None, extractor.segment_seconds, duration)
         request = ClipRequest(start, end, num_frames=self.num_frames, sampling_rate=extractor.sampling_rate)

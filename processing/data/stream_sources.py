@@ -188,6 +188,7 @@ def open_source(
     Raises:
         ValueError: no such data, no clips or no label in it, or classes that nothing names.
     """
+    # Tar shards: the members of the first clip say which columns there are.
     folder, builder, options = _builder(str(data), revision)
     files = dict(builder.config.data_files or {})
     if _is_webdataset(builder):
@@ -196,6 +197,7 @@ def open_source(
         builder = load_dataset_builder(**options, features=Features(features))
         columns, several = _tar_columns(fields, data), False
     splits = dict(builder.as_streaming_dataset())
+    # Parquet shards: the columns that are needed, with undecoded media.
     if not _is_webdataset(builder):
         features = next(iter(splits.values())).features
         several = isinstance(features.get(label), List)
@@ -204,9 +206,11 @@ def open_source(
             if kind in columns:
                 splits = {name: part.cast_column(kind, feature) for name, part in splits.items()}
         splits = {name: part.select_columns(sorted(set(columns.values()))) for name, part in splits.items()}
+    # Class names, splits, and the number of clips where the source knows it.
     names = _class_names(class_names, folder) or _names_in(splits, columns, builder, options, data)
     named = _named_splits(splits, test_split, data)
     lengths = {split: _length(builder, name, files.get(name, [])) for split, name in named.items()}
+    # What identifies the data: a resumed run refuses another source.
     state = [[name, list(part), list(getattr(part, "origin_metadata", None) or [])] for name, part in files.items()]
     return ClipSource(
         {split: splits[name] for split, name in named.items()},

@@ -136,6 +136,7 @@ def write_shapes(folder: str | os.PathLike, settings: ShapeSettings | None = Non
         raise ValueError(f"{folder}: holds something that was not written here; give an empty or a new folder")
     with atomic_folder(folder) as temporary:
         (temporary / "masks").mkdir()
+        # Each clip has a generator of its own: more clips leave the others as they are.
         duet, solo = [], []
         for split, count in (("train", settings.num_train), ("test", settings.num_test)):
             for index in range(count):
@@ -172,6 +173,7 @@ def _write_duet(
         number = int((index + 0.5) * len(times) / settings.frames_per_clip)
         mask, path = masks[0, number], f"masks/{name}_{index}.png"
         Image.fromarray(mask.astype(np.uint8) * 255).save(folder / path)
+        # The box around the mask, and the middle of the frame's time.
         inside = np.argwhere(mask)
         (top, left), (bottom, right) = inside.min(0).tolist(), (inside.max(0) + 1).tolist()
         seconds = float(times[number] + 0.5 / settings.fps)

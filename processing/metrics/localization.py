@@ -89,6 +89,7 @@ def consensus_map(
     for annotator, boxes_of_annotator in enumerate(boxes):
         marked = np.zeros((height, width), dtype=bool)
         for box in boxes_of_annotator:
+            # Boxes may pass the edges of the frame.
             left, top, right, bottom = (round(float(value)) for value in box)
             part = (slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0)))
             if not marked[part].size:

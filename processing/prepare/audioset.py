@@ -51,12 +51,14 @@ def read(root: Path, options: Namespace) -> Annotations:
     index = FileIndex(root)
     names, source = _class_names(root)
     rows = []
+    # The lists of segments.
     for file_name in TRAINING[options.training]:
         rows += _read_segments(require_annotation(root, file_name, SOURCE), TRAIN, names, index)
     rows += _read_segments(require_annotation(root, "eval_segments.csv", SOURCE), TEST, names, index)
     used = {label for row in rows for label in row.labels}
     # the indices file lists exactly the classes with segments; the ontology holds abstract ones too
     classes = [name for name in names.values() if name in used or source == "indices"]
+    # AudioSet has no validation split.
     carve_by_id(rows, {VALIDATION: options.validation_fraction}, options.seed)
     split = (
         f"official ({options.training} training segments, eval segments are the test), validation out of train by "
@@ -91,6 +93,7 @@ def _read_segments(path: Path, split: str, names: dict[str, str], index: FileInd
             line = reader.line_num
             if len(cells) != 4:
                 raise PrepareError(f'{path}, line {line}: expected `YTID, start, end, "mid,mid"`; mend the line')
+            # Id, window and classes.
             video_id = cells[0].strip()
             start, end = (seconds(cell, path, line) for cell in cells[1:3])
             mids = [mid.strip() for mid in cells[3].split(",") if mid.strip()]
@@ -98,6 +101,7 @@ def _read_segments(path: Path, split: str, names: dict[str, str], index: FileInd
                 raise PrepareError(f"{path}, line {line}: {unknown[0]!r} is not in the list of classes; get both anew")
             if not mids:
                 raise PrepareError(f"{path}, line {line}: no label; mend the line")
+            # A row with the clip's file, under any of its usual names.
             labels = list(dict.fromkeys(names[mid] for mid in mids))
             clip_id = f"{video_id}_{int(start):06d}"
             file = index.find(

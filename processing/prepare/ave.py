@@ -115,6 +115,7 @@ Line = tuple[str, str, str, float, float]
 
 def _listed(root: Path) -> tuple[list[tuple[str, Line]], str, list[str]]:
     """-> (split and line of each row, how the splits came about, warnings)."""
+    # One list of lines for each split ...
     lists = {split: find_annotation(root, name) for split, name in SPLIT_FILES.items()}
     if all(lists.values()):
         listed = [(split, line) for split, path in lists.items() for line in _read_lines(path)]
@@ -126,6 +127,7 @@ def _listed(root: Path) -> tuple[list[tuple[str, Line]], str, list[str]]:
             if loose:
                 warnings.append(f"Annotations.txt: {len(loose)} lines stand in none of {files}; not used")
         return listed, f"official, by {files}", warnings
+    # ... or one list of all lines, and for each split the numbers of its lines.
     orders = {split: find_annotation(root, name) for split, name in ORDER_FILES.items()}
     if not all(orders.values()):
         raise PrepareError(

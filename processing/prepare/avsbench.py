@@ -97,6 +97,7 @@ def _frames(
     frame_files = {_number(path): path for path in _images(frames)}
     labeled = {_number(path): path for path in _images(masks)}
     first = min(frame_files)  # numbered from 0 or from 1
+    # Every mask needs its frame; frames without a mask are not used.
     missing = sorted(set(labeled) - set(frame_files))
     if missing:
         raise ValueError(f"{masks}: masks {missing} have no frame in {frames}; unpack the set again")

@@ -122,6 +122,7 @@ def _read_lists(split_files: list[str]) -> dict[str, list[str]]:
     """-> split -> clip names, or actor numbers."""
     lists: dict[str, list[str]] = {}
     for text in split_files:
+        # `train=FILE`: the split and its list.
         split, _, name = text.partition("=")
         if split.lower() not in SPLIT_NAMES or not name:
             raise PrepareError(f"--split_files {text}: write split=file with one of {', '.join(SPLITS)}")
@@ -132,6 +133,7 @@ def _read_lists(split_files: list[str]) -> dict[str, list[str]]:
                 cells = [cell.strip() for cell in cells]
                 if not any(cells):
                     continue
+                # A line is `name,label`, a name alone, or the number of an actor.
                 match = NAME.fullmatch(cells[0])
                 actor = re.fullmatch(r"\d{4}", cells[0])
                 if not actor and not (match and (len(cells) == 1 or cells[1] == match[3])):

@@ -50,6 +50,7 @@ def read(root: Path, options: Namespace) -> Annotations:
     index = FileIndex(root)
     wanted = None if options.classes is None else _read_classes(options.classes)
     rows, skipped = [], 0
+    # Rows of the wanted classes.
     for path in options.csv:
         for cells in read_table(path, ["label", "youtube_id", "time_start", "time_end"], ["split"]):
             if wanted is not None and cells["label"] not in wanted:
@@ -58,6 +59,7 @@ def read(root: Path, options: Namespace) -> Annotations:
             rows.append(_row(cells, path, index))
     if not rows:
         raise PrepareError(f"{', '.join(map(str, options.csv))}: no row has one of the classes; check their spelling")
+    # What a user has to know before training.
     warnings = index.warnings()
     if wanted is not None and (absent := [name for name in wanted if not any(r.labels[0] == name for r in rows)]):
         warnings.append(f"{options.classes.name}: no row of {', '.join(absent)}")
@@ -77,6 +79,7 @@ def _row(cells: dict[str, str], path: Path, index: FileIndex) -> ClipRow:
         raise PrepareError(
             f"{path}, line {line}: a label, an id, and a start before the end are needed; mend the line"
         )
+    # Files are named by id and window, id and start, or id alone.
     clip_id = f"{video_id}_{round(start):06d}_{round(end):06d}"
     file = index.find(clip_id, f"{video_id}_{round(start):06d}", video_id)
     split = SPLIT_OF_NAME.get(split, "")  # "": to be drawn
@@ -94,6 +97,7 @@ def _split(rows: list[ClipRow], options: Namespace) -> str:
             row.split = TRAIN
         carve_by_id(rows, {VALIDATION: options.validation_fraction, TEST: options.test_fraction}, options.seed)
         return f"seeded, {by}: not the split of any paper"
+    # The test clips of Kinetics have no labels: papers test on its validation clips.
     split = "by the tables"
     if TEST not in splits:
         for row in rows:

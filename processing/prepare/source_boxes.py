@@ -56,6 +56,7 @@ def read_flickr(folder: str | os.PathLike, split: str = "test") -> list[LabeledF
         raise ValueError(f"split={split!r}: the annotated clips of Flickr-SoundNet are a test set")
     folder = Path(folder)
     files = sorted((folder / "annotations").glob("*.xml"))
+    # The papers test on a part of the annotated clips.
     chosen = folder / "test.txt"
     if chosen.is_file():
         names = set(chosen.read_text(encoding="utf-8").split())

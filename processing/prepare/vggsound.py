@@ -56,10 +56,12 @@ def read(root: Path, options: Namespace) -> Annotations:
             clip_id = f"{video_id}_{round(seconds(start, path, reader.line_num)):06d}"
             file = index.find(clip_id)
             rows.append(ClipRow(clip_id, [label], video_id, split, f"{clip_id}.mp4", file, file))
+    # A table cut short would show in its classes.
     classes = sorted({row.labels[0] for row in rows})
     warnings = index.warnings()
     if len(classes) != CLASSES:
         warnings.append(f"{path.name}: {len(classes)} classes; the full list has {CLASSES}")
+    # VGGSound has no validation split.
     carve_by_id(rows, {VALIDATION: options.validation_fraction}, options.seed)
     split = f"official, {VALIDATION} out of train by video id (seed {options.seed}, {options.validation_fraction:g})"
     annotations = Annotations(rows, classes, split, warnings=warnings)
@@ -72,6 +74,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         import vggsounder
     except ImportError as error:
         raise PrepareError("--vggsounder: needs its labels; run `pip install vggsounder`") from error
+    # Only test clips are labeled anew.
     labeled = dict(vggsounder.VGGSounder().items())
     order = {name: number for number, name in enumerate(annotations.classes)}
     unlabeled = unknown = 0
@@ -83,6 +86,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
             row.excluded = f"{row.clip_id}: not in VGGSounder"
             unlabeled += 1
             continue
+        # Its labels among the classes, in their order, each with the modality that shows it.
         relabeled = labeled[row.clip_id]
         pairs = {
             (name, kind) for name, kind in zip(relabeled.labels, relabeled.modalities, strict=True) if name in order
@@ -92,6 +96,7 @@ def _with_vggsounder(annotations: Annotations) -> Annotations:
         row.labels, row.extra["modalities"] = [name for name, _ in pairs], [kind for _, kind in pairs]
         if not pairs:
             row.excluded = f"{row.clip_id}: VGGSounder gives none of the classes"
+    # What changes for the whole set.
     annotations.multi_label = True
     annotations.split += f", test labels by VGGSounder ({len(labeled)} clips)"
     annotations.extra_features |= {

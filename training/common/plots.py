@@ -88,6 +88,7 @@ def curve_figure(history: list[dict]):
     training, validation = curves(history, ""), curves(history, "eval_")
     metrics = {name: line for name, line in validation.items() if not name.endswith("loss")}
     figure, axes = _figure(11 if metrics else 6, 4, 2 if metrics else 1)
+    # A loss has one color in training and validation.
     for name in dict.fromkeys([*training, *(name for name in validation if name.endswith("loss"))]):
         color = None
         for lines, style, mark in ((training, "-", None), (validation, "--", "o")):
@@ -102,6 +103,7 @@ def curve_figure(history: list[dict]):
         axes[1].set_ylabel("validation")
         if all(0 <= value <= 1 for _, values in metrics.values() for value in values):
             axes[1].set_ylim(0, 1.02)
+    # Axes and legends.
     for one in axes:
         one.set_xlabel("epoch")
         one.grid(alpha=0.3)

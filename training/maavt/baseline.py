@@ -48,6 +48,7 @@ def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, nu
             states = states.mean(1)
         return states.reshape(-1, states.shape[-1]).float().cpu()
 
+    # The class states of every clip, batch by batch.
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
     for batch in loader:
         labels = batch["labels"]

@@ -112,6 +112,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         adapter: the folder holds an adapter to the backbone, not a whole model.
     """
     arguments, card = results["arguments"], results["card"]
+    # What the Hub reads from the card's header.
     data = ModelCardData(
         license="other",
         license_name=license_identifier(card["backbone_license"]),
@@ -122,6 +123,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         model_name=card["title"],
         eval_results=eval_results(results["rows"], card["data_name"]) or None,
     )
+    # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
     usage = USAGE_ADAPTER if adapter else USAGE_MODEL
     window = results.get("window")

@@ -193,6 +193,7 @@ def make_dataset(
         ValueError: names the split and what is wrong with it.
     """
     data = recipe.data
+    # Only training clips are mismatched and augmented.
     drawn = {}
     if training:
         noise_db = recipe.train_noise

@@ -59,6 +59,7 @@ def block_state_source(recipe: Recipe, cache: FeatureCache, model: nn.Module) ->
     Raises:
         ValueError: its tokens enter at once, or dropout makes its frozen blocks random.
     """
+    # States can be kept only of blocks that see no learned token and no dropout.
     trunk = getattr(model, "get_base_model", lambda: model)().maavt
     if trunk.config.prompt_start_layer == 0:
         raise ValueError(
@@ -70,6 +71,7 @@ def block_state_source(recipe: Recipe, cache: FeatureCache, model: nn.Module) ->
         raise ValueError(
             "block_states: the backbone's dropout changes its blocks from step to step; leave one of both out"
         )
+    # The model's frozen blocks compute them on the run's device.
     run = recipe.run
     model.to(run.device)
 

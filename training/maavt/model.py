@@ -79,6 +79,7 @@ def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = Fals
         )
     except OSError as error:
         raise unreachable(arguments) from error
+    # Freeze what the tuning does not train.
     if arguments.tuning == "linear_probe":
         model.requires_grad_(False)
         model.classifier.requires_grad_(True)

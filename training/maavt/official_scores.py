@@ -51,6 +51,7 @@ def official_scores(
 
 def vggsounder_scores(predictions: Mapping[str, Predictions], table: Dataset, label_names: list[str]) -> dict:
     """Subsets of which no clip has a label are skipped, and so is k > C."""
+    # The rows of the table that the predictions are of, in their order.
     row_of = {clip_id: number for number, clip_id in enumerate(table["clip_id"])}
     shown = {name: _matched(each) for name, each in predictions.items()}
     order = {name: [row_of[pair["clip_id"]] for pair in each.pairs] for name, each in shown.items()}
@@ -63,6 +64,7 @@ def vggsounder_scores(predictions: Mapping[str, Predictions], table: Dataset, la
             for k in TOP_K[: 1 + (len(label_names) >= TOP_K[1])]:
                 score = VGGSounderScore().compute(predictions=each.logits, references=references[order[name]], k=k)
                 rows.append({"input": name, "subset": subset, **score})
+    # Modality confusion compares both modalities with each one alone.
     if set(shown) != {"audio", "video", "both"}:
         return {"rows": rows}
     references = subset_references(table["label"][:], table["modalities"][:], len(label_names), "all")
@@ -84,6 +86,7 @@ def segment_scores(
 ) -> list[dict]:
     """Rows for labeled seconds of which some are background; none where the set knows no background."""
     background = next((i for i, name in enumerate(label_names) if name.lower() == BACKGROUND), None)
+    # Background is a class: compare classes.
     if background is not None:
         rows = []
         for name, each in predictions.items():

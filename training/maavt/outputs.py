@@ -129,11 +129,13 @@ def card_texts(
 ) -> dict:
     """What the model card says beside the figures."""
     model, card = recipe.model, recipe.evaluation.card
+    # The data set's name: given, or its folder's.
     backbone = backbone_name(model.model_name_or_path, config)
     path = Path(recipe.data.data)
     data_name = card.data_name or path.name
     if path.suffix == ".csv" and not card.data_name:
         data_name = path.parent.name
+    # What was trained, and what was skipped.
     what = TRAINED_PARTS[model.tuning]
     if model.lora_rank:
         what += f", with LoRA of rank {model.lora_rank}"

@@ -118,6 +118,7 @@ def classify(
         ClipError: a file cannot be read.
         ValueError: options that make no sense.
     """
+    # Load the model and its processor.
     chosen = PredictionOptions(**options)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,6 +127,7 @@ def classify(
     if compile:
         model.compile(fullgraph=True)
 
+    # Read and classify batch after batch; unreadable clips have a record too.
     records, full_size = [], 0
     for batch in batched(read_windows(files, processor, chosen), chosen.batch_size):
         records += [record for record, _ in batch]
@@ -156,6 +158,7 @@ def classify_batch(
     except (ClipError, ValueError) as error:
         if not options.skip_broken:
             raise
+        # Find the clip that is refused: classify each by itself.
         if len(batch) == 1:
             record = batch[0][0]
             record["error"] = str(error)
@@ -176,6 +179,7 @@ def add_predictions(
     outputs = model(**inputs)
     probabilities = class_probabilities(model, outputs.logits)
     best = probabilities.topk(min(options.top_k, probabilities.shape[-1]))
+    # A clip with one modality has no match score.
     paired = inputs["has_video"] & inputs["has_audio"]
     vectors = {}
     if options.embeddings:

@@ -63,6 +63,7 @@ def open_tables(recipe: Recipe) -> tuple[DatasetDict, dict, TrainingStream]:
         test_split=table.test_split,
         allow_absolute_paths=data.allow_absolute_paths,
     )
+    # Validation and test become tables: the source's splits, or shares of its training clips.
     tables, carved, carved_splits = DatasetDict(), 0.0, []
     for split, fraction in ((VALIDATION, data.validation_fraction), (TEST, data.test_fraction)):
         if split in source.splits:
@@ -77,6 +78,7 @@ def open_tables(recipe: Recipe) -> tuple[DatasetDict, dict, TrainingStream]:
         if not len(clips):
             raise ValueError(f"{data.data}: no clip for {split}; give it a split of that name, or a {split}_fraction")
     check_leaks(tables)
+    # The stream keeps the rest of the training clips.
     keep = None
     if carved:
         keep = Share(recipe.split_seed, carved, 1.0)
@@ -85,6 +87,7 @@ def open_tables(recipe: Recipe) -> tuple[DatasetDict, dict, TrainingStream]:
 
 def stream_report(recipe: Recipe, source: ClipSource, tables: DatasetDict, carved_splits: list[str]) -> dict:
     """The report of a stream, in the form of `build_clip_table`'s; `clips` of train is None where it is not known."""
+    # The source counts the carved clips to train.
     num_train = source.lengths[TRAIN]
     if num_train is not None:
         num_train -= sum(len(tables[split]) for split in carved_splits)

@@ -65,6 +65,7 @@ def train(trainer: AudioVisualTrainer, recipe: Recipe) -> dict:
     if run.evaluate_only:
         return {"epochs": 0.0, "steps": 0, "training_minutes": 0.0, "best": None}
     checkpoint = checkpoint_to_resume(run)
+    # A new run must not find checkpoints of an earlier one.
     if checkpoint is None and run.should_save:
         clear_checkpoints(run)
     if checkpoint is not None:
@@ -74,6 +75,7 @@ def train(trainer: AudioVisualTrainer, recipe: Recipe) -> dict:
     if recipe.streams:
         trainer.add_callback(StreamCallback(checkpoint))
 
+    # With load_best_model_at_end the model is then that of the best checkpoint.
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_state()
     best = best_checkpoint(trainer)

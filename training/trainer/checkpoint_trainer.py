@@ -48,6 +48,7 @@ class CheckpointTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
         run = super()._get_output_dir(trial)
+        # Everything is written under another name: an interrupted save leaves no half checkpoint.
         name = f"checkpoint-{self.state.global_step}"
         staged = Path(run) / f"{STAGED}{name}" / name
         if self.args.should_save:
@@ -59,6 +60,7 @@ class CheckpointTrainer(Trainer):
             super()._save_checkpoint(model, trial)
         finally:
             self._staging = False
+        # Files that callbacks add.
         self._name_best(run)
         if self.args.should_save:
             self.state.save_to_json(str(staged / "trainer_state.json"))  # the best one under its final name
@@ -67,6 +69,7 @@ class CheckpointTrainer(Trainer):
                     callback.write_files(staged, self.accelerator.unwrap_model(self.model))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
+            # Every process has written: list the files, rename the folder, remove old checkpoints.
             seal(staged, self.args.world_size)
             publish(staged, Path(run) / name)
             rotate(Path(run), self.args.save_total_limit, self.state.best_model_checkpoint)

@@ -173,6 +173,7 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     wanted = args.resume_from_checkpoint
     if wanted is None or str(wanted).lower() in ("false", "none", ""):
         return None
+    # The first process looks, and tells the others.
     checkpoint, problem = None, None
     if args.process_index == 0:
         if str(wanted).lower() in ("true", "auto"):
@@ -183,12 +184,14 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
             if checkpoint.is_dir():
                 problem = checkpoint_problem(checkpoint)
     checkpoint, problem = gather_object([(checkpoint and str(checkpoint), problem)])[0]
+    # All processes raise, or none.
     if problem is not None:
         kind = ValueError if Path(checkpoint).is_dir() else FileNotFoundError
         raise kind(f"resume_from_checkpoint: {checkpoint}: {problem}; `true` takes the newest whole one of output_dir")
     if checkpoint is not None:
         if not Path(checkpoint).is_dir():
             raise FileNotFoundError(f"{checkpoint} is not here; output_dir has to be a folder that all nodes share")
+        # Another number of processes is allowed, but draws other batches.
         manifest = json.loads((Path(checkpoint) / MANIFEST).read_text(encoding="utf-8"))
         if manifest["processes"] != args.world_size:
             logger.warning(

@@ -67,9 +67,11 @@ class GradientModulation(TrainerCallback):
                 "Gradient modulation compares probabilities of one true class; labels must be class indices."
             )
         labels, matched = self._labels, self._is_matched
+        # The logits of either half, (B, S, C), or (B, C) where a clip has one label.
         halves = [logits.float() for logits in classifier.halves(*args[:2])]
         if labels.ndim == 1:
             halves = [logits.mean(1) for logits in halves]
+        # Only matched pairs with both modalities and a label count.
         valid = labels != -100
         if matched is not None:
             if matched.ndim > labels.ndim:
@@ -78,6 +80,7 @@ class GradientModulation(TrainerCallback):
         for present in args[2:4]:
             if present is not None:
                 valid = valid & (present if labels.ndim == 1 else present[:, None])
+        # Sum the probability of the true class; steps of gradient accumulation add up.
         index = labels.clamp(min=0)[..., None]
         scores = [(logits.softmax(-1).gather(-1, index)[..., 0] * valid).sum() for logits in halves]
         self._scores = torch.stack(scores) + (0 if self._scores is None else self._scores)
@@ -87,17 +90,20 @@ class GradientModulation(TrainerCallback):
         """Scale the gradients in place and return the coefficients k of `"video"` and `"audio"`."""
         scores, self._scores = self._scores, None
         self._step += 1
+        # Over all processes, so that each scales by the same coefficients.
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             scores = torch.zeros(2, device=next(self.model.parameters()).device) if scores is None else scores
             dist.all_reduce(scores)
         if scores is None or not bool((scores > 0).all()):
             self.coefficients = {"video": 1.0, "audio": 1.0}
             return self.coefficients
+        # Only the stronger modality is slowed down (equation 8 in docs/maavt.md).
         ratio = float(scores[0] / scores[1])
         stronger, ratio = ("video", ratio) if ratio > 1 else ("audio", 1 / ratio)
         self.coefficients = {"video": 1.0, "audio": 1.0}
         if ratio > 1:
             self.coefficients[stronger] = 1 - float(torch.tanh(torch.tensor(self.alpha * ratio)))
+        # Noise is drawn on the CPU from seed and step: equal on every process and device.
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._step)
         for name, parameter in self.model.named_parameters():
             stream = next((s for s, words in STREAM_NAMES.items() if any(word in name for word in words)), None)

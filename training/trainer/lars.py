@@ -47,11 +47,13 @@ class LARS(torch.optim.Optimizer):
                 if weight.grad is None:
                     continue
                 update = weight.grad
+                # Biases and norms get neither weight decay nor the trust ratio.
                 if weight.ndim > 1:
                     update = update.add(weight, alpha=group["weight_decay"])
                     size, change = weight.norm(), update.norm()
                     scale = torch.where((size > 0) & (change > 0), group["trust"] * size / change, 1.0)
                     update = update * scale
+                # Momentum of the scaled gradient.
                 momentum = self.state[weight].setdefault("momentum", torch.zeros_like(weight))
                 momentum.mul_(group["momentum"]).add_(update)
                 weight.add_(momentum, alpha=-group["lr"])
