@@ -126,12 +126,20 @@ def _states(
         present = [value for value in read if value is not None]
         states = iter(())
         if present:
-            inputs = cache(**({"videos": present} if stream == "video" else {"videos": None, "audio": present}))
-            both_states = states_of(**{NAMES[stream]: inputs[NAMES[stream]]})
-            states = iter(both_states[0 if stream == "video" else 1].to("cpu", dtype))
+            if stream == "video":
+                inputs = cache(videos=present)
+            else:
+                inputs = cache(videos=None, audio=present)
+            video_states, audio_states = states_of(**{NAMES[stream]: inputs[NAMES[stream]]})
+            of_stream = video_states if stream == "video" else audio_states
+            states = iter(of_stream.to("cpu", dtype))
+        # A clip without the stream has an entry without states.
         for clip, value in zip(group, read, strict=True):
             entry = (clip.key, clip.name, clip.start, clip.end)
-            yield entry, None if value is None else next(states), None
+            if value is None:
+                yield entry, None, None
+            else:
+                yield entry, next(states), None
 
 
 __all__ = ["BlockStateCache", "BlockStateCollator", "build_block_state_cache"]

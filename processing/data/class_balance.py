@@ -19,7 +19,9 @@ def class_balanced_weights(labels: Sequence[Sequence[Hashable]]) -> list[float]:
     """
     counts = Counter(label for clip in labels for label in clip)
     weights = [sum(1 / counts[label] for label in clip) for clip in labels]
-    mean = sum(weights) / len(weights) if weights else 1.0
+    if not weights:
+        return []
+    mean = sum(weights) / len(weights)
     return [weight / mean for weight in weights]
 
 
@@ -30,7 +32,10 @@ def sampling_weights(table: Dataset) -> list[float]:
         ValueError: a weight that is missing, negative or not finite, or none above 0.
     """
     if "weight" not in table.column_names:
-        return class_balanced_weights([one if isinstance(one, list) else [one] for one in table["label"]])
+        labels = list(table["label"])
+        if labels and not isinstance(labels[0], list):
+            labels = [[label] for label in labels]
+        return class_balanced_weights(labels)
     weights = list(table["weight"])
     for clip_id, weight in zip(table["clip_id"], weights, strict=True):
         if weight is None or not 0 <= weight < float("inf"):

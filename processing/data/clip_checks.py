@@ -45,7 +45,8 @@ def usable_rows(
     """
     skipped: list[dict[str, Any]] = []
     rows = _keep(rows, skipped, lambda row: _row_problem(row, where))
-    rows = rows if prepared else _without_duplicates(rows, skipped)
+    if not prepared:
+        rows = _without_duplicates(rows, skipped)
     if check == "none":
         return _keep(rows, skipped, lambda row: _set_window(row, window, None)), skipped
     return _without_broken(rows, skipped, require, check, window), skipped
@@ -108,8 +109,8 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
                 by_size[os.path.getsize(cell["path"])].add(cell["path"])
     digest = {}
     for paths in by_size.values():
-        for path in paths if len(paths) > 1 else ():
-            digest[path] = file_digest(path)
+        if len(paths) > 1:
+            digest |= {path: file_digest(path) for path in paths}
     seen: dict[Any, dict[str, Any]] = {}
 
     def problem(row: dict[str, Any]) -> str | None:
@@ -122,8 +123,10 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
         first = seen.setdefault((*sources, row["start"], row["end"]), row)
         if first is row:
             return None
-        other = "" if first["label"] == row["label"] else f", which is labeled {first['label']} and not {row['label']}"
-        return f"duplicate: same clip as {first['name']}{other}"
+        if first["label"] == row["label"]:
+            return f"duplicate: same clip as {first['name']}"
+        labels = f"which is labeled {first['label']} and not {row['label']}"
+        return f"duplicate: same clip as {first['name']}, {labels}"
 
     return _keep(rows, skipped, problem)
 
@@ -159,9 +162,11 @@ def _check_row(item: tuple[int, dict[str, Any]], *, require: Sequence[str], chec
 def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, window: float | None) -> str | None:
     one_file = row["video"] is row["audio"] or row["video"] == row["audio"]
     # Read the headers, and forget streams that a file does not have.
-    infos = {kind: row[kind] and probe_clip(row[kind]) for kind in (("video",) if one_file else ("video", "audio"))}
+    infos = {"video": row["video"] and probe_clip(row["video"])}
     if one_file:
         infos["audio"] = infos["video"]
+    else:
+        infos["audio"] = row["audio"] and probe_clip(row["audio"])
     for kind in MODALITIES:
         if infos[kind] is None or not getattr(infos[kind], f"has_{kind}"):
             row[kind] = None

@@ -120,7 +120,9 @@ class ClipDataset(torch.utils.data.Dataset):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self.table) + (len(self._rows_with_both) if self.mismatched_copies else 0)
+        if self.mismatched_copies:
+            return len(self.table) + len(self._rows_with_both)
+        return len(self.table)
 
     def has_both(self, index: int) -> bool:
         """Whether the clip of item `index` has both modalities; without them it cannot be matched or mismatched."""
@@ -175,7 +177,8 @@ class ClipDataset(torch.utils.data.Dataset):
             IndexError: no such item.
         """
         # Decode the two streams; a mismatched pair takes them from two rows.
-        index = index + len(self) if index < 0 else index
+        if index < 0:
+            index += len(self)
         video_row, audio_row = self.pair(index)
         frames, waveform = self._load(index, video_row, audio_row)
         if waveform is not None:
@@ -183,8 +186,10 @@ class ClipDataset(torch.utils.data.Dataset):
         # Augment. Video, audio and spectrogram draw from one seed each.
         seed = int(self._generator(index, AUGMENTATION).integers(2**31))
         if self.augmentation is not None:
-            frames = None if frames is None else self.augmentation.frames(frames, seed)
-            waveform = None if waveform is None else self.augmentation.waveform(waveform, seed + 1)
+            if frames is not None:
+                frames = self.augmentation.frames(frames, seed)
+            if waveform is not None:
+                waveform = self.augmentation.waveform(waveform, seed + 1)
         # Labels.
         matched = video_row == audio_row
         item = {
@@ -209,12 +214,13 @@ class ClipDataset(torch.utils.data.Dataset):
     def _process(self, frames: torch.Tensor | None, waveform: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """The processor's batch of this one clip, or of its segments where these have windows of their own."""
         parts = self.targets.num_segments if self.windows else 1
-        return self.processor(
-            videos=None if frames is None else list(frames.chunk(parts)),
-            audio=None if waveform is None else list(waveform.chunk(parts)),
-            sampling_rate=None if waveform is None else self.processor.feature_extractor.sampling_rate,
-            return_tensors="pt",
-        )
+        inputs: dict[str, Any] = {"videos": None, "audio": None, "sampling_rate": None}
+        if frames is not None:
+            inputs["videos"] = list(frames.chunk(parts))
+        if waveform is not None:
+            inputs["audio"] = list(waveform.chunk(parts))
+            inputs["sampling_rate"] = self.processor.feature_extractor.sampling_rate
+        return self.processor(**inputs, return_tensors="pt")
 
     def _load(self, index: int, video_row: int, audio_row: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Frames of one row and waveform of another; one file is opened once."""

@@ -178,7 +178,9 @@ def _csv_segments(cells: Mapping[str, str], segments: Sequence[Mapping[str, str]
 
 
 def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
-    parts = data if isinstance(data, DatasetDict) else {None: data}
+    parts = {None: data}
+    if isinstance(data, DatasetDict):
+        parts = data
     rows = []
     for split, part in parts.items():
         kinds = [kind for kind in MODALITIES if kind in part.column_names]
@@ -198,15 +200,15 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             name = path or f"{split or 'row'} {number}"
             value = cells[column_of["label"]]
             several = isinstance(value, (list, tuple))
-            label = (
-                tuple(sorted({_name_of(one, names) for one in value})) or None if several else _name_of(value, names)
-            )
-            if several and len(tags := cells.get("modalities") or ()) == len(value):  # VGGSounder: one for each label
-                cells = cells | {
-                    "modalities": [
-                        tag for _, tag in sorted(zip((_name_of(one, names) for one in value), tags, strict=True))
-                    ]
-                }
+            if several:
+                labels = [_name_of(one, names) for one in value]
+                label = tuple(sorted(set(labels))) or None
+                # VGGSounder has a modality for each label, which follows its label's place.
+                tags = cells.get("modalities") or ()
+                if len(tags) == len(value):
+                    cells = cells | {"modalities": [tag for _, tag in sorted(zip(labels, tags, strict=True))]}
+            else:
+                label = _name_of(value, names)
             row = _row(None, name, label, video=video, audio=audio)
             row |= {key: cells[column_of[key]] for key in ("start", "end", "split", "group") if key in column_of}
             row |= {key: cells[key] for key in SEGMENT_COLUMNS if key in part.column_names}
@@ -231,7 +233,9 @@ def class_names(part: Dataset, column: str = "label") -> list[str] | None:
 def _name_of(value: Any, names: Sequence[str] | None) -> str | None:
     if value is None or (names and isinstance(value, int) and value < 0):
         return None
-    return names[value] if names and isinstance(value, int) and value < len(names) else str(value)
+    if names and isinstance(value, int) and value < len(names):
+        return names[value]
+    return str(value)
 
 
 def _row(
@@ -250,7 +254,9 @@ def _find_columns(
     for key, column in columns.items():
         if column is False:
             continue
-        name = key if column is None or column is True else column
+        name = column
+        if column is None or column is True:
+            name = key
         if name in header:
             column_of[key] = name
         elif key in required or column not in (None, False):

@@ -103,7 +103,9 @@ def assign_splits(
         if split not in splits and fraction > 0
     }
     # What it lacks is carved out of the training clips.
-    origin = "by the table" if given is not None and set(splits) != {TRAIN} else ""
+    origin = ""
+    if given is not None and set(splits) != {TRAIN}:
+        origin = "by the table"
     if missing:
         train = [index for index, split in enumerate(splits) if split == TRAIN]
         if not train:
@@ -113,7 +115,10 @@ def assign_splits(
         for index, split in zip(train, carved, strict=True):
             splits[index] = split
         made = " and ".join(missing)
-        origin = f"{origin}, {made} out of train by group (seed {seed})" if origin else f"by group (seed {seed})"
+        if origin:
+            origin = f"{origin}, {made} out of train by group (seed {seed})"
+        else:
+            origin = f"by group (seed {seed})"
     return splits, origin or "all clips train"
 
 

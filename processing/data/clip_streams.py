@@ -97,8 +97,10 @@ class ClipStream(torch.utils.data.IterableDataset):
     @property
     def num_shards(self) -> int:
         """That this process reads: more workers than this would have nothing to do."""
-        whole = self.rows.num_shards % self.world_size == 0
-        return self.rows.num_shards // self.world_size if whole else self.rows.num_shards
+        shards = self.rows.num_shards
+        if shards % self.world_size:
+            return shards  # every process reads all shards, and gives its share of the rows
+        return shards // self.world_size
 
     def set_epoch(self, epoch: int) -> None:
         """Which epoch the next iteration is, in running workers too."""
@@ -137,7 +139,9 @@ class ClipStream(torch.utils.data.IterableDataset):
         if self.shuffle_buffer > 1:
             seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
             rows = rows.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
-        return rows if self.world_size == 1 else split_dataset_by_node(rows, self.rank, self.world_size)
+        if self.world_size > 1:
+            rows = split_dataset_by_node(rows, self.rank, self.world_size)
+        return rows
 
     def _check_held_out(self, row: Mapping[str, Any]) -> None:
         for kind in ("clip_id", "group"):
@@ -201,7 +205,9 @@ class _Rows(list):
         self.features, self.column_names = features, list(features)
 
     def __getitem__(self, key: int | str) -> Any:
-        return [row[key] for row in self] if isinstance(key, str) else super().__getitem__(key)
+        if isinstance(key, str):
+            return [row[key] for row in self]
+        return super().__getitem__(key)
 
 
 class StreamBatches(torch.utils.data.IterableDataset):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 
 from processing.metrics import IGNORED_LABEL
 
@@ -31,10 +31,13 @@ class ClipTargets:
     def __init__(self, table: Dataset):
         feature = table.features["label"]
         inner = getattr(feature, "feature", None)
-        self.names: list[str] = list((feature if isinstance(feature, ClassLabel) else inner).names)
-        self.kind = "multi_label" if inner is not None else "clip"
         # Ragged lists stay lists; single classes become an array.
-        self.clip_labels = table["label"][:] if inner is not None else np.array(table["label"], dtype=np.int64)
+        if inner is not None:
+            self.kind, self.names = "multi_label", list(inner.names)
+            self.clip_labels = table["label"][:]
+        else:
+            self.kind, self.names = "clip", list(feature.names)
+            self.clip_labels = np.array(table["label"], dtype=np.int64)
         self.num_segments, self.segment_labels, self.segment_matched = 1, None, None
         if "segment_labels" in table.column_names:
             self.kind = "segments"
@@ -57,9 +60,11 @@ class ClipTargets:
                 0, torch.tensor(self.clip_labels[row], dtype=torch.long), 1
             )
         # A mismatched pair has no class: -100 in place of each.
-        values = self.clip_labels[row] if self.kind == "clip" else self.segment_labels[row]
-        values = torch.as_tensor(values, dtype=torch.int64)
-        return values if matched else torch.full_like(values, IGNORED_LABEL)
+        classes = self.segment_labels if self.kind == "segments" else self.clip_labels
+        labels = torch.as_tensor(classes[row], dtype=torch.int64)
+        if not matched:
+            return torch.full_like(labels, IGNORED_LABEL)
+        return labels
 
     def listed(self, row: int, matched: bool = True) -> int | list[int]:
         """The same as plain numbers: a class, the classes of S segments, or all classes of a clip (none: mismatched)."""
@@ -89,16 +94,20 @@ class ClipTargets:
 
     def clip_key(self, row: int) -> Any:
         """The label of the whole clip, hashable."""
-        value = self.clip_labels[row]
-        return tuple(value) if isinstance(value, list) else int(value)
+        label = self.clip_labels[row]
+        if isinstance(label, list):
+            return tuple(label)
+        return int(label)
 
     def class_counts(self) -> np.ndarray:
         """How often each class is asked for: `[C]`, over clips or, where segments have labels, over segments."""
         if self.kind == "multi_label":
-            values = np.concatenate([np.asarray(labels, dtype=np.int64) for labels in self.clip_labels])
+            classes = np.concatenate([np.asarray(labels, dtype=np.int64) for labels in self.clip_labels])
+        elif self.kind == "segments":
+            classes = self.segment_labels.ravel()
         else:
-            values = self.clip_labels if self.kind == "clip" else self.segment_labels.ravel()
-        return np.bincount(values[values >= 0], minlength=len(self.names))
+            classes = self.clip_labels
+        return np.bincount(classes[classes >= 0], minlength=len(self.names))
 
     @staticmethod
     def _rectangular(table: Dataset, column: str, dtype: Any) -> np.ndarray:
@@ -112,8 +121,10 @@ class ClipTargets:
         # Rows of classes, whatever the kind.
         if self.kind == "segments":
             rows = self.segment_labels
+        elif self.kind == "multi_label":
+            rows = self.clip_labels
         else:
-            rows = self.clip_labels if self.kind == "multi_label" else self.clip_labels[:, None]
+            rows = self.clip_labels[:, None]
         for index, values in enumerate(rows):
             if bad := [v for v in map(int, values) if v != IGNORED_LABEL and not 0 <= v < len(self.names)]:
                 raise ValueError(

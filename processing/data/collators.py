@@ -44,5 +44,6 @@ def _stack(name: str, values: Sequence[torch.Tensor | None]) -> torch.Tensor:
     shapes = {tuple(value.shape) for value in values if value is not None}
     if len(shapes) > 1:
         raise ValueError(f"{name}: shapes {sorted(shapes)} in one batch; give all clips one number of frames and size")
-    model = next(value for value in values if value is not None)
-    return torch.stack([torch.zeros_like(model) if value is None else value for value in values])
+    # A clip without the modality gets zeros.
+    zeros = torch.zeros_like(next(value for value in values if value is not None))
+    return torch.stack([zeros if value is None else value for value in values])

@@ -5,7 +5,7 @@
 import csv
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +68,16 @@ def read_mask(path: str, semantic: bool = False) -> torch.Tensor:
     """
     try:
         with Image.open(path) as image:
-            values = np.array(image if semantic else image.convert("L"))
+            if not semantic:
+                image = image.convert("L")
+            values = np.array(image)
     except OSError as error:
         raise ValueError(f"{path}: mask: cannot be read ({error}); copy it again") from error
     if values.ndim != 2:
         raise ValueError(f"{path}: mask: shape {values.shape}; give one value a pixel")
-    return torch.from_numpy(values.astype(np.int64) if semantic else (values > 127).astype(np.int64))
+    if not semantic:
+        values = values > 127
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def fit_map(values: torch.Tensor, video_processor: Any) -> torch.Tensor:
@@ -141,21 +145,17 @@ class LabeledFrames(Dataset):
         seconds = extractor.segment_seconds or extractor.num_frames * extractor.hop_length / extractor.sampling_rate
         start, end = window_around(row.time, seconds, duration)
         # A frame from its image file, or from the clip at the frame's time.
-        frame = None
+        request = ClipRequest(start, end, sampling_rate=extractor.sampling_rate)
         if row.frame is not None:
+            clip = load_clip(row.audio, replace(request, streams=("audio",)))
             with Image.open(row.frame) as image:
-                frame = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
-        request = ClipRequest(
-            start,
-            end,
-            times=None if frame is not None else [duration / 2 if row.time is None else row.time],
-            sampling_rate=extractor.sampling_rate,
-            streams=("audio",) if frame is not None else ("video", "audio"),
-        )
-        loaded = load_clip(row.audio, request)
-        frame = loaded.frames if frame is None else frame
+                frame = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]  # (1, 3, H, W)
+        else:
+            time = duration / 2 if row.time is None else row.time
+            clip = load_clip(row.audio, replace(request, times=[time]))
+            frame = clip.frames
         # Model inputs, without the batch axis.
-        batch = self.processor(videos=[frame], audio=[loaded.waveform], sampling_rate=extractor.sampling_rate)
+        batch = self.processor(videos=[frame], audio=[clip.waveform], sampling_rate=extractor.sampling_rate)
         example = {name: batch[name][0] for name in ("pixel_values_videos", "input_features")}
         return example | {"labels": self._labels(row, frame.shape[-2:])}
 

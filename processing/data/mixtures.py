@@ -50,7 +50,8 @@ class Mixtures(Dataset):
     ):
         if num_frames < 1:
             raise ValueError(f"num_frames={num_frames} must be at least 1 (1: the middle frame)")
-        groups = list(range(len(clips))) if groups is None else list(groups)
+        # Without groups each clip is its own.
+        groups = list(range(len(clips)) if groups is None else groups)
         if pairs is None and len(set(groups)) < 2:
             raise ValueError(f"{len(clips)} clips of {len(set(groups))} groups; partners need two groups at least")
         self.clips, self.processor, self.groups = list(clips), processor, groups

@@ -61,7 +61,9 @@ class PairMixUp:
         """
         if "labels" not in batch:
             raise ValueError("labels: the batch has none, and MixUp mixes them too; give labels, or leave MixUp out")
-        drawn = [self.seed, *([step] if isinstance(step, int) else step)]
+        if isinstance(step, int):
+            step = [step]
+        drawn = [self.seed, *step]
         lam = float(np.random.default_rng(drawn).beta(self.alpha, self.alpha))
         partner = self._partners(batch, self._scores(batch["labels"]), np.random.default_rng([*drawn, 1 + process]))
         mixed = {}
@@ -91,10 +93,10 @@ class PairMixUp:
         mixable = (scores != IGNORED_LABEL).flatten(1).any(1).cpu()
         if "is_matched" in batch:
             mixable &= batch["is_matched"].bool().view(len(mixable), -1).all(1).cpu()
-        has = [
-            batch[flag].cpu().long() if flag in batch else torch.ones_like(mixable).long() for flag in STREAMS.values()
-        ]
-        kinds = (has[0] + 2 * has[1]).masked_fill(~mixable, 0)  # 0: stays as it is
+        # Which modalities each clip has: 1, 2, or 3 for both; 0: it stays as it is. Without flags it has both.
+        present = torch.ones_like(mixable)
+        has_first, has_second = (batch.get(flag, present).cpu().long() for flag in STREAMS.values())
+        kinds = (has_first + 2 * has_second).masked_fill(~mixable, 0)
         partner = np.arange(len(kinds))
         for kind in (1, 2, 3):
             rows = np.flatnonzero(kinds.numpy() == kind)

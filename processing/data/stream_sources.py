@@ -77,7 +77,9 @@ class RowReader:
         # The cells by what they hold; a WebDataset has several in one json.
         values = dict(cells.get(self.columns.get("json", "")) or {})
         values |= {key: cells[column] for key, column in self.columns.items() if key != "json"}
-        key = f"{os.path.basename(cells['__url__'])}/{cells['__key__']}" if "__key__" in cells else None
+        key = None
+        if "__key__" in cells:
+            key = f"{os.path.basename(cells['__url__'])}/{cells['__key__']}"
         # Video and audio: two cells, or one file with both.
         row: dict[str, Any] = {"video": values.get("video"), "audio": values.get("audio")}
         if "audio" not in self.columns:
@@ -86,12 +88,14 @@ class RowReader:
             row["video"] = None
         cell = row["video"] or row["audio"]
         if cell is None:
-            raise clip_error(key or "a row", "video", "is empty, and so is audio; leave the row out")
+            raise clip_error(key or "a row", "video", "is empty, and so is audio; remove the row")
         source = key or self._source(cell)
         # Window, id and group; the id names file and window.
         for name in ("start", "end"):
             row[name] = None if values.get(name) is None else float(values[name])
-        window = "" if row["end"] is None else f"@{row['start'] or 0:.3f}-{row['end']:.3f}"
+        window = ""
+        if row["end"] is not None:
+            window = f"@{row['start'] or 0:.3f}-{row['end']:.3f}"
         row["clip_id"] = str(values.get("clip_id") or source + window)
         row["group"] = str(source if values.get("group") is None else values["group"])
         # Labels as class indices.
@@ -246,7 +250,9 @@ def read_remote(cell: dict[str, Any] | None) -> dict[str, Any] | None:
 def _builder(data: str, revision: str | None) -> tuple[str | None, Any, dict[str, Any]]:
     path = Path(data)
     if not data.startswith("hf://") and path.exists():
-        files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+        files, folder = [path], str(path.parent)
+        if path.is_dir():
+            files, folder = sorted(file for file in path.rglob("*") if file.is_file()), str(path)
         for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
             shards: dict[str, list[str]] = {}
             for file in files:
@@ -254,7 +260,6 @@ def _builder(data: str, revision: str | None) -> tuple[str | None, Any, dict[str
                     shards.setdefault(_split_of(file), []).append(str(file))
             if shards:
                 options = {"path": kind, "data_files": shards}
-                folder = str(path if path.is_dir() else path.parent)
                 return folder, load_dataset_builder(**options), options
         raise ValueError(
             f"{data}: no *.parquet and no *.tar in it to stream; leave streaming off for a folder of clips or a csv"
@@ -305,14 +310,17 @@ def _tar_feature(name: str) -> Any:
         return {key: Value(kind) for key, kind in JSON_FIELDS.items()}
     if name in ("__key__", "__url__"):
         return Value("string")
-    return Value("int64") if name == "cls" else Value("binary")
+    if name == "cls":
+        return Value("int64")
+    return Value("binary")
 
 
 def _tar_columns(fields: Sequence[str], data: Any) -> dict[str, str]:
     columns = {}
     for kind, suffixes in (("video", VIDEO_SUFFIXES), ("audio", AUDIO_SUFFIXES)):
         members = [name for name in fields if f".{name}" in suffixes]
-        columns |= {kind: members[0]} if members else {}
+        if members:
+            columns[kind] = members[0]
     if "cls" in fields:
         columns["label"] = "cls"
     if "json" in fields:
@@ -349,22 +357,27 @@ def _names_in(splits: Mapping, columns: Mapping[str, str], builder: Any, options
     """The classes that the column's type names, or the strings that stand in it (only that column is read)."""
     cure = "write them in classes.txt beside the shards, one a line in the order of their numbers, or pass class_names"
     feature = next(iter(splits.values())).features.get(columns.get("label"))
-    feature = feature.feature if isinstance(feature, List) else feature
+    if isinstance(feature, List):
+        feature = feature.feature
     if isinstance(feature, ClassLabel):
         return list(feature.names)
     if not isinstance(feature, Value) or "string" not in feature.dtype or type(builder).__name__ != "Parquet":
         raise ValueError(f"{data}: nothing names the classes; {cure}")
     alone = load_dataset_builder(**options, columns=[columns["label"]]).as_streaming_dataset()
     cells = [row[columns["label"]] for part in alone.values() for row in part]
-    names = {name for cell in cells for name in (cell if isinstance(cell, list) else [cell])}
-    return sorted(name for name in names if name is not None)
+    names = set()
+    for cell in cells:
+        names.update(cell if isinstance(cell, list) else [cell])
+    return sorted(names - {None})
 
 
 def _named_splits(splits: Mapping[str, Any], test_split: str | None, data: Any) -> dict[str, str]:
-    """Our name of each split -> its own."""
+    """`{"validation": "dev"}`: train, validation and test, and what the source calls them."""
     if test_split is not None and test_split not in splits:
         raise ValueError(f"test_split={test_split!r}: {data} has the splits {sorted(splits)}")
-    named = {TEST: test_split} if test_split else {}
+    named = {}
+    if test_split:
+        named[TEST] = test_split
     for name in splits:
         split = SPLIT_NAMES.get(str(name).lower())
         if split is not None and name != test_split:

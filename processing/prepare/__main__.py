@@ -75,7 +75,8 @@ def prepare(options: argparse.Namespace) -> dict:
     # Write the folder, and upload it.
     tables = make_tables(annotations, verdicts)
     written = write_folder(out, tables, report, embed=options.embed)
-    print(f"\n{out}: {'written' if written else 'is current, nothing to write'}")
+    state = "written" if written else "is current, nothing to write"
+    print(f"\n{out}: {state}")
     if options.push:
         tables.push_to_hub(options.push, private=options.private)  # with the clips' bytes
         print(f"pushed to {options.push}")
@@ -115,9 +116,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def _settings(options: argparse.Namespace, root: Path, require: list[str]) -> dict:
     """What the folder depends on; how it is made (processes, record, upload) is skipped."""
-    of_set = {name: value for name, value in sorted(vars(options).items()) if name not in COMMON}
-    of_set = {name: [str(v) for v in value] if isinstance(value, list) else value for name, value in of_set.items()}
-    of_set = {name: str(value) if isinstance(value, Path) else value for name, value in of_set.items()}
+    of_set = {}
+    for name, value in sorted(vars(options).items()):
+        if name in COMMON:
+            continue
+        # Paths become text, which JSON holds.
+        if isinstance(value, list):
+            value = [str(entry) for entry in value]
+        elif isinstance(value, Path):
+            value = str(value)
+        of_set[name] = value
     return {"root": str(root), "require": require, "embed": options.embed} | of_set
 
 

@@ -78,8 +78,11 @@ def read(root: Path, options: Namespace) -> Annotations:
     """
     index = FileIndex(root)
     matched = options.background == "match"
-    classes = [*EVENTS] if matched else [*EVENTS, BACKGROUND]
-    background = IGNORED_LABEL if matched else classes.index(BACKGROUND)
+    # Seconds of background: of no class, or of a class beside the events.
+    if matched:
+        classes, background = [*EVENTS], IGNORED_LABEL
+    else:
+        classes, background = [*EVENTS, BACKGROUND], len(EVENTS)
     listed, split_origin, warnings = _listed(root)
     rows: dict[tuple[str, str, str], ClipRow] = {}
     for split, (category, video_id, quality, first, last) in listed:
@@ -99,7 +102,9 @@ def read(root: Path, options: Namespace) -> Annotations:
                 rows[key].segment_labels[second] = classes.index(category)
                 if matched:
                     rows[key].extra["segment_matched"][second] = True
-    features = {"quality": Value("string")} | ({"segment_matched": List(Value("bool"))} if matched else {})
+    features = {"quality": Value("string")}
+    if matched:
+        features["segment_matched"] = List(Value("bool"))
     return Annotations(
         list(rows.values()), classes, split_origin, extra_features=features, warnings=warnings + index.warnings()
     )
@@ -115,9 +120,12 @@ def _listed(root: Path) -> tuple[list[tuple[str, Line]], str, list[str]]:
         listed = [(split, line) for split, path in lists.items() for line in _read_lines(path)]
         annotations = find_annotation(root, "Annotations.txt")
         named = {line for _, line in listed}
-        loose = [] if annotations is None else [line for line in _read_lines(annotations) if line not in named]
-        warning = f"Annotations.txt: {len(loose)} lines stand in none of {', '.join(SPLIT_FILES.values())}; not used"
-        return listed, f"official, by {', '.join(SPLIT_FILES.values())}", [warning] if loose else []
+        files, warnings = ", ".join(SPLIT_FILES.values()), []
+        if annotations is not None:
+            loose = [line for line in _read_lines(annotations) if line not in named]
+            if loose:
+                warnings.append(f"Annotations.txt: {len(loose)} lines stand in none of {files}; not used")
+        return listed, f"official, by {files}", warnings
     orders = {split: find_annotation(root, name) for split, name in ORDER_FILES.items()}
     if not all(orders.values()):
         raise PrepareError(

@@ -118,7 +118,9 @@ def _frames(
 
 
 def _images(folder: Path) -> list[Path]:
-    paths = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")] if folder.is_dir() else []
+    paths = []
+    if folder.is_dir():
+        paths = [path for path in folder.iterdir() if path.suffix in (".png", ".jpg")]
     if not paths:
         raise ValueError(f"{folder}: no images here; unpack the set again")
     return paths

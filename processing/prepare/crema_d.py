@@ -70,8 +70,11 @@ def read(root: Path, options: Namespace) -> Annotations:
     for name in names:
         actor, sentence, emotion, intensity = NAME.fullmatch(name).groups()
         video = videos.find(name)
-        row = ClipRow(name, [emotion], actor, TRAIN, name, video, audio_files.find(name) if separate else video)
-        row.extra = {"actor": actor, "sentence": sentence, "intensity": "XX" if intensity == "X" else intensity}
+        audio = audio_files.find(name) if separate else video
+        row = ClipRow(name, [emotion], actor, TRAIN, name, video, audio)
+        if intensity == "X":
+            intensity = "XX"  # some files spell it with one letter
+        row.extra = {"actor": actor, "sentence": sentence, "intensity": intensity}
         rows.append(row)
     # Splits: by the user's lists, drawn, or by the actors of the official split.
     if lists:
@@ -83,7 +86,11 @@ def read(root: Path, options: Namespace) -> Annotations:
     else:
         split, warnings = "speaker-disjoint, as in TensorFlow Datasets' crema_d 1.0.0", []
         for row in rows:
-            row.split = VALIDATION if row.group in VALIDATION_ACTORS else TEST if row.group in TEST_ACTORS else TRAIN
+            row.split = TRAIN
+            if row.group in VALIDATION_ACTORS:
+                row.split = VALIDATION
+            elif row.group in TEST_ACTORS:
+                row.split = TEST
             if row.clip_id in EXCLUDED:
                 row.excluded = f"{row.clip_id}: not in the speaker-disjoint split"
         warnings += _compare(rows, SPEAKER_COUNTS)
@@ -165,7 +172,8 @@ def _split_by_lists(rows: list[ClipRow], lists: dict[str, list[str]], options: N
         training = [row for row in kept if row.split == TRAIN]
         fractions = {TRAIN: 1 - options.validation_fraction, VALIDATION: options.validation_fraction}
         _draw(training, fractions, options.seed)
-        split += f", validation out of train by {'clip' if shared else 'actor'} (seed {options.seed})"
+        unit = "clip" if shared else "actor"
+        split += f", validation out of train by {unit} (seed {options.seed})"
     return split, warnings
 
 

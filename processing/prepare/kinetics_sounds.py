@@ -110,6 +110,8 @@ def _read_classes(path: Path) -> list[str]:
         lines = [cells for cells in csv.reader(file) if any(cell.strip() for cell in cells)]
     if not lines:
         raise PrepareError(f"{path}: is empty; write one class name per line")
-    column = lines[0].index("label") if "label" in lines[0] else 0
-    lines = lines[1:] if "label" in lines[0] else lines
+    # With or without a header.
+    column = 0
+    if "label" in lines[0]:
+        column, lines = lines[0].index("label"), lines[1:]
     return list(dict.fromkeys(cells[column].strip() for cells in lines))

@@ -69,8 +69,12 @@ def read(root: Path, options: Namespace) -> Annotations:
     )
     for row, split in zip(rows, splits, strict=True):
         row.split = split
-    warnings = [] if len(actors) == 24 else [f"{len(actors)} of 24 actors are here; the split is drawn of these"]
-    classes = list(EMOTIONS if "01" in channels else EMOTIONS[:SONG_EMOTIONS])
+    warnings = []
+    if len(actors) != 24:
+        warnings.append(f"{len(actors)} of 24 actors are here; the split is drawn of these")
+    classes = list(EMOTIONS)
+    if "01" not in channels:
+        classes = classes[:SONG_EMOTIONS]
     split = f"seeded, by actor (seed {options.seed}): the set has no official split"
     names = ("actor", "intensity", "channel", "statement", "repetition")
     return Annotations(
@@ -103,8 +107,12 @@ def _row(name: str, index: FileIndex) -> ClipRow:
     modality, channel, emotion, intensity, statement, repetition, actor = NAME.fullmatch(name).groups()
     file = index.find(name)
     streams = MODALITIES[modality]
-    row = ClipRow(name, [EMOTIONS[int(emotion) - 1]], actor, TRAIN, f"{name}.{'wav' if modality == '03' else 'mp4'}")
-    row.video, row.audio = file if "video" in streams else None, file if "audio" in streams else None
+    suffix = "wav" if modality == "03" else "mp4"
+    row = ClipRow(name, [EMOTIONS[int(emotion) - 1]], actor, TRAIN, f"{name}.{suffix}")
+    if "video" in streams:
+        row.video = file
+    if "audio" in streams:
+        row.audio = file
     row.extra = {"actor": actor, "intensity": INTENSITIES[intensity], "channel": CHANNELS[channel]}
     row.extra |= {"statement": statement, "repetition": repetition}
     return row

@@ -82,8 +82,11 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     splits = list(report["splits"])
     table = [["class", *(f"{split} used/listed" for split in splits)]]
     for name in report["classes"]:
-        counts = [report["per_class"][split].get(name) for split in splits]
-        table.append([name, *("-" if c is None else f"{c['used']}/{c['listed']}" for c in counts)])
+        row = [name]
+        for split in splits:
+            count = report["per_class"][split].get(name)
+            row.append("-" if count is None else f"{count['used']}/{count['listed']}")
+        table.append(row)
     return "\n".join([*lines, "", *_align(table)]).replace("\n\n\n", "\n\n") + "\n"
 
 
@@ -107,11 +110,10 @@ def _lost(splits: dict, per_class: dict) -> list[str]:
 
 
 def _align(table: list[list[Any]]) -> list[str]:
-    widths = [max(len(str(row[i])) for row in table) for i in range(len(table[0]))]
-    return [
-        "  ".join(
-            str(cell).ljust(w) if i == 0 else str(cell).rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
+    """Lines with the first column to the left, and the others to the right."""
+    width, *widths = (max(len(str(cell)) for cell in column) for column in zip(*table, strict=True))
+    lines = []
+    for first, *others in table:
+        cells = [str(cell).rjust(w) for cell, w in zip(others, widths, strict=True)]
+        lines.append("  ".join([str(first).ljust(width), *cells]))
+    return lines

@@ -58,12 +58,15 @@ def check_clip(root: str, job: Job) -> Facts:
     try:
         paths = {kind: os.path.join(root, name) for kind, name in (("video", job.video), ("audio", job.audio)) if name}
         facts.digests = tuple(file_digest(path) for path in dict.fromkeys(paths.values()))
-        one_file = job.video == job.audio
-        for kinds in [("video", "audio")] if one_file else [(kind,) for kind in paths]:
-            _read(paths[kinds[0]], kinds, job.window, facts)
+        if job.video == job.audio:
+            _read(paths["video"], ("video", "audio"), job.window, facts)
+        else:
+            for kind, path in paths.items():
+                _read(path, (kind,), job.window, facts)
     except Exception as error:  # whatever a decoder throws: a broken clip is a line of the report
-        known = isinstance(error, ValueError | OSError)
-        text = str(error) if known else f"{type(error).__name__}: {error}"
+        text = str(error)
+        if not isinstance(error, ValueError | OSError):
+            text = f"{type(error).__name__}: {error}"
         # the clip's own file is meant, not a field of the user's
         facts.error = " ".join(text.replace(os.path.join(root, ""), "").replace(": path: ", ": ").split())
     return facts

@@ -61,8 +61,10 @@ def select_rows(
         verdict = verdicts[number]
         if verdict.status == USED and not verdict.found:
             absent = _absent(verdict.row, annotations.streams, require)
-            which = "" if len(absent) == len(annotations.streams) else f" for the {absent[0]}"
-            verdict.status, verdict.reason = "missing", f"{verdict.row.expected}: no such file{which}"
+            reason = f"{verdict.row.expected}: no such file"
+            if len(absent) < len(annotations.streams):
+                reason += f" for the {absent[0]}"
+            verdict.status, verdict.reason = "missing", reason
         if verdict.status == USED:
             _judge_content(verdict, facts[jobs[number]], jobs[number], require, contents)
     return verdicts
@@ -80,7 +82,9 @@ def make_job(row: ClipRow, root: Path, streams: Sequence[str], require: Sequence
 def _absent(row: ClipRow, streams: Sequence[str], require: Sequence[str]) -> list[str]:
     """Streams without a file, where the row cannot be used for that."""
     absent = [kind for kind in streams if getattr(row, kind) is None]
-    return absent if len(absent) == len(streams) or set(absent) & set(require) else []
+    if len(absent) == len(streams) or set(absent) & set(require):
+        return absent
+    return []
 
 
 def _judge_listing(verdicts: list[Verdict]) -> None:
@@ -116,7 +120,10 @@ def _judge_content(
         if not has[kind] and (kind in require or not any(has.values())):
             verdict.status, verdict.reason = lacks[kind], f"{row.expected}: {MEANING[lacks[kind]]}"
             return
-    row.video, row.audio = row.video if has["video"] else None, row.audio if has["audio"] else None
+    if not has["video"]:
+        row.video = None
+    if not has["audio"]:
+        row.audio = None
     # Equal bytes in an equal window are one clip.
     same = contents.setdefault((facts.digests, facts.start, facts.end), verdict)
     if same is not verdict and (same.row.video, same.row.audio) != (row.video, row.audio):

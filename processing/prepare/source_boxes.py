@@ -110,4 +110,6 @@ def _find(folder: Path, name: str) -> tuple[str, str | None] | None:
     if os.path.isfile(clip):
         return clip, None
     frame, audio = safe_join(folder / "frames", f"{name}.jpg"), safe_join(folder / "audio", f"{name}.wav")
-    return (audio, frame) if os.path.isfile(frame) and os.path.isfile(audio) else None
+    if os.path.isfile(frame) and os.path.isfile(audio):
+        return audio, frame
+    return None

@@ -119,11 +119,13 @@ def _columns(rows: list[ClipRow], features: Features, annotations: Annotations) 
     # Classes as indices, windows as two columns.
     index = {name: number for number, name in enumerate(annotations.classes)}
     labels = [[index[label] for label in row.labels] for row in rows]
+    if not annotations.multi_label:
+        labels = [classes[0] for classes in labels]
     windows = [row.source_window or (None, None) for row in rows]
     columns = {
         "video": [_cell(row.video) for row in rows],
         "audio": [_cell(row.audio) for row in rows],
-        "label": labels if annotations.multi_label else [label[0] for label in labels],
+        "label": labels,
         "segment_labels": [row.segment_labels for row in rows],
         "start": [start for start, _ in windows],
         "end": [end for _, end in windows],
