@@ -34,10 +34,11 @@ def global_mean(values: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor 
     if weights is not None:
         count = torch.where(mask, weights.float(), 0.0)
         values = values * weights.float()
+    # The count is that of the global batch.
     count = count.sum()
     if num_processes() > 1:
         dist.all_reduce(count)
-    # where, not multiplication: an ignored entry may be infinite
+    # An ignored entry may be infinite: it is replaced, not multiplied by zero.
     total = torch.where(mask, values, 0.0).sum()
     return total * num_processes() / torch.where(count > 0, count, 1.0)
 

@@ -61,6 +61,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     def preprocess(self, inputs, **options) -> dict[str, BatchFeature]:
         """A batch of one clip. In a dict, so that the base class makes a list of several."""
+        # A waveform; anything else names a clip.
         if not isinstance(inputs, (str, os.PathLike, bytes, tuple)):
             return {"clips": self.processor(audio=[inputs])}
         clip = self.processor(clips=[inputs], on_missing="none", **options)
@@ -83,14 +84,14 @@ class AudioVisualClassificationPipeline(Pipeline):
             missing = torch.zeros_like(rows[0])
             batch[name] = torch.cat([clip.get(name, missing) for clip in clips])
             batch[mask] = torch.cat([clip.get(mask, torch.tensor([False], device=missing.device)) for clip in clips])
-        logits = self.model(**batch).logits
+        logits = self.model(**batch).logits  # (B, C) or (B, S, C)
         if logits.ndim == 3:
             logits = logits.mean(1)  # (B, C), over the segments of a clip
         return {"logits": logits}
 
     def postprocess(self, model_outputs: dict, top_k: int = 5, function_to_apply: str | None = None) -> list[dict]:
         config = self.model.config
-        logits = model_outputs["logits"][0].float()
+        logits = model_outputs["logits"][0].float()  # (C,)
         if function_to_apply is None:
             function_to_apply = "softmax"
             if config.problem_type == "multi_label_classification":

@@ -111,9 +111,9 @@ class MAAVTLavishAdapters(nn.Module):
         adapters = self.blocks[block]
         video_part, audio_part = video[:, : lengths[0]], audio[:, : lengths[1]]
         scenes = video_part.reshape(len(audio), -1, video.shape[-1])  # (B*S, T/S * len, D)
-        video_change = adapters.visual[site](video_part, audio_part)
-        audio_change = adapters.audio[site](audio_part, scenes)
-        return fit_change(video_change, video, has_audio), fit_change(audio_change, audio, has_video)
+        video_delta = adapters.visual[site](video_part, audio_part)
+        audio_delta = adapters.audio[site](audio_part, scenes)
+        return fit_change(video_delta, video, has_audio), fit_change(audio_delta, audio, has_video)
 
 
 def fit_change(change: torch.Tensor, stream: torch.Tensor, has_partner: torch.Tensor | None) -> torch.Tensor:

@@ -67,7 +67,7 @@ def classification_loss(
         ValueError: class weights with multi-hot labels.
     """
     logits = logits.float()
-    # Several classes a sample: one binary decision for each.
+    # Several classes per sample: one binary decision for each.
     if problem_type == "multi_label_classification":
         if class_weights is not None:
             raise ValueError(
@@ -87,7 +87,7 @@ def classification_loss(
         weights = targets.sum(-1)
         losses = -(targets * logits.log_softmax(-1)).sum(-1) / torch.where(weights > 0, weights, 1.0)
         return global_mean(losses, valid, weights)
-    # One class a sample.
+    # One class per sample.
     valid = mask & (labels != -100)
     targets = torch.where(valid, labels, 0).long()
     losses = nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
@@ -162,7 +162,7 @@ def contrastive_loss(
     temperature: float,
     labels: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Blockwise contrastive loss: symmetric InfoNCE between the two modalities of every pair, one loss a block (equation 2).
+    """Blockwise contrastive loss: symmetric InfoNCE between the two modalities of every pair, one loss per block (equation 2).
 
     With `labels` it is supervised contrast between the modalities (equation 2a of docs/maavt.md; Khosla et al., *Supervised
     Contrastive Learning*, NeurIPS 2020, equation 2, "out"): the positives of a video are the audio of all pairs of its
@@ -176,7 +176,7 @@ def contrastive_loss(
         labels: class indices `[N]`; a pair without a label (-100) is its own only positive.
 
     Returns:
-        `[L]`, zeros when fewer than one pair is left.
+        `[L]`, zeros when no pair is left.
     """
     # All pairs of the global batch, as unit vectors.
     by_class = labels is not None

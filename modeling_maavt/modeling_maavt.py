@@ -5,8 +5,9 @@
 The file follows the data: embeddings, learned tokens, blocks, encoder, trunk, heads, classification. Equation and section
 numbers are those of docs/maavt.md.
 
-Shapes: B clips, T frames and S audio segments a clip (S divides T), N sequences (B*T or B*S), P patches, D width,
-L blocks, n tokens of a kind, K sets of tokens, R rows that are read, C classes.
+Shapes: B clips, T frames and S audio segments per clip (S divides T), N sequences (B*T or B*S), P patches, D width,
+L blocks, L' contrasted blocks, n tokens of a kind, K sets of tokens (in the match head: added pairs), R positions
+computed in the last block, d head or projection width, C classes.
 """
 
 import hashlib
@@ -46,14 +47,16 @@ from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModel
 
 logger = logging.get_logger(__name__)
 
-# Trained beside a frozen backbone. No name ends another, because PEFT matches modules_to_save by ending.
+# Trained beside a frozen backbone. No name is a suffix of another, because PEFT matches modules_to_save by suffix.
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
 
 
-# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops all others.
+# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops the model's
+# other losses.
 NO_LABELS = (
-    "A training step without labels: the classification loss is not computed, and what you compute from the logits leaves "
-    "out matching and contrast. Trainer's label_smoothing_factor does so; leave it at 0 and give soft labels [B, C]."
+    "A training step without labels: the classification loss is not computed, and a loss you compute from the logits omits "
+    "the matching and contrastive losses. Trainer's label_smoothing_factor causes this: leave it at 0 and pass soft labels "
+    "[B, C]."
 )
 
 
@@ -69,7 +72,7 @@ def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
 class MAAVTPatchEmbeddings(nn.Module):
     """ViT's patch convolution, for frames of three channels and spectrograms of one.
 
-    A module of its own with all that reads the kernel inside: FSDP gathers the kernel for this forward only.
+    A separate module, so that the kernel is only read in its forward: FSDP gathers the kernel for this forward only.
     """
 
     def __init__(self, config: ViTConfig):
@@ -84,7 +87,7 @@ class MAAVTPatchEmbeddings(nn.Module):
         """`[N, 3 or 1, H, W]` to `[N, P, D]`; what exceeds a multiple of the patch size is dropped."""
         kernel = self.projection.weight
         if type(self.projection) is not nn.Conv2d:
-            # LoRA's layer in its place is more than a kernel: it is called, with the one channel repeated.
+            # PEFT has wrapped the convolution: call the wrapper, with the channel repeated.
             images = images.expand(-1, self.num_channels, -1, -1).to(kernel.dtype)
             return self.projection(images).flatten(2).transpose(1, 2)  # (N, P, D)
         if images.shape[1] == 1 and self.num_channels > 1:
@@ -201,14 +204,14 @@ class MAAVTPrompt(nn.Module):
     Where tokens enter a later block (`config.prompt_start_layer`) the class token is not among them.
 
     The buffer `needs_self_attention` travels with the tokens, so that tokens into which token self-attention has been
-    folded are refused by a model that would apply it again, and the other way round.
+    folded are refused by a model that would apply it again, and vice versa.
     """
 
     def __init__(self, config: MAAVTConfig):
         super().__init__()
         self.width = config.hidden_size
         self.token_self_attention = config.token_self_attention
-        # Layerwise tokens: "common" ones are one set, handed out to every block; "unique" ones are a set a block.
+        # Layerwise tokens: "common" ones are one set, handed out to every block; "unique" ones are one set per block.
         self.repeats, sets = 1, ()
         if config.layerwise_tokens == "common":
             self.repeats = config.num_prompted_layers
@@ -307,7 +310,7 @@ def eager_attention_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: None,
+    attention_mask: torch.Tensor | None,  # always None: sequences are not padded
     scaling: float,
     dropout: float = 0.0,
     **kwargs,
@@ -320,7 +323,7 @@ def eager_attention_forward(
 
 
 class MAAVTAttention(nn.Module):
-    """ViT's self-attention, for all rows of a sequence or only for those that are read afterwards."""
+    """ViT's self-attention, for all positions of a sequence or only for those that are read afterwards."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -337,7 +340,10 @@ class MAAVTAttention(nn.Module):
     def forward(
         self, hidden_states: torch.Tensor, query_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`[N, len, D]`, attended to, and `[N, R, D]`, the rows that attend, to `[N, R, D]` and the attention weights."""
+        """Queries from `query_states` `[N, R, D]` attend to `hidden_states` `[N, len, D]`.
+
+        Returns `[N, R, D]` and the attention weights.
+        """
         query = self.split_heads(self.q_proj(query_states))  # (N, heads, R, d)
         key = self.split_heads(self.k_proj(hidden_states))  # (N, heads, len, d)
         value = self.split_heads(self.v_proj(hidden_states))
@@ -388,70 +394,71 @@ class MAAVTLayer(GradientCheckpointingLayer):
         self,
         video: torch.Tensor | None,
         audio: torch.Tensor | None,
-        video_rows: torch.Tensor | None = None,
-        audio_rows: torch.Tensor | None = None,
+        video_queries: torch.Tensor | None = None,
+        audio_queries: torch.Tensor | None = None,
         lavish: Callable | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """`[N, len, D]` a stream to `(video, audio, video_attentions, audio_attentions)`.
+        """`[N, len, D]` per stream to `(video, audio, video_attentions, audio_attentions)`.
 
-        With `video_rows` and `audio_rows`, `[N, R, D]`, only these rows of the streams are computed.
+        With `video_queries` and `audio_queries`, `[N, R, D]`, only these positions of the streams are computed.
         """
         if lavish is None:
-            return self.for_both(self.block, video, audio, video_rows, audio_rows)
+            return self.for_both(self.block, video, audio, video_queries, audio_queries)
         # Equation 11: each pair of adapters reads the streams as they enter its half of the block.
-        video_change, audio_change = lavish(0, video, audio)
+        video_delta, audio_delta = lavish(0, video, audio)
         video, audio, *weights = self.for_both(self.attend, video, audio)
-        video, audio = video + video_change, audio + audio_change
-        video_change, audio_change = lavish(1, video, audio)
-        video, audio, *_ = self.for_both(self.transform, video, audio)
-        return video + video_change, audio + audio_change, *weights
+        video, audio = video + video_delta, audio + audio_delta
+        video_delta, audio_delta = lavish(1, video, audio)
+        video, audio, *_ = self.for_both(self.feed_forward, video, audio)
+        return video + video_delta, audio + audio_delta, *weights
 
     def for_both(
         self,
         part: Callable,
         video: torch.Tensor | None,
         audio: torch.Tensor | None,
-        video_rows: torch.Tensor | None = None,
-        audio_rows: torch.Tensor | None = None,
+        video_queries: torch.Tensor | None = None,
+        audio_queries: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         """`part` of the block for both streams: the states of each, then the attention weights of each."""
         # One pass over both where their lengths agree. Eager attention returns weights, which are recorded per stream.
         eager = self.attention.config._attn_implementation == "eager"
         if not eager and video is not None and audio is not None and video.shape[1:] == audio.shape[1:]:
-            rows = None
-            if video_rows is not None:
-                rows = torch.cat([video_rows, audio_rows])  # (Nv + Na, R, D)
-            states, _ = part(torch.cat([video, audio]), rows)  # (Nv + Na, len or R, D)
+            queries = None
+            if video_queries is not None:
+                queries = torch.cat([video_queries, audio_queries])  # (Nv + Na, R, D)
+            states, _ = part(torch.cat([video, audio]), queries)  # (Nv + Na, len or R, D)
             video, audio = states.split([video.shape[0], audio.shape[0]])
             return video, audio, None, None
         # Otherwise one stream after the other.
         video_weights = audio_weights = None
         if video is not None:
-            video, video_weights = part(video, video_rows)
+            video, video_weights = part(video, video_queries)
         if audio is not None:
-            audio, audio_weights = part(audio, audio_rows)
+            audio, audio_weights = part(audio, audio_queries)
         return video, audio, video_weights, audio_weights
 
     def block(
-        self, states: torch.Tensor, rows: torch.Tensor | None = None
+        self, states: torch.Tensor, queries: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        states, weights = self.attend(states, rows)
-        states, _ = self.transform(states)
+        states, weights = self.attend(states, queries)
+        states, _ = self.feed_forward(states)
         return states, weights
 
     def attend(
-        self, states: torch.Tensor, rows: torch.Tensor | None = None
+        self, states: torch.Tensor, queries: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """x + Attention(LN(x)), of all states or of the rows that are read."""
+        """x + Attention(LN(x)), of all states or of the `queries` alone."""
         normalized = self.layernorm_before(states)
-        if rows is None:
+        if queries is None:
             attended, weights = self.attention(normalized, normalized)
             return states + self.dropout(attended), weights
-        attended, weights = self.attention(normalized, self.layernorm_before(rows))
-        return rows + self.dropout(attended), weights
+        attended, weights = self.attention(normalized, self.layernorm_before(queries))
+        return queries + self.dropout(attended), weights
 
-    def transform(self, states: torch.Tensor, rows: None = None) -> tuple[torch.Tensor, None]:
+    def feed_forward(self, states: torch.Tensor, _queries: None = None) -> tuple[torch.Tensor, None]:
         """x + MLP(LN(x))."""
+        # `for_both` passes the second argument to every part of a block; here it is not used.
         return states + self.dropout(self.mlp(self.layernorm_after(states))), None
 
     def class_map(self, states: torch.Tensor | None, num_patches: int) -> torch.Tensor | None:
@@ -515,11 +522,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         else:
             model, report = super().from_pretrained(checkpoint, *model_args, output_loading_info=True, **kwargs)
         if is_backbone and adapter is None:
-            model.new_modules = new_modules(model)
+            model.new_modules = find_new_modules(model)
             new = ", ".join(model.trainable_modules())
             logger.warning(f"{checkpoint} is a backbone; new and untrained on top of it: {new}. Train before use.")
 
-        # What loading undoes: the frozen backbone.
+        # Loading makes all weights trainable: freeze the backbone again.
         if model.config.freeze_backbone:
             model.freeze_backbone()
         if adapter is not None:
@@ -569,7 +576,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
             if module.cls_token is not None:
                 init.trunc_normal_(module.cls_token, mean=0.0, std=std)
-        # LAVISH adapters: the states are not changed at first where there is a gate (section 9).
+        # LAVISH adapters: gated adapters start as the identity (section 9).
         elif isinstance(module, MAAVTLavishAdapter):
             init.normal_(module.latents, mean=0.0, std=std)
             init.ones_(module.gate_latents)
@@ -577,7 +584,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
             if module.gate is not None:
                 init.zeros_(module.gate)
         elif isinstance(module, MAAVTGroupedPointwise):
-            init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # as a convolution of PyTorch starts
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))  # PyTorch's default for convolutions
         # Heads.
         elif isinstance(module, (MAAVTProjection, MAAVTPairLinear)):
             init.normal_(module.weight, mean=0.0, std=std)
@@ -592,7 +599,8 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         if prompt.cls_token is not None:
             init.trunc_normal_(prompt.cls_token, mean=0.0, std=std)
         if prompt.background_token is not None:
-            # Small whatever token_init_std: a large token drowns what it reads, and the match head sees only itself.
+            # Small whatever token_init_std: a large token dominates its own state, and the match head sees nothing of
+            # the clip.
             init.normal_(prompt.background_token, mean=0.0, std=std)
         for tokens in (prompt.audio_tokens, prompt.visual_tokens, prompt.shared_tokens):
             if tokens is not None:
@@ -607,7 +615,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the backbone; learned tokens and heads stay in float32 whatever it is."""
+        """That of the backbone; learned tokens and heads stay in float32 regardless of it."""
         return self.trunk.layernorm.weight.dtype
 
     @property
@@ -615,7 +623,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         return getattr(self, self.base_model_prefix, self)
 
     def freeze_backbone(self) -> None:
-        """Fix positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (section 8)."""
+        """Freeze positions, patch convolution, LayerNorms and blocks of the ViT; its class token is a token (section 8)."""
         for module in (self.trunk.embeddings, self.trunk.encoder, self.trunk.layernorm):
             module.requires_grad_(False)
 
@@ -647,7 +655,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def fold_token_attention(self) -> None:
-        """Replace the tokens by what token self-attention makes of them and drop it; outputs stay equal (section 2)."""
+        """Apply token self-attention once, keep its output and remove that module; outputs stay equal (section 2)."""
         trunk = self.trunk
         if trunk.token_attention is None:
             return
@@ -662,7 +670,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         self.config.token_self_attention = False
 
 
-def new_modules(model: MAAVTPreTrainedModel) -> tuple[str, ...]:
+def find_new_modules(model: MAAVTPreTrainedModel) -> tuple[str, ...]:
     """Trainable modules with weights that a plain ViT does not have: of the learned tokens it has the class token."""
     names = []
     for name, module in model.trainable_modules().items():
@@ -698,7 +706,7 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         tokens: MAAVTTokens,
         prompt_start: int = 0,
         first_block: int = 0,
-        all_rows: bool = True,
+        all_positions: bool = True,
         output_localization: bool = False,
         lavish: Callable | None = None,
         **kwargs,
@@ -707,37 +715,38 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         Args:
             video, audio: the states that enter block `first_block`, `[N, 1 + P (+ 1), D]`, without the learned tokens.
             tokens: they enter before block `prompt_start`; where that is above 0, the background token with them.
-            all_rows: False leaves `[cls | background? | shared]` in the final states; the last block computes no other.
+            all_positions: False leaves `[cls | background? | shared]` in the final states; the last block
+                computes only these.
             lavish: `lavish(block, site, video, audio)` gives what the LAVISH adapters add to both streams.
             kwargs: `output_hidden_states` and its like, which `capture_outputs` reads.
         """
         num_shared, last = tokens.shared.shape[1], len(self.layers) - 1
-        background_inside = tokens.background is not None and prompt_start == 0
-        video_patches = count_patches(video, background_inside)
-        audio_patches = count_patches(audio, background_inside)
+        background_embedded = tokens.background is not None and prompt_start == 0
+        video_patches = count_patches(video, background_embedded)
+        audio_patches = count_patches(audio, background_embedded)
         video_shared, audio_shared = [], []
         video_map = audio_map = None
 
         for index, layer in enumerate(self.layers[first_block:], first_block):
             # The learned tokens enter.
             if index >= prompt_start:
-                video = append_tokens(video, tokens, tokens.visual, index - prompt_start, background_inside)
-                audio = append_tokens(audio, tokens, tokens.audio, index - prompt_start, background_inside)
+                video = append_tokens(video, tokens, tokens.visual, index - prompt_start, background_embedded)
+                audio = append_tokens(audio, tokens, tokens.audio, index - prompt_start, background_embedded)
 
-            # The last block gives the localization maps, and may leave out rows that nobody reads.
-            video_rows = audio_rows = None
+            # The last block gives the localization maps, and may skip positions that nobody reads.
+            video_queries = audio_queries = None
             if index == last and output_localization:
                 video_map = layer.class_map(video, video_patches)  # (N, P)
                 audio_map = layer.class_map(audio, audio_patches)
-            if index == last and not all_rows:
-                video_rows = select_rows(video, tokens, video_patches)  # (N, R, D)
-                audio_rows = select_rows(audio, tokens, audio_patches)
+            if index == last and not all_positions:
+                video_queries = select_positions(video, tokens, video_patches)  # (N, R, D)
+                audio_queries = select_positions(audio, tokens, audio_patches)
 
-            # Both streams pass the block; the mean of the shared tokens is what contrast reads.
-            meet = None
+            # Both streams pass through the block; the mean of the shared tokens is what contrast reads.
+            lavish_of_block = None
             if lavish is not None:
-                meet = partial(lavish, index)
-            video, audio, *_ = layer(video, audio, video_rows, audio_rows, meet)
+                lavish_of_block = partial(lavish, index)
+            video, audio, *_ = layer(video, audio, video_queries, audio_queries, lavish_of_block)
             if index >= prompt_start:
                 video_shared.append(shared_mean(video, num_shared))  # (N, D)
                 audio_shared.append(shared_mean(audio, num_shared))
@@ -752,15 +761,15 @@ class MAAVTEncoder(MAAVTPreTrainedModel):
         )
 
 
-def count_patches(states: torch.Tensor | None, background_inside: bool) -> int:
+def count_patches(states: torch.Tensor | None, background_embedded: bool) -> int:
     """P of the states `[N, 1 + P (+ 1), D]` that enter the encoder; 0 without a stream."""
     if states is None:
         return 0
-    return states.shape[1] - 1 - int(background_inside)
+    return states.shape[1] - 1 - int(background_embedded)
 
 
 def append_tokens(
-    states: torch.Tensor | None, tokens: MAAVTTokens, unimodal: torch.Tensor, step: int, background_inside: bool
+    states: torch.Tensor | None, tokens: MAAVTTokens, unimodal: torch.Tensor, step: int, background_embedded: bool
 ) -> torch.Tensor | None:
     """The states of a stream with its learned tokens `[unimodal | shared]` at the end.
 
@@ -769,31 +778,31 @@ def append_tokens(
         unimodal: the tokens that only this stream sees, `[K, n, D]`.
         step: blocks since the tokens first entered. At 0 they are appended, from 1 on layerwise tokens replace those of
             the block before; others stay and evolve.
-        background_inside: whether the background token is among the states already.
+        background_embedded: whether the background token is among the states already.
     """
     layerwise = tokens.shared.shape[0] > 1
     if states is None or (step > 0 and not layerwise):
         return states
-    # One set for all blocks, or a set a block.
+    # One set for all blocks, or one set per block.
     index = min(step, unimodal.shape[0] - 1)
     entering = [unimodal[index], tokens.shared[index]]  # (n, D) each
     if step > 0:
         states = states[:, : states.shape[1] - sum(len(part) for part in entering)]
-    elif tokens.background is not None and not background_inside:
+    elif tokens.background is not None and not background_embedded:
         entering.insert(0, tokens.background)
     entering = torch.cat(entering).to(states.dtype)  # (n, D)
     return torch.cat([states, entering.expand(states.shape[0], -1, -1)], dim=1)
 
 
-def select_rows(states: torch.Tensor | None, tokens: MAAVTTokens, num_patches: int) -> torch.Tensor | None:
-    """`[cls | background? | shared]` of `[N, len, D]`: the rows that the heads and the contrastive loss read."""
+def select_positions(states: torch.Tensor | None, tokens: MAAVTTokens, num_patches: int) -> torch.Tensor | None:
+    """`[cls | background? | shared]` of `[N, len, D]`: the positions that the heads and the contrastive loss read."""
     if states is None:
         return None
-    rows = [states[:, :1]]
+    selected = [states[:, :1]]
     if tokens.background is not None:
-        rows.append(states[:, 1 + num_patches : 2 + num_patches])
-    rows.append(states[:, states.shape[1] - tokens.shared.shape[1] :])
-    return torch.cat(rows, dim=1)
+        selected.append(states[:, 1 + num_patches : 2 + num_patches])
+    selected.append(states[:, states.shape[1] - tokens.shared.shape[1] :])
+    return torch.cat(selected, dim=1)  # (N, R, D)
 
 
 def shared_mean(states: torch.Tensor | None, num_shared: int) -> torch.Tensor | None:
@@ -804,7 +813,7 @@ def shared_mean(states: torch.Tensor | None, num_shared: int) -> torch.Tensor | 
 
 
 def stack_blocks(means: list[torch.Tensor | None]) -> torch.Tensor | None:
-    """`[N, L, D]` of one `[N, D]` a block; None where there are none."""
+    """`[N, L, D]` of one `[N, D]` per block; None where there are none."""
     if not means or means[0] is None:
         return None
     return torch.stack(means, dim=1)
@@ -876,12 +885,13 @@ class MAAVTModel(MAAVTPreTrainedModel):
         """
         Args:
             pixel_values_videos, input_features: frames `[B, T, 3, H, W]` and log-spectrograms `[B, S, F, W]`, or None.
-            has_video, has_audio: bool `[B]`; False marks a zero-filled row, which LAVISH adapters keep from the other.
+            has_video, has_audio: bool `[B]`; False marks a zero-filled row: pooler_output leaves it out, and LAVISH adapters
+                do not pass it to the other stream.
             video_block_states, audio_block_states: `[B, T, 1 + P, D]` and `[B, S, 1 + P, D]`, what `block_states` gave
                 for the clips, in place of frames and spectrograms.
-            num_segments: S where there is no audio to tell it; 1 when absent.
+            num_segments: S, needed only without audio; 1 when absent.
             output_localization: return localization maps of both streams (section 6).
-            output_last_hidden_state: False leaves the sequences out; the last block then computes few rows.
+            output_last_hidden_state: False leaves the sequences out; the last block then computes few positions.
             output_hidden_states, output_attentions: also the blocks' states and (eager) attention weights.
 
         Raises:
@@ -897,27 +907,29 @@ class MAAVTModel(MAAVTPreTrainedModel):
             streams = self._embed(pixel_values_videos, input_features, tokens, num_segments)
         else:
             self._check_block_states(pixel_values_videos, input_features, output_localization)
-            streams = self._resume(video_block_states, audio_block_states, num_segments)
+            streams = self._from_block_states(video_block_states, audio_block_states, num_segments)
         lavish = self._lavish(streams, has_video, has_audio)
         recorded = self._recorded(streams, output_hidden_states, output_attentions)
 
-        # Blocks. The last one computes all rows only where somebody reads them.
-        all_rows = output_last_hidden_state or any(recorded.values()) or not self._rows_suffice(lavish)
+        # Blocks. The last one computes all positions only where somebody reads them.
+        all_positions = output_last_hidden_state or any(recorded.values()) or not self._can_skip_positions(lavish)
         encoded = self.encoder(
             streams.video,
             streams.audio,
             tokens,
             prompt_start=self.config.prompt_start_layer,
             first_block=streams.first_block,
-            all_rows=all_rows,
+            all_positions=all_positions,
             output_localization=bool(output_localization),
             lavish=lavish,
             return_dict=True,
             **recorded,
         )
 
-        # Final LayerNorm and one state a segment.
-        outputs = self._outputs(encoded, streams, tokens, all_rows=all_rows, with_sequences=output_last_hidden_state)
+        # Final LayerNorm and one state per segment.
+        outputs = self._pool_outputs(
+            encoded, streams, tokens, all_positions=all_positions, with_sequences=output_last_hidden_state
+        )
         outputs.pooler_output = pooled_clips(outputs, has_video, has_audio)
         return outputs
 
@@ -950,7 +962,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
             streams.audio_grid = self.embeddings.grid(spectrograms)
         return streams
 
-    def _resume(
+    def _from_block_states(
         self, video: torch.Tensor | None, audio: torch.Tensor | None, num_segments: int | None
     ) -> MAAVTStreams:
         """Block states `[B, T or S, 1 + P, D]` to what enters block `config.prompt_start_layer`."""
@@ -959,7 +971,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
                 raise ValueError(f"{stream}_block_states must be [B, T, 1 + P, D], got shape {tuple(states.shape)}.")
         streams = MAAVTStreams(None, None, *count_clips(video, audio, num_segments))
         streams.first_block = self.config.prompt_start_layer
-        dtype = self.layernorm.weight.dtype  # of the frozen part, and of no layer that quantization replaces
+        dtype = self.layernorm.weight.dtype  # read from a module that quantization never replaces
         if video is not None:
             streams.video = video.flatten(0, 1).to(dtype)  # (B*T, 1 + P, D)
         if audio is not None:
@@ -990,19 +1002,19 @@ class MAAVTModel(MAAVTPreTrainedModel):
             "output_audio_attentions": streams.audio is not None and bool(output_attentions),
         }
 
-    def _rows_suffice(self, lavish: Callable | None) -> bool:
-        """Whether the last block may compute the rows alone that are read: no adapters, and a kernel that allows it."""
+    def _can_skip_positions(self, lavish: Callable | None) -> bool:
+        """Whether the last block may compute only the positions that are read: no adapters, and a kernel that allows it."""
         implementation = str(self.config.vision_config._attn_implementation)
         known = implementation in ("sdpa", "eager") or implementation.startswith("flash_attention")
         return known and lavish is None
 
-    def _outputs(
+    def _pool_outputs(
         self,
         encoded: MAAVTEncoderOutput,
         streams: MAAVTStreams,
         tokens: MAAVTTokens,
         *,
-        all_rows: bool,
+        all_positions: bool,
         with_sequences: bool,
     ) -> MAAVTModelOutput:
         """Final LayerNorm, class and background tokens averaged over the frames of a segment, maps on their grid."""
@@ -1016,18 +1028,22 @@ class MAAVTModel(MAAVTPreTrainedModel):
         if with_sequences:
             sequences = (video, audio)
 
-        # The background token follows the patches; where only the rows that are read are left, the class token.
+        # With all positions the background token follows the patches; with the selected ones it follows the class token.
         video_background = audio_background = None
         if self.config.background_mining:
-            inside = self.config.prompt_start_layer == 0
-            video_background = row_at(video, 1 + all_rows * count_patches(streams.video, inside))  # (B*T, D)
-            audio_background = row_at(audio, 1 + all_rows * count_patches(streams.audio, inside))
+            video_position = audio_position = 1
+            if all_positions:
+                background_embedded = self.config.prompt_start_layer == 0
+                video_position += count_patches(streams.video, background_embedded)
+                audio_position += count_patches(streams.audio, background_embedded)
+            video_background = state_at(video, video_position)  # (B*T, D)
+            audio_background = state_at(audio, audio_position)  # (B*S, D)
 
         return MAAVTModelOutput(
             last_hidden_state=sequences[0],
             audio_last_hidden_state=sequences[1],
-            video_class_state=pool(row_at(video, 0)),
-            audio_class_state=pool(row_at(audio, 0)),
+            video_class_state=pool(state_at(video, 0)),
+            audio_class_state=pool(state_at(audio, 0)),
             video_background_state=pool(video_background),
             audio_background_state=pool(audio_background),
             video_shared_states=pool(encoded.video_shared_states),
@@ -1062,7 +1078,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
             pixel_values_videos, input_features: as in `forward`.
 
         Returns:
-            `video_block_states` `[B, T, 1 + P, D]` and `audio_block_states` `[B, S, 1 + P, D]`, None without the input.
+            `video_block_states` `[B, T, 1 + P, D]` and `audio_block_states` `[B, S, 1 + P, D]`, None for an input that
+            is not given.
 
         Raises:
             ValueError: the tokens enter before the first block, or bad inputs as in `forward`.
@@ -1079,7 +1096,10 @@ class MAAVTModel(MAAVTPreTrainedModel):
         return video, audio
 
     def block_states_fingerprint(self) -> str:
-        """20 hexadecimal digits of the weights that `block_states` reads: states kept under it stay those of this model."""
+        """20 hexadecimal digits, hashed from the weights that `block_states` reads.
+
+        A cache keyed by it is valid for this model.
+        """
         digest = hashlib.sha256(str(self.config.position_interpolation).encode())
         for module in (self.embeddings, *self.encoder.layers[: self.config.prompt_start_layer]):
             for name, value in module.state_dict().items():
@@ -1173,7 +1193,7 @@ def pool_segments(states: torch.Tensor | None, num_clips: int, num_segments: int
 def pooled_clips(
     outputs: MAAVTModelOutput, has_video: torch.Tensor | None, has_audio: torch.Tensor | None
 ) -> torch.Tensor:
-    """One vector a clip, `[B, D]`: the mean of the unit class states of its modalities, as a unit vector."""
+    """One vector per clip, `[B, D]`: the mean of the unit class states of its modalities, as a unit vector."""
     total = 0.0
     for states, mask in ((outputs.video_class_state, has_video), (outputs.audio_class_state, has_audio)):
         if states is None:
@@ -1185,7 +1205,7 @@ def pooled_clips(
     return nn.functional.normalize(total, dim=-1)
 
 
-def row_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:
+def state_at(states: torch.Tensor | None, position: int) -> torch.Tensor | None:
     """`[N, len, D]` to `[N, D]`; None stays None."""
     if states is None:
         return None
@@ -1245,7 +1265,7 @@ class MAAVTContrastiveHead(nn.Module):
 class MAAVTPairLinear(nn.Module):
     """Linear(2D to out) of [video ; audio], of which each modality adds its half of the weights and half of the bias.
 
-    No `nn.Linear`: LoRA and quantization replace those by layers that know only whole inputs.
+    Not an `nn.Linear`: LoRA and quantization would replace it by a layer that cannot be applied to one half.
     """
 
     def __init__(self, width: int, out_features: int):
@@ -1266,7 +1286,7 @@ class MAAVTPairLinear(nn.Module):
 
 
 class MAAVTClassifier(MAAVTPairLinear):
-    """Class logits of [v_cls ; a_cls] (equation 3); a missing modality leaves the other's half (section 5)."""
+    """Class logits of [v_cls ; a_cls] (equation 3); with one modality missing, only the other's half counts (section 5)."""
 
     def forward(
         self,
@@ -1322,7 +1342,7 @@ class MAAVTRunningNorm(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
-        self.register_buffer("square", torch.ones(width, dtype=torch.float32))  # of the features, not the deviations
+        self.register_buffer("square", torch.ones(width, dtype=torch.float32))  # running mean of x^2, not the variance
         self.register_buffer("num_updates", torch.zeros(1, dtype=torch.float32))
 
     def forward(self, states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
@@ -1342,8 +1362,8 @@ class MAAVTRunningNorm(nn.Module):
         """Move the statistics towards those of `rows` `[N, D]`, of all processes, where `present` is true.
 
         Moments are taken around the running mean: parallel states have a mean far larger than their deviation, and the
-        difference of two large moments would be rounding errors. A row that overflowed does not count: GradScaler leaves
-        out the step of such a batch.
+        difference of two large moments would be rounding errors. A row that overflowed does not count: GradScaler skips
+        the step of such a batch.
         """
         rows, mean = rows.float(), self.mean.float()
         counted = present & rows.isfinite().all(-1)  # (N,)
@@ -1417,10 +1437,12 @@ def matched_mask(is_matched: torch.Tensor | None, both: torch.Tensor) -> torch.T
     return is_matched.bool().expand_as(both)
 
 
-def with_zeros(video: torch.Tensor | None, audio: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Both streams; None where one is missing. With several processes zeros take its place instead.
+def zero_fill_missing_stream(
+    video: torch.Tensor | None, audio: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Both streams, or None if one is missing.
 
-    Another process may hold both streams, and its collectives must find this process.
+    With several processes the missing one is zeros, because all processes must take part in the collectives.
     """
     if video is not None and audio is not None:
         return video, audio
@@ -1463,12 +1485,12 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
     def set_class_weights(self, weights: torch.Tensor | None) -> None:
         """
-        Weigh the classes in the classification loss, against imbalance (section 5); None weighs them alike.
+        Weigh the classes in the classification loss, against imbalance (section 5). None: equal weights.
 
         The weights belong to a training set, not to the model: no checkpoint holds them.
 
         Args:
-            weights: `[C]`, not negative, one above 0.
+            weights: `[C]`, non-negative, at least one positive.
 
         Raises:
             ValueError: another shape, or such values.
@@ -1477,8 +1499,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             weights = torch.as_tensor(weights, dtype=torch.float32)
             if weights.shape != (self.num_labels,) or not (weights >= 0).all() or not (0 < weights.sum() < math.inf):
                 raise ValueError(
-                    f"class_weights of shape {tuple(weights.shape)} must be {self.num_labels} finite numbers, one a class, "
-                    "none below 0 and one above."
+                    f"class_weights of shape {tuple(weights.shape)} must be {self.num_labels} finite numbers, one per class, "
+                    "non-negative, at least one positive."
                 )
             weights = weights.to(self.device)
         self.class_weights = weights
@@ -1509,14 +1531,16 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         Args:
             pixel_values_videos, input_features: frames `[B, T, 3, H, W]` and log-spectrograms `[B, S, F, W]`, or None.
             has_video, has_audio: bool `[B]`; False marks a zero-filled row. Such a clip is classified by the other
-                modality alone and takes no part in contrast and matching. Without an input its mask is not read.
+                modality alone and takes no part in contrast and matching. The mask of an input that is not given is
+                ignored.
             labels: class indices `[B]` or `[B, S]`, or scores `[B, C]` or `[B, S, C]`: soft labels, or multi-hot when
                 `config.problem_type` is `"multi_label_classification"`. -100 is ignored.
             is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted.
             video_targets, audio_targets: classes of the video and of the audio alone, in the shape of `labels`, for
                 `unimodal_loss`, in mismatched pairs too. Absent: `labels`, in matched pairs only.
-            num_segments: S where there is no audio to tell it; absent: as many as class indices `[B, S]` name, or 1.
-            kwargs: the other arguments of [`MAAVTModel.forward`].
+            num_segments: S, needed only without audio; absent: as many as class indices `[B, S]` name, or 1.
+            kwargs: passed on to [`MAAVTModel.forward`]: `video_block_states`, `audio_block_states`, `output_localization`,
+                `output_hidden_states` and `output_attentions`. `output_last_hidden_state` is forced off.
 
         Raises:
             ValueError: labels or is_matched of another shape, or labels that a loss of this config cannot use.
@@ -1553,9 +1577,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 per_block = self._contrastive_losses(outputs, pairs, labels)
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-            return self._output(outputs, logits, match_logits, losses, per_block)
+            return self._build_output(outputs, logits, match_logits, losses, per_block)
 
-    def _output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
+    def _build_output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
         loss = None
         if losses:
             loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
@@ -1593,12 +1617,13 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
     def _drop_modalities(self, pairs: MAAVTPairs) -> tuple[torch.Tensor, torch.Tensor]:
         """What the class head sees of training clips: one modality is hidden with probability `modality_dropout`.
 
-        Either is hidden as often as the other. Matching and contrast go on with both.
+        Both are equally likely to be hidden. Matching and contrast go on with both.
         """
         chance = self.config.modality_dropout
         if not self.training or not chance:
             return pairs.has_video, pairs.has_audio
-        # One draw a clip: below chance / 2 the video is hidden, below chance the audio. The last modality stays.
+        # One draw per clip: below chance / 2 the video is hidden, below chance the audio.
+        # A clip's only modality is never hidden.
         draw = torch.rand(len(pairs.has_video), device=pairs.has_video.device)
         hide_video = pairs.has_audio & (draw < chance / 2)
         hide_audio = pairs.has_video & (draw >= chance / 2) & (draw < chance)
@@ -1648,23 +1673,24 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         # The class from either half of the head alone.
         video, audio = outputs.video_class_state, outputs.audio_class_state
         if self.config.unimodal_loss_weight and video is not None and audio is not None:
-            losses["unimodal_loss"] = 0.0
+            loss_per_modality = []
             for half, classes in zip(self.classifier.halves(video, audio), targets, strict=True):
                 mask = both
                 if classes is None:
                     classes, mask = labels, counted & both
                 if mask.ndim == 1:
                     half = half.mean(1)  # (B, C)
-                losses["unimodal_loss"] = losses["unimodal_loss"] + classification_loss(half, classes, mask, *options)
+                loss_per_modality.append(classification_loss(half, classes, mask, *options))
+            losses["unimodal_loss"] = sum(loss_per_modality)
         return losses
 
     # Matching (equation 4)
 
     def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
-        """Which pairs of a video and the audio k clips before it training adds as mismatched: `[K, B, S]`.
+        """Pairs of a video with the audio k clips earlier that training adds as mismatched: `[K, B, S]`.
 
-        The streams do not meet before the match head, so that such a pair costs nothing but the head. Both clips are
-        matched pairs, and their classes differ as far as labels tell.
+        Both clips are matched pairs, and their classes differ as far as labels tell. The streams do not meet before the
+        match head. Such a pair costs only one pass of the head.
         """
         usable = pairs.both & pairs.matched  # (B, S)
         wanted = 0
@@ -1676,7 +1702,10 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         return added
 
     def _classes_differ(self, labels: torch.Tensor | None, shift: int, usable: torch.Tensor) -> torch.Tensor:
-        """Bool `[B, S]` or `[B, 1]`: the classes of a clip and of the one `shift` before it are known and differ."""
+        """Bool `[B, S]` or `[B, 1]`: the classes of a clip and of the one `shift` before it differ.
+
+        Without labels all are taken to differ; a label of -100 is taken not to.
+        """
         if labels is None:
             return torch.ones_like(usable)
         other = labels.roll(shift, 0)
@@ -1697,10 +1726,10 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
         None without match head or without a stream.
         """
-        states = with_zeros(outputs.video_background_state, outputs.audio_background_state)
+        states = zero_fill_missing_stream(outputs.video_background_state, outputs.audio_background_state)
         if self.match_head is None or states is None:
             return None, None
-        dtype = self.classifier.bias.dtype  # of no layer that quantization replaces
+        dtype = self.classifier.bias.dtype  # read from a module that quantization never replaces
         video, audio, both = states[0].to(dtype), states[1].to(dtype), pairs.both
         shifts = range(1 + num_added)
         logits = self.match_head(
@@ -1729,7 +1758,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
     ) -> torch.Tensor | None:
         """Blockwise contrast over all pairs of the batch: `[L']`, or None where there is nothing to contrast."""
         head = self.maavt.contrastive_head
-        states = with_zeros(outputs.video_shared_states, outputs.audio_shared_states)  # (B, S, L, D) each
+        video, audio = outputs.video_shared_states, outputs.audio_shared_states  # (B, S, L, D) each
+        states = zero_fill_missing_stream(video, audio)
         if head is None or states is None:
             return None
         video, audio = head(states[0].flatten(0, 1), states[1].flatten(0, 1))  # (B*S, L', d)
@@ -1745,7 +1775,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             return torch.full_like(mask, -100, dtype=torch.long).flatten()
         if self._are_scores(labels):
             raise ValueError(
-                'contrastive_positives="label" needs one class index a clip or segment; soft labels (MixUp) and '
+                'contrastive_positives="label" needs one class index per clip or segment; soft labels (MixUp) and '
                 'multi-label targets name several classes. Use contrastive_positives="pair".'
             )
         if labels.ndim == 1:

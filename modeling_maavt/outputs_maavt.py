@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What MA-AVT returns.
 
-Shapes: B clips, T frames and S audio segments a clip, D width, L blocks that see the learned tokens, P patches, p patch size,
-C classes, R attending rows of a sequence.
+Shapes: B clips, T frames and S audio segments per clip, D width, L blocks that see the learned tokens, L' contrasted blocks,
+P patches, p patch size, C classes.
 """
 
 from dataclasses import dataclass
@@ -48,12 +48,12 @@ class MAAVTModelOutput(ModelOutput):
         video_class_state, audio_class_state: `[B, S, D]`, class tokens, averaged over the frames of a segment.
         video_background_state, audio_background_state: `[B, S, D]`, background tokens (with background mining).
         video_shared_states, audio_shared_states: `[B, S, L, D]`, mean of the shared tokens after every block.
-        pooler_output: `[B, D]`, one unit vector a clip: the mean of the unit class states of the modalities that it has.
+        pooler_output: `[B, D]`, one unit vector per clip: the mean of the unit class states of the modalities that it has.
         video_localization: `[B, T, H/p, W/p]`, attention of the class token over a frame, sums to 1 (docs/maavt.md, 6).
         audio_localization: `[B, S, F/p, W/p]`, the same over frequency and time.
-        hidden_states: `[B*T, len, D]` of the video, what enters the first block and then one a block, on request.
+        hidden_states: `[B*T, len, D]` of the video, what enters the first block and then one per block, on request.
         audio_hidden_states: `[B*S, len, D]`, the audio's.
-        attentions: `[B*T, heads, len, len]` of the video, one a block, on request (eager attention only).
+        attentions: `[B*T, heads, len, len]` of the video, one per block, on request (eager attention only).
         audio_attentions: `[B*S, heads, len, len]`, the audio's.
     """
 

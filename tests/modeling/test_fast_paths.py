@@ -47,9 +47,9 @@ def outputs_and_gradients(model, inputs) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in tensors.items() if value is not None}
 
 
-def one_by_one(self, part, video, audio, video_rows=None, audio_rows=None):
+def one_by_one(self, part, video, audio, video_queries=None, audio_queries=None):
     """`MAAVTLayer.for_both` without the stacked pass."""
-    return part(video, video_rows)[0], part(audio, audio_rows)[0], None, None
+    return part(video, video_queries)[0], part(audio, audio_queries)[0], None, None
 
 
 # ---- one stacked pass, and the last block of the rows that are read
@@ -69,7 +69,7 @@ def test_a_stacked_pass_over_few_rows_equals_two_over_all(dtype, overrides, spec
     model, inputs = model_in(dtype, **overrides), inputs_in(dtype, spectrogram)
     fast = outputs_and_gradients(model, inputs)
     monkeypatch.setattr(MAAVTLayer, "for_both", one_by_one)
-    monkeypatch.setattr(type(model.maavt), "_rows_suffice", lambda self, lavish: False)
+    monkeypatch.setattr(type(model.maavt), "_can_skip_positions", lambda self, lavish: False)
     plain = outputs_and_gradients(model, inputs)
     assert fast.keys() == plain.keys() and len(fast) > 10
     for name, value in fast.items():
