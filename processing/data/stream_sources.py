@@ -210,7 +210,7 @@ def open_source(
     names = _class_names(class_names, folder) or _names_in(splits, columns, builder, options, data)
     named = _named_splits(splits, test_split, data)
     lengths = {split: _length(builder, name, files.get(name, [])) for split, name in named.items()}
-    # What identifies the data: a resumed run refuses another source.
+    # What identifies the data: cached tables of another source are not taken for this one.
     state = [[name, list(part), list(getattr(part, "origin_metadata", None) or [])] for name, part in files.items()]
     return ClipSource(
         {split: splits[name] for split, name in named.items()},
