@@ -29,9 +29,11 @@ processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
 outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
 print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
 
-NOTES = """In the rows `audio` and `video` the model is given one modality only. Combined: the share of pairs that are right, which
-means a matched pair that is accepted and classified rightly, or a mismatched pair that is rejected. The threshold {threshold}
-was chosen on validation. The interval is a bootstrap over groups."""
+NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match score of matched pairs against
+that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in place of the
+match score. Other audio: how often the class of the video, or that of the audio, is named when they differ. Combined: the share of
+pairs that are right, which means a matched pair that is accepted and classified rightly, or a pair of two classes that is
+rejected. The threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
 
 
 def backbone_license(name: str, given: str | None = None) -> str:
@@ -58,7 +60,7 @@ def hub_name(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
-def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
+def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]:
     """The model's own rows in the form that the Hub lists."""
     results = []
     for row in (r for r in rows if r["model"] == "maavt"):
@@ -71,7 +73,7 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
                         dataset_type=dataset,
                         dataset_name=dataset,
                         dataset_config=condition,
-                        dataset_split="test",
+                        dataset_split=split,
                         metric_type=metric,
                         metric_name=f"{metric} ({row['input']})",
                         metric_value=round(float(row[key]), 4),
@@ -112,6 +114,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         adapter: the folder holds an adapter to the backbone, not a whole model.
     """
     arguments, card = results["arguments"], results["card"]
+    measured_on = arguments.get("evaluation_split", "test")
     # What the Hub reads from the card's header.
     data = ModelCardData(
         license="other",
@@ -121,7 +124,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
         model_name=card["title"],
-        eval_results=eval_results(results["rows"], card["data_name"]) or None,
+        eval_results=eval_results(results["rows"], card["data_name"], measured_on) or None,
     )
     # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
@@ -140,6 +143,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         data_license=card["data_license"],
         split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
         skipped_text=card["skipped"],
+        measured_on=measured_on,
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
         recipe_text=recipe_text(results),

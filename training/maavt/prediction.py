@@ -112,7 +112,7 @@ def classify(
     Returns:
         One record per window, in order: `file`, `start`, `end` (None: the whole file), `predictions` (`label`,
         `probability`, best first), `match_logit` and `match_probability` (None without a match head or a second
-        modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None.
+        modality), `class_agreement` (None without a second modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None.
 
     Raises:
         ClipError: a file cannot be read.
@@ -194,6 +194,9 @@ def add_predictions(
             match = outputs.match_logits[row].float().mean()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
+        record["class_agreement"] = None
+        if outputs.class_agreement is not None and paired[row]:
+            record["class_agreement"] = round(outputs.class_agreement[row].float().mean().item(), 6)
         for name, rows in vectors.items():
             record[name] = rows[row]
 
