@@ -100,7 +100,7 @@ def test_a_view_is_what_the_model_sees_and_says(folder):
         (view.frame_maps, outputs.video_localization[0]),
         (view.spectrogram_maps, outputs.audio_localization[0]),
     ):
-        assert 0 <= maps.min() and 0.8 < maps.amax((1, 2)).min() <= maps.max() <= 1
+        assert maps.min() >= 0 and 0.8 < maps.amax((1, 2)).min() <= maps.max() <= 1
         rows, columns = maps.shape[1] // attention.shape[1], maps.shape[2] // attention.shape[2]
         for map_, weights in zip(maps, attention, strict=True):
             row, column = divmod(int(map_.argmax()), map_.shape[1])
