@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import parse_eval_result_entries
 from mock_hub import MockHub
 from toy_run import write_backbone, write_clips, write_config
 from transformers import AutoProcessor
@@ -69,6 +70,7 @@ def pushed(hub, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pushed")
     config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
     command = [sys.executable, str(REPOSITORY / "train.py"), str(config), "--push_to_hub", "true"]
+    command += ["--card", "{data_hub: tester/colors, data_task: color}"]
     environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1"}
     for kind in ("model", "adapter"):
         change = ["--hub_upload", kind, "--hub_model_id", f"tester/toy-{kind}", "--output_dir", str(folder / kind)]
@@ -175,6 +177,20 @@ def test_card_is_filled(pushed, hub, kind):
     assert str(pushed) not in text, "a folder of this machine went into the card"
     for heading in ("## Use", "## Data", "## Results", "## Recipe", "## Limits", "## License"):
         assert heading in body
+
+
+@pytest.mark.parametrize("name", ["tester/toy-model", "tester/toy-adapter", "tester/later"])
+def test_results_are_where_the_hub_reads_them(pushed, hub, name):
+    """In the form of huggingface_hub; the data set is named in the card as well."""
+    if name not in hub.repos:
+        assert push(hub.env, pushed / "model", name).returncode == 0
+    files = hub.repos[name]["files"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/colors.yaml"]))
+    rows = json.loads((pushed / "model" / "results.json").read_text())["rows"]
+    both = next(row for row in rows if row["model"] == "maavt" and row["input"] == "both")
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("tester/colors", "color", round(both["top1"], 4))
+    assert "6 test clips" in entry.notes
+    assert yaml.safe_load(files["README.md"].decode().split("---\n")[1])["datasets"] == "tester/colors"
 
 
 def push(environment: dict, *arguments) -> subprocess.CompletedProcess:
