@@ -179,14 +179,12 @@ def test_card_is_filled(pushed, hub, kind):
         assert heading in body
 
 
-@pytest.mark.parametrize("name", ["tester/toy-model", "tester/toy-adapter", "tester/later"])
-def test_results_are_where_the_hub_reads_them(pushed, hub, name):
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_results_are_where_the_hub_reads_them(pushed, hub, kind):
     """In the form of huggingface_hub; the data set is named in the card as well."""
-    if name not in hub.repos:
-        assert push(hub.env, pushed / "model", name).returncode == 0
-    files = hub.repos[name]["files"]
+    files = hub.repos[f"tester/toy-{kind}"]["files"]
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/colors.yaml"]))
-    rows = json.loads((pushed / "model" / "results.json").read_text())["rows"]
+    rows = json.loads((pushed / kind / "results.json").read_text())["rows"]
     both = next(row for row in rows if row["model"] == "maavt" and row["input"] == "both")
     assert (entry.dataset_id, entry.task_id, entry.value) == ("tester/colors", "color", round(both["top1"], 4))
     assert "6 test clips" in entry.notes
@@ -210,7 +208,7 @@ def test_a_finished_run_is_uploaded_later(pushed, hub):
         assert done.returncode == 0, done.stderr
         assert b"tester/later" in hub.repos["tester/later"]["files"]["README.md"]
     assert len(hub.repos["tester/later"]["commits"]) == 2
-    assert "adapter_model.safetensors" in hub.repos["tester/later"]["files"]
+    assert {"adapter_model.safetensors", ".eval_results/colors.yaml"} <= set(hub.repos["tester/later"]["files"])
 
 
 def test_a_hub_that_refuses_the_commit(pushed):
