@@ -100,7 +100,7 @@ def test_a_view_is_what_the_model_sees_and_says(folder):
         (view.frame_maps, outputs.video_localization[0]),
         (view.spectrogram_maps, outputs.audio_localization[0]),
     ):
-        assert 0 <= maps.min() and 0.8 < maps.amax((1, 2)).min() <= maps.max() <= 1
+        assert maps.min() >= 0 and 0.8 < maps.amax((1, 2)).min() <= maps.max() <= 1
         rows, columns = maps.shape[1] // attention.shape[1], maps.shape[2] // attention.shape[2]
         for map_, weights in zip(maps, attention, strict=True):
             row, column = divmod(int(map_.argmax()), map_.shape[1])
@@ -200,7 +200,7 @@ def test_a_long_file_gets_a_timeline(folder, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(records) and list(rows[0])[3:] == CLASSES
     for row, record in zip(rows, records, strict=True):
-        assert float(row["start"]) == pytest.approx(record["start"], abs=1e-3)
+        assert float(row["start_seconds"]) == pytest.approx(record["start"], abs=1e-3)
         assert float(row["match_probability"]) == pytest.approx(record["match_probability"], abs=1e-5)
         for prediction in record["predictions"]:
             assert float(row[prediction["label"]]) == pytest.approx(prediction["probability"], abs=1e-5)

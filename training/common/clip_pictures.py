@@ -10,6 +10,7 @@ project that answers to clips, whether it was loaded by its class or as remote c
 `view.match_probability` and `view.waveforms` are the same answers without a figure.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,14 +25,14 @@ from .map_pictures import displayed_frame, enlarged, label_axes, plain, save_fig
 
 
 # What the maps of a model are, by the end of its class's name.
-ATTENTION = "attention, scaled to 0..1 in each panel"
+ATTENTION = "attention, 0 to 1 in each panel"
 MAP_NAMES = {
     "AudioVisualClassification": f"class token's {ATTENTION}",
     "SoundSourceLocalization": f"fusion tokens' {ATTENTION}",
     "AudioVisualSegmentation": "probability that a pixel sounds",
     "SoundSourceSeparation": "share of the mixture that belongs to the frame",
 }
-MAX_SEGMENTS = 3  # of a figure
+MAX_SEGMENTS = 2  # of a figure
 BAR, MATCH_BAR = "#4a4e69", "#5a9e6f"
 PANEL, BAR_WIDTH = 2.0, 1.3  # inches, panels
 
@@ -240,8 +241,9 @@ def draw_clip(view: ClipView, top_k: int = 5, num_frames: int = 4, narrow: bool 
             DRAW[kind](axes, view, int(index))
     if image is not None:
         bar = figure.colorbar(image, ax=map_panels, location="bottom", shrink=0.8, aspect=40, pad=0.03)
-        bar.set_label(f"{MAP_NAMES[view.task]} (output)", fontsize=8)
+        bar.set_label(f"{MAP_NAMES[view.task]}\n(output)", fontsize=8)
         bar.ax.tick_params(labelsize=7)
+        bar.solids.set_alpha(1)  # the maps are laid over gray, the bar over white
     return figure
 
 
@@ -317,6 +319,9 @@ def draw_spectrogram(axes: Any, view: ClipView, index: int) -> None:
     heading = "mixture" if view.waveforms else "spectrogram"
     axes.set_title(f"{heading}, bright: loud\n(input)", fontsize=8)
     label_axes(axes, view.extractor, view.spectrogram_starts[index])
+    if index > 0:  # the first one says it for all
+        axes.set_yticks([])
+        axes.set_ylabel("")
 
 
 def draw_spectrogram_map(axes: Any, view: ClipView, index: int) -> Any:
@@ -335,20 +340,21 @@ def draw_separated(axes: Any, view: ClipView, index: int) -> None:
 
 
 def draw_classes(axes: Any, view: ClipView, top_k: int) -> None:
-    """Bars from the likeliest class down, and below them one for the match score."""
+    """Bars from the likeliest class down, each under its name, and below them one for the match score."""
     names, values = map(list, zip(*view.predictions(top_k), strict=True))
     places, colors = list(range(len(names))), [BAR] * len(names)
     if view.match_probability is not None:
-        names.append("video and\naudio match")
+        names.append("video and audio match")
         values.append(view.match_probability)
-        places.append(len(places) + 0.6)
+        places.append(len(places) + 0.4)
         colors.append(MATCH_BAR)
-    bars = axes.barh(places, values, color=colors)
+    bars = axes.barh(places, values, height=0.4, color=colors)
     axes.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=8, padding=2)
-    axes.set_yticks(places, [plain(name) for name in names], fontsize=8)
+    for place, name in zip(places, names, strict=True):
+        axes.text(0.01, place - 0.25, plain(textwrap.shorten(name, 40, placeholder="...")), fontsize=8, va="bottom")
+    axes.set_ylim(places[-1] + 0.4, -0.8)
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], fontsize=8)
     axes.set_xlim(0, 1.15)
-    axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title("probability\n(output)", fontsize=8)
 

@@ -146,7 +146,7 @@ def write_timeline(stem: Path, title: str, labels: Sequence[str], moments: list[
     picture, table = (stem.with_name(f"{stem.name}_timeline{ending}") for ending in (".png", ".csv"))
     captions = stem.with_name(f"{stem.name}.vtt")
     save_figure(draw_timeline(title, labels, moments), picture, f"{title}: class probabilities and match over seconds")
-    columns = ["start", "end", "match_probability", *labels]
+    columns = ["start_seconds", "end_seconds", "match_probability", *labels]
     write_csv(table, [table_row(each, labels) for each in moments], columns)
     write_text(captions, caption_text(labels, moments))
     return [picture, table, captions]
@@ -155,7 +155,7 @@ def write_timeline(stem: Path, title: str, labels: Sequence[str], moments: list[
 def table_row(moment: Moment, labels: Sequence[str]) -> dict[str, Any]:
     """Seconds and probabilities as text of fixed length."""
     match = "" if moment.match_probability is None else f"{moment.match_probability:.6f}"
-    row = {"start": f"{moment.start:.3f}", "end": f"{moment.end:.3f}", "match_probability": match}
+    row = {"start_seconds": f"{moment.start:.3f}", "end_seconds": f"{moment.end:.3f}", "match_probability": match}
     return row | {label: f"{p:.6f}" for label, p in zip(labels, moment.probabilities.tolist(), strict=True)}
 
 
@@ -188,49 +188,38 @@ def draw_timeline(title: str, labels: Sequence[str], moments: list[Moment]) -> A
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    frames = [each for each in moments if each.frame is not None]
-    matches = [
-        (each.start, each.end, each.match_probability) for each in moments if each.match_probability is not None
-    ]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1, 2.2, 1])
-    top.set_title(plain(f"{title}: what the model hears and sees in each window"), fontsize=10)
-
-    # Frames, each over the middle of its window and as high as the strip.
+    top.set_title(plain(f"{title}: {len(moments)} windows"), fontsize=10)
     first, last = moments[0].start, moments[-1].end
+
+    # Frames, each over the middle of its window.
+    frames = [each for each in moments if each.frame is not None]
     for index in chosen(frames, THUMBNAILS):
         each = frames[index]
         center, width = (each.start + each.end) / 2, (last - first) / THUMBNAILS * 0.9
         top.imshow(each.frame, extent=(center - width / 2, center + width / 2, 0, 1), aspect="auto")
     top.set_yticks([])
-    top.set_ylabel("frames", fontsize=8)
+    top.set_ylabel("frames\n(input)", fontsize=8)
 
-    # The classes that are the likeliest somewhere, else those with the highest peak.
+    # The classes that are the likeliest somewhere, then those with the highest peaks. A value stands until the next window.
+    edges = [each.start for each in moments] + [last]
     probabilities = np.stack([each.probabilities for each in moments])  # (windows, C)
     peaks = probabilities.max(0) + (np.bincount(probabilities.argmax(1), minlength=len(labels)) > 0)
-    for label in np.argsort(-peaks)[:MAX_LINES].tolist():
-        draw_line(
-            middle, [(m.start, m.end, p) for m, p in zip(moments, probabilities[:, label], strict=True)], labels[label]
-        )
-    middle.set_ylabel("class probability", fontsize=8)
-    middle.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    for label in np.argsort(-peaks, kind="stable")[:MAX_LINES].tolist():
+        middle.stairs(probabilities[:, label], edges, baseline=None, label=plain(labels[label]), linewidth=1.8)
+    middle.set_ylabel("class probability\n(output)", fontsize=8)
+    middle.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), title="class", title_fontsize=8)
 
-    draw_line(bottom, matches, "match", color=MATCH_BAR)
+    match = [np.nan if each.match_probability is None else each.match_probability for each in moments]
+    bottom.stairs(match, edges, baseline=None, color=MATCH_BAR, linewidth=1.8)
     bottom.axhline(0.5, color=BAR, linewidth=0.7, linestyle=":")
-    bottom.set_ylabel("match\nprobability", fontsize=8)
+    bottom.set_ylabel("match probability\n(output)", fontsize=8)
     bottom.set_xlabel("seconds", fontsize=8)
     bottom.set_xlim(first, last)
     for axes in (middle, bottom):
-        axes.set_ylim(0, 1.02)
+        axes.set_ylim(0, 1.04)
     for axes in (top, middle, bottom):
         axes.tick_params(labelsize=8)
     return figure
-
-
-def draw_line(axes: Any, windows: list[tuple[float, float, float]], label: str, **style: Any) -> None:
-    """A line through `(start, end, value)`, with a mark in the middle of each window."""
-    if not windows:
-        return
-    centers = [(start + end) / 2 for start, end, _ in windows]
-    axes.plot(centers, [value for _, _, value in windows], marker="o", markersize=3, label=plain(label), **style)
