@@ -55,9 +55,15 @@ def prepare(context: typer.Context) -> None:
 
 @app.command(**PASS_ON)
 def demo(context: typer.Context) -> None:
-    """Write small clips, train a tiny backbone and MA-AVT on them, and print the table. Takes 3 to 5 minutes."""
+    """Write small clips, train a tiny backbone and MA-AVT on them, and print the table. Takes 3 to 5 minutes; `--quick` trains nothing."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow tiny models down beside other work
     run(context, main_of("training.tools.demo"))
+
+
+@app.command(**PASS_ON)
+def page(context: typer.Context) -> None:
+    """Show models in a browser, or write a Hugging Face Space: maavt page MODEL."""
+    run(context, main_of("app.__main__"))
 
 
 @app.command(**PASS_ON)

@@ -25,7 +25,7 @@ from training.common.results import markdown_table, package_versions, small_tabl
 
 from .arguments import Recipe, recorded_arguments, training_record
 from .baseline import baseline_rows
-from .card import backbone_license, write_card
+from .card import architecture_text, backbone_license, write_card
 from .data import Clips, RunData
 from .evaluation import Evaluation, evaluate_model, predict
 from .model import build_model, merged_model, parameter_counts
@@ -53,9 +53,9 @@ def evaluate(trainer: Trainer, recipe: Recipe, clips: Clips, data: RunData) -> t
     def on_validation():
         return predict(trainer, data.split("validation", noise_db=recipe.train_noise))
 
-    official = official_scores(measured.predictions, data.tables["test"], clips.label_names, on_validation)
-    # The regression is fitted on a table, which a stream has not.
-    if recipe.evaluation.baseline and recipe.run.should_save and clips.stream is None:
+    official = official_scores(measured.predictions, data.tables[data.tested], clips.label_names, on_validation)
+    # The regression is fitted on a table, which a stream has not, and chosen on validation.
+    if recipe.evaluation.baseline and data.tested == "test" and recipe.run.should_save and clips.stream is None:
         measured.rows.extend(baseline_rows(recipe, data, len(clips.label_names)))
     return measured, official
 
@@ -73,7 +73,7 @@ def save(
     results |= official | {"rows": measured.rows, "threshold": measured.threshold}
     if recipe.evaluation.retrieval and run.should_save:
         loader = run.per_device_eval_batch_size, run.dataloader_num_workers
-        results["retrieval"] = retrieval_scores(model.to(run.device), data.clips("test"), *loader)
+        results["retrieval"] = retrieval_scores(model.to(run.device), data.clips(data.tested), *loader)
         logger.info("Retrieval among the test clips: %s", results["retrieval"])
     results["minutes"] = round((time.time() - recipe.started) / 60, 2)
 
@@ -130,7 +130,7 @@ def card_texts(
     """What the model card says beside the figures."""
     model, card = recipe.model, recipe.evaluation.card
     # The data set's name: given, or its folder's.
-    backbone = backbone_name(model.model_name_or_path, config)
+    backbone = card.backbone or backbone_name(model.model_name_or_path, config)
     path = Path(recipe.data.data)
     data_name = card.data_name or path.name
     if path.suffix == ".csv" and not card.data_name:
@@ -146,6 +146,9 @@ def card_texts(
         "title": card.title or f"MA-AVT on {data_name}",
         "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
         f"{backbone}. What was trained: {what}.",
+        "architecture": architecture_text(config),
+        "match_head": config.background_mining,
+        "license": card.license,
         "backbone": backbone,
         "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
         "data_name": data_name,
@@ -160,7 +163,8 @@ def backbone_name(name: str, config: PreTrainedConfig) -> str:
     """The backbone as a card names it: its Hub name, or what it is and the last part of a local folder's path."""
     if not Path(name).exists():
         return name
-    return f"a ViT of {config.num_hidden_layers} layers, {config.hidden_size} wide (local folder `{Path(name).name}`)"
+    size = f"{config.num_hidden_layers} layers, {config.hidden_size} wide"
+    return f"a vision transformer of {size} (from the folder `{Path(name).name}`)"
 
 
 def whole_model(trainer: Trainer, recipe: Recipe, clips: Clips) -> nn.Module | None:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from huggingface_hub import create_repo, upload_folder
 
-from .card import write_card
+from processing.data.atomic_writing import write_text
+
+from .card import hub_name, write_card
 
 
 def push_run(
@@ -37,6 +39,8 @@ def push_run(
         address = create_repo(name, private=private, token=token, exist_ok=True)
         # The card was written with the name of a folder.
         write_card(directory / kind, results, name=address.repo_id, adapter=kind == "adapter")
+        if kind == "adapter":
+            name_backbone(directory / kind / "adapter_config.json", hub_name(results["card"]["backbone"]))
         upload_folder(
             repo_id=address.repo_id,
             folder_path=directory / kind,
@@ -52,6 +56,14 @@ def push_run(
         raise OSError(f"{name}: not uploaded ({reason}); the run is whole, try again with `{again}`") from error
     print(f"Uploaded {directory / kind} to {address}")
     return str(address)
+
+
+def name_backbone(path: Path, name: str | None) -> None:
+    """Writes the backbone's Hub name into an adapter's configuration, which may hold a folder of this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if name is not None and config["base_model_name_or_path"] != name:
+        config["base_model_name_or_path"] = name
+        write_text(path, json.dumps(config, indent=2, sort_keys=True))
 
 
 def finished_results(directory: Path, kind: str) -> dict:
@@ -79,6 +91,8 @@ def missing_facts(results: dict) -> list[str]:
     missing = []
     if "data_description" not in given:
         missing.append("a description of the data (card.data_description in the recipe)")
+    if hub_name(card["backbone"]) is None and "backbone" not in given:
+        missing.append("the name of the backbone, which was a local folder (card.backbone in the recipe)")
     for whose in ("data", "backbone"):
         if card[f"{whose}_license"] == "not stated":
             missing.append(f"the license of the {whose} (card.{whose}_license in the recipe)")
