@@ -112,20 +112,21 @@ def save_spectrograms(
     """Write one figure (png): for each row the frame that is seen, then the spectrograms of mixture, output and truth.
 
     Args:
-        rows: (`[3, H, W]` normalized pixels, three waveforms `[n]`); brightness is relative to the mixture.
+        rows: (`[3, H, W]` normalized pixels, three waveforms `[n]`).
         processor: gives the spectrograms, and says how the pixels are normalized.
     """
     if not rows or not can_draw(path):
         return
     headings = ["frame seen\n(input)", "mixture\n(input)", "separated\n(output)", "source of the frame\n(truth)"]
-    legend = "Each row: the model hears the mixture and gives the audio of what the frame shows. One scale a row."
+    legend = "Each row: the model hears the mixture and gives the audio of what the frame shows."
     grid = PictureGrid(len(rows), headings, legend, [1.0, 1.5, 1.5, 1.5])
     extractor = processor.feature_extractor
-    for axes, (pixels, waveforms) in zip(grid.axes, rows, strict=True):
-        features = extractor(list(waveforms), sampling_rate=extractor.sampling_rate)["input_features"]
-        spectrograms = torch.as_tensor(np.stack(features))[:, 0]  # (3, F, W)
-        # Shades relative to the mixture.
-        limits = [float(limit) for limit in spectrograms[0].aminmax()]
+    rate = extractor.sampling_rate
+    features = [extractor(list(waves), sampling_rate=rate)["input_features"] for _, waves in rows]
+    features = torch.as_tensor(np.stack(features))[:, :, 0]  # (rows, 3, F, W)
+    # Shades span what the mixtures have.
+    limits = [float(limit) for limit in features[:, 0].aminmax()]
+    for axes, (pixels, _), spectrograms in zip(grid.axes, rows, features, strict=True):
         show_frame(axes[0], pixels, processor.video_processor)
         for axis, spectrogram in zip(axes[1:], spectrograms, strict=True):
             image = show_spectrogram(axis, spectrogram, limits, extractor)
