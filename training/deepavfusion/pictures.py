@@ -15,7 +15,6 @@ from training.common.map_pictures import PictureGrid, can_draw, label_axes, show
 
 
 POWER = "log10 of mel power"
-OUTPUT = "output\non its own means"
 
 
 def reconstructed(
@@ -38,14 +37,15 @@ def reconstructed(
     fillings = {
         "masked\n(input)": torch.full_like(patches, torch.nan),
         "true patch means\n(no model)": means.expand_as(patches),
-        OUTPUT: logits,
     }
-    if standardized:
+    if not standardized:
+        fillings["output\n(model)"] = logits
+    else:
         # The model's own scale: mean and deviation over the patches that it sees.
         visible = torch.where(hidden, torch.nan, patches)
         mean = visible.nanmean((1, 2), keepdim=True)
         deviation = (visible - mean).square().nanmean((1, 2), keepdim=True).sqrt()
-        fillings[OUTPUT] = logits * deviation + mean
+        fillings["output\non its own means"] = logits * deviation + mean
         fillings["output on the true means\nand deviations"] = (
             logits * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + means
         )
@@ -90,7 +90,8 @@ def save_reconstructions(
     legend = "Odd rows: frames; gray patches are hidden. Even rows: spectrograms; blue patches are hidden."
     if config.norm_pix_loss:
         legend += (
-            " The model is trained on standardized patches: 'output' has one mean and deviation, of what it sees."
+            " The model is trained on standardized patches, without their brightness and contrast: 'on its own means' takes"
+            " those of the visible patches, the last column the true ones."
         )
     # Two rows a clip; a spectrogram's shades span what the clip has.
     grid = PictureGrid(2 * len(frames), list(panels["image"]), legend)
