@@ -29,8 +29,8 @@ MAX_COUNTS = 15  # beyond, its cells carry no counts
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "threshold", "model_preparation_time")
 
 
-def save_plots(directory: str | Path) -> list[Path]:
-    """Draws what the run's files allow: `predictions.csv` and `results.json`, `trainer_state.json`.
+def save_plots(directory: str | Path, state: Path | None = None) -> list[Path]:
+    """Draws what the run's files allow: `predictions.csv` and `results.json`, `trainer_state.json` (or `state`).
 
     Returns the plots' paths; none, and one line in the log, without matplotlib.
     """
@@ -44,7 +44,7 @@ def save_plots(directory: str | Path) -> list[Path]:
         if reports:
             figures["confusion_matrix"] = confusion_figure(reports[0])
             figures["per_class"] = class_figure(reports[0])
-    state = directory / "trainer_state.json"
+    state = state or directory / "trainer_state.json"
     if state.is_file():
         history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
         if curves(history, ""):
@@ -52,12 +52,12 @@ def save_plots(directory: str | Path) -> list[Path]:
     return [save_figure(figure, directory / f"{name}.png") for name, figure in figures.items()]
 
 
-def plots_of_run(directory: str | Path) -> list[Path]:
+def plots_of_run(directory: str | Path, state: Path | None = None) -> list[Path]:
     """`save_plots` for the end of a training run, which no plot may cost: what fails is logged and skipped."""
     try:
-        return save_plots(directory)
+        return save_plots(directory, state)
     except Exception:
-        logger.exception("plots: not drawn; python -m training.common.plots %s tries again", directory)
+        logger.exception("plots: not drawn; python -m training.common.plots RUN tries again")
         return []
 
 
