@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.data.atomic_writing import atomic_file
-
 from .class_reports import class_reports
+from .map_pictures import plain, save_figure
 from .results import cell
 
 
@@ -122,8 +121,8 @@ def confusion_figure(report: dict):
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true", title=_title(report))
     if len(names) <= MAX_NAMES:
-        axes.set_xticks(range(len(names)), [_plain(name) for name in names], rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=7)
+        axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=7)
     if len(names) <= MAX_COUNTS:
         for row, column in np.argwhere(counts > 0):
             color = "white" if shares[row, column] > 0.5 else "black"
@@ -141,7 +140,7 @@ def class_figure(report: dict):
     figure, (axes,) = _figure(7, 1.5 + 0.2 * len(rows), 1)
     bars = axes.barh(range(len(rows)), [row["f1"] for row in rows])
     axes.bar_label(bars, [f"{row['f1']:.2f}" for row in rows], fontsize=6, padding=2)
-    labels = [f"{_plain(row['label'])} ({row['support']})" for row in rows]
+    labels = [f"{plain(row['label'])} ({row['support']})" for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set(xlim=(0, 1.1), xlabel="F1 (number of clips in parentheses)", title=title)
     return figure
@@ -149,10 +148,6 @@ def class_figure(report: dict):
 
 def _title(report: dict) -> str:
     return f"input: {report['input']}, audio: {cell('noise', report['noise'])}, {report['num_clips']} clips"
-
-
-def _plain(name: str) -> str:
-    return name.replace("$", r"\$")  # a pair of dollars would start a formula
 
 
 def _figure(width: float, height: float, columns: int):
@@ -163,12 +158,6 @@ def _figure(width: float, height: float, columns: int):
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
-
-
-def save_figure(figure, path: Path) -> Path:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return path
 
 
 def main(argv: list[str] | None = None) -> list[Path]:

@@ -43,7 +43,7 @@ def push_run(
         address = create_repo(name, private=private, token=token, exist_ok=True)
         # The card was written with the name of a folder.
         write_card(directory / kind, results, name=address.repo_id, adapter=kind == "adapter")
-        files = upload_files(directory, kind, results)
+        files = upload_files(directory, kind)
         create_commit(
             address.repo_id,
             [CommitOperationAdd(name, path) for name, path in files.items()],
@@ -69,7 +69,7 @@ def finished_results(directory: Path, kind: str) -> dict:
     return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
-def upload_files(directory: Path, kind: str, results: dict) -> dict[str, Path]:
+def upload_files(directory: Path, kind: str) -> dict[str, Path]:
     """What an upload holds, by its name on the Hub: weights, code of model and pipeline, processor, card, its pictures
     and the training log. Below a model lies its adapter in `adapter/`, if others can have the backbone.
 
@@ -78,15 +78,17 @@ def upload_files(directory: Path, kind: str, results: dict) -> dict[str, Path]:
     folder = directory / kind
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     adapter = directory / "adapter"
-    if kind == "model" and adapter.is_dir() and hub_name(results["card"]["backbone"]):
-        files |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES}
+    if kind == "model" and adapter.is_dir():
+        backbone = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if hub_name(backbone) and not Path(backbone).exists():
+            files |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES}
     return files
 
 
 def show_upload(directory: Path, kind: str, repository: str) -> list[str]:
     """Prints the files that an upload would hold, where the card can be read, and what it lacks. Returns the latter."""
     results = finished_results(directory, kind)
-    files = upload_files(directory, kind, results)
+    files = upload_files(directory, kind)
     for name, file in files.items():
         print(f"{file.stat().st_size:>12,} bytes  {name}")
     print(f"{sum(file.stat().st_size for file in files.values()):>12,} bytes in {len(files)} files")
@@ -108,6 +110,8 @@ def missing_facts(results: dict) -> list[str]:
     missing = []
     if "data_description" not in given:
         missing.append("a description of the data (card.data_description in the recipe)")
+    if hub_name(card["backbone"]) is None and "backbone" not in given:
+        missing.append("the name of the backbone, which was a local folder (card.backbone in the recipe)")
     for whose in ("data", "backbone"):
         if card[f"{whose}_license"] == "not stated":
             missing.append(f"the license of the {whose} (card.{whose}_license in the recipe)")
