@@ -153,11 +153,9 @@ def test_the_adapter_lies_below_its_model_where_others_can_have_the_backbone(tmp
     for name in ("model/config.json", *(f"adapter/{file}" for file in (*ADAPTER_FILES, "README.md"))):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
-    config = tmp_path / "adapter" / "adapter_config.json"
-    config.write_text(json.dumps({"base_model_name_or_path": "google/vit"}))
-    assert set(upload_files(tmp_path, "model")) == {"config.json", *(f"adapter/{file}" for file in ADAPTER_FILES)}
-    config.write_text(json.dumps({"base_model_name_or_path": "/home/me/vit"}))
-    assert set(upload_files(tmp_path, "model")) == {"config.json"}
+    of_hub = upload_files(tmp_path, "model", {"card": {"backbone": "google/vit"}})
+    assert set(of_hub) == {"config.json", *(f"adapter/{file}" for file in ADAPTER_FILES)}
+    assert set(upload_files(tmp_path, "model", {"card": {"backbone": "a ViT"}})) == {"config.json"}
 
 
 def test_adapter_by_name(pushed, hub, tmp_path):

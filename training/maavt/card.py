@@ -80,6 +80,8 @@ def usage_notes(results: dict, match: bool, adapter: bool) -> str:
     text += f"Either input may be missing. The processor takes {frames} of each clip."
     if window:
         text += f" Trained on windows of {window} s; cut longer clips into such windows."
+    if adapter:
+        text += " These files are the adapter alone: what was trained, without the backbone."
     if adapter and hub_name(results["card"]["backbone"]) is None:
         text += " The backbone is not on the Hub: `adapter_config.json` names the folder that held it."
     return text

@@ -43,7 +43,10 @@ def push_run(
         address = create_repo(name, private=private, token=token, exist_ok=True)
         # The card was written with the name of a folder.
         write_card(directory / kind, results, name=address.repo_id, adapter=kind == "adapter")
-        files = upload_files(directory, kind)
+        files = upload_files(directory, kind, results)
+        for file in files.values():
+            if file.name == "adapter_config.json":
+                name_backbone(file, hub_name(results["card"]["backbone"]))
         create_commit(
             address.repo_id,
             [CommitOperationAdd(name, path) for name, path in files.items()],
@@ -61,6 +64,14 @@ def push_run(
     return str(address)
 
 
+def name_backbone(path: Path, name: str | None) -> None:
+    """Writes the backbone's Hub name into an adapter's configuration, which may hold a folder of this machine."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if name is not None and config["base_model_name_or_path"] != name:
+        config["base_model_name_or_path"] = name
+        write_text(path, json.dumps(config, indent=2, sort_keys=True))
+
+
 def finished_results(directory: Path, kind: str) -> dict:
     """What `results.json` holds. Raises FileNotFoundError where there is nothing whole to upload."""
     for needed in (directory / "results.json", directory / kind / "README.md"):
@@ -69,7 +80,7 @@ def finished_results(directory: Path, kind: str) -> dict:
     return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
-def upload_files(directory: Path, kind: str) -> dict[str, Path]:
+def upload_files(directory: Path, kind: str, results: dict) -> dict[str, Path]:
     """What an upload holds, by its name on the Hub: weights, code of model and pipeline, processor, card, its pictures
     and the training log. Below a model lies its adapter in `adapter/`, if others can have the backbone.
 
@@ -78,17 +89,15 @@ def upload_files(directory: Path, kind: str) -> dict[str, Path]:
     folder = directory / kind
     files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
     adapter = directory / "adapter"
-    if kind == "model" and adapter.is_dir():
-        backbone = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if hub_name(backbone) and not Path(backbone).exists():
-            files |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES}
+    if kind == "model" and adapter.is_dir() and hub_name(results["card"]["backbone"]):
+        files |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES}
     return files
 
 
 def show_upload(directory: Path, kind: str, repository: str) -> list[str]:
     """Prints the files that an upload would hold, where the card can be read, and what it lacks. Returns the latter."""
     results = finished_results(directory, kind)
-    files = upload_files(directory, kind)
+    files = upload_files(directory, kind, results)
     for name, file in files.items():
         print(f"{file.stat().st_size:>12,} bytes  {name}")
     print(f"{sum(file.stat().st_size for file in files.values()):>12,} bytes in {len(files)} files")
