@@ -37,13 +37,19 @@ outputs = model(**processor(clips=["{clip}"], return_tensors="pt"))
 print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
 MA_AVT = "[MA-AVT](https://arxiv.org/abs/2406.04930) (Mahmud, Mo, Tian, Marculescu, CVPR Workshops 2024)"
-MATCH_NOTE = "`match_logits` says how well audio and video belong together: a positive value means that they match. "
-MATCH_LIMIT = """- The match score was trained and tested on pairs from clips of different classes. It says little about two clips of one
-  class.
+MATCH_NOTE = (
+    "`match_logits` is positive where video and audio seem to be of one class; `class_agreement` is the probability that video "
+    "alone and audio alone name the same class. "
+)
+MATCH_LIMIT = """- The match score and `class_agreement` say whether video and audio are of one *class*, not whether they were recorded together:
+  they can hardly tell a clip's own audio from that of another clip of its class. Do not use them to detect dubbing, replaced
+  audio or audio that is out of step.
 """
-NOTES = """In the rows `audio` and `video` the model is given one modality only. Combined: the share of pairs that are right, which
-means a matched pair that is accepted and classified rightly, or a mismatched pair that is rejected. The threshold {threshold}
-was chosen on validation. The interval is a bootstrap over groups."""
+NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match score of matched pairs against
+that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in place of the
+match score. Other audio: how often the class of the video, or that of the audio, is named where they differ. Combined: the share of
+pairs that are right, which means a matched pair that is accepted and classified rightly, or a pair of two classes that is
+rejected. The threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
 
 
 def backbone_license(name: str, given: str | None = None) -> str:
@@ -104,7 +110,7 @@ def hub_name(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
-def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
+def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]:
     """The model's own rows in the form that the Hub lists."""
     results = []
     for row in (r for r in rows if r["model"] == "maavt"):
@@ -117,7 +123,7 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
                         dataset_type=dataset,
                         dataset_name=dataset,
                         dataset_config=condition,
-                        dataset_split="test",
+                        dataset_split=split,
                         metric_type=metric,
                         metric_name=f"{metric} ({row['input']})",
                         metric_value=round(float(row[key]), 4),
@@ -172,6 +178,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
     """
     # Runs of version 0.1.0 recorded less.
     card = {"architecture": f"The model is {MA_AVT}.", "match_head": True, **results["card"]}
+    measured_on = results["arguments"].get("evaluation_split", "test")
     # What the Hub reads from the card's header. A license that takes a sentence stands in the card's own section.
     license_name = None if card.get("license") else "see-the-license-section"
     data = ModelCardData(
@@ -182,7 +189,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
         model_name=card["title"],
-        eval_results=eval_results(results["rows"], card["data_name"]) or None,
+        eval_results=eval_results(results["rows"], card["data_name"], measured_on) or None,
     )
     # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
@@ -201,6 +208,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
         data_license=card["data_license"],
         split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
         skipped_text=card["skipped"],
+        measured_on=measured_on,
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
         pictures=card_pictures(directory),

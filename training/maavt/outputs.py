@@ -55,9 +55,9 @@ def evaluate(trainer: Trainer, recipe: Recipe, clips: Clips, data: RunData) -> t
     def on_validation():
         return predict(trainer, data.split("validation", noise_db=recipe.train_noise))
 
-    official = official_scores(measured.predictions, data.tables["test"], clips.label_names, on_validation)
-    # The regression is fitted on a table, which a stream has not.
-    if recipe.evaluation.baseline and recipe.run.should_save and clips.stream is None:
+    official = official_scores(measured.predictions, data.tables[data.tested], clips.label_names, on_validation)
+    # The regression is fitted on a table, which a stream has not, and chosen on validation.
+    if recipe.evaluation.baseline and data.tested == "test" and recipe.run.should_save and clips.stream is None:
         measured.rows.extend(baseline_rows(recipe, data, len(clips.label_names)))
     return measured, official
 
@@ -75,7 +75,7 @@ def save(
     results |= official | {"rows": measured.rows, "threshold": measured.threshold}
     if recipe.evaluation.retrieval and run.should_save:
         loader = run.per_device_eval_batch_size, run.dataloader_num_workers
-        results["retrieval"] = retrieval_scores(model.to(run.device), data.clips("test"), *loader)
+        results["retrieval"] = retrieval_scores(model.to(run.device), data.clips(data.tested), *loader)
         logger.info("Retrieval among the test clips: %s", results["retrieval"])
     results["minutes"] = round((time.time() - recipe.started) / 60, 2)
 
