@@ -186,7 +186,7 @@ def test_report_shows_each_mistake_with_its_names_as_text(tmp_path):
         pair |= {"clip_id": f"clip{row // 2}", "segment": row % 2}
     results = {
         "label_names": [NASTY, "b"], "rows": [{"model": "maavt", "input": "both", "top1": 0.25}], "threshold": None,
-        "steps": 0, "card": {"title": NASTY, "summary": "Classifies."},
+        "steps": 0, "arguments": {}, "card": {"title": NASTY, "summary": "Classifies."},
     }  # fmt: skip
     processor = SimpleNamespace(video_processor=MAAVTVideoProcessor(size={"height": 32, "width": 48}))
     path = write_report(tmp_path, results, predictions, clips, processor)
@@ -240,7 +240,7 @@ def test_a_report_that_fails_costs_no_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(report, "write_report", lambda *args: 1 / 0)
     run = SimpleNamespace(evaluation=SimpleNamespace(evaluation_noise_db=["clean"]))
     measured = SimpleNamespace(predictions={"both": None})
-    data = SimpleNamespace(clips=lambda *args, **kwargs: [], processor=None)
+    data = SimpleNamespace(clips=lambda *args, **kwargs: [], processor=None, tested="test")
     assert report.report_of_run(tmp_path, {}, measured, run, data) == ""
     assert "report.html: not written" in caplog.text
 

@@ -150,7 +150,7 @@ def training_text(results: dict) -> str:
 def results_notes(results: dict) -> str:
     """How to read the table of results."""
     notes = small_table_note(results["rows"])
-    if results["threshold"] is not None:
+    if results["threshold"] is not None and results["card"].get("match_head", True):
         notes += "\n\n" + NOTES.format(threshold=round(results["threshold"], 3))
     return notes.strip()
 

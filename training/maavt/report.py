@@ -123,8 +123,8 @@ def write_report(
     """Writes `directory/report.html`, with the plots that are in the folder; returns its path.
 
     Args:
-        predictions: of the test clips, perhaps followed by mismatched pairs.
-        dataset: shows the same test clips.
+        predictions: of the clips that are measured, perhaps followed by mismatched pairs.
+        dataset: shows the same clips.
     """
     wrong = mistakes(predictions)
     rows, pictures = contact_sheet(wrong[:MAX_CLIPS], predictions, dataset, processor, results["label_names"])
@@ -133,7 +133,8 @@ def write_report(
     parts = [f"# {plain_text(card['title'])}", plain_text(card["summary"])]
     if results["steps"]:
         parts.append(plain_text(training_text(results)))
-    parts += ["## Results on the test clips", markdown_table(results["rows"]), results_notes(results)]
+    measured_on = results["arguments"].get("evaluation_split", "test")
+    parts += [f"## Results on the {measured_on} clips", markdown_table(results["rows"]), results_notes(results)]
     # Plots.
     for name, (heading, words) in PLOTS.items():
         plot = directory / f"{name}.png"
@@ -159,7 +160,7 @@ def report_of_run(directory: Path, results: dict, measured: Evaluation, recipe: 
     name, predictions = next(reversed(measured.predictions.items()))  # of both, where both were measured
     condition = condition_level(recipe.evaluation.evaluation_noise_db[0])
     try:
-        dataset = data.clips("test", modalities=INPUTS[name], noise_db=condition)
+        dataset = data.clips(data.tested, modalities=INPUTS[name], noise_db=condition)
         write_report(directory, results, predictions, dataset, data.processor)
     except Exception:
         logger.exception("%s: not written", REPORT)
