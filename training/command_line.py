@@ -61,6 +61,12 @@ def demo(context: typer.Context) -> None:
 
 
 @app.command(**PASS_ON)
+def page(context: typer.Context) -> None:
+    """Show models in a browser, or write a Hugging Face Space: maavt page MODEL."""
+    run(context, main_of("app.__main__"))
+
+
+@app.command(**PASS_ON)
 def export(context: typer.Context) -> None:
     """Write a fine-tuned model as one ONNX file: maavt export MODEL --out model.onnx."""
     run(context, main_of("training.tools.export_onnx"))
