@@ -188,6 +188,9 @@ class EvaluationArguments:
         "Conditions of the test table: 'clean' or a level of white noise in dB SNR.",
         section="Evaluation",
     )
+    evaluation_split: Literal["test", "validation"] = option(
+        "test", "Clips of the table. validation: while a recipe is being chosen; the baseline is skipped then."
+    )
     baseline: bool = option(True, "Add a logistic regression on the same frozen features to the table.")
     retrieval: bool = option(False, "Also measure how well video finds audio, and audio video, among the test clips.")
     bootstrap_samples: int = option(1000, "Resamplings of the groups for the 95 %% interval.")

@@ -138,7 +138,8 @@ def classify(
     Returns:
         One record per window, in order: `file`, `start`, `end` (None: the whole file), `predictions` (`label`,
         `probability`, best first), `match_logit` and `match_probability` (None without a match head or a second
-        modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
+        modality), `class_agreement` (None without a second modality, or where a clip may have several classes), with
+        `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
         the paths `pictures`, and `timeline` in the first record of a file of several windows. A model of a dense task
         (segmentation, localization, separation) has no classes.
 
@@ -277,6 +278,9 @@ def add_predictions(
             match = match_logits[row].float().mean()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
+        agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
+        if agreement is not None and paired[row]:
+            record["class_agreement"] = round(agreement[row].float().mean().item(), 6)
         for name, rows in vectors.items():
             record[name] = rows[row]
     return outputs
