@@ -81,7 +81,9 @@ def push(
     ] = False,
     private: Annotated[bool | None, typer.Option(help="A new repository is private, or public.")] = None,
     revision: Annotated[str | None, typer.Option(help="The branch to commit to.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry_run", help="List the files and what the card lacks.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry_run", help="List the files, show the card, say what it lacks.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Upload a finished run to the Hub: maavt push outputs/run you/name."""
@@ -91,7 +93,7 @@ def push(
 
         kind = "adapter" if adapter else "model"
         if dry_run:
-            show_upload(run, kind)
+            show_upload(run, kind, repository)
         else:
             push_run(run, repository, kind, private=private, revision=revision)
 

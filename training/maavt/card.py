@@ -15,6 +15,12 @@ from training.common.results import markdown_table, plain_text, small_table_note
 from training.common.shipped_files import shipped_file
 
 
+PICTURES = "pictures"  # folder beside the card
+CARD_PICTURES = {
+    "training_curves.png": "Losses and validation figures by epoch",
+    "confusion_matrix.png": "Confusion matrix of the test clips: rows are true classes, columns predicted ones",
+}
+
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
 
 model = AutoModelForVideoClassification.from_pretrained("{name}", trust_remote_code=True).eval()
@@ -126,8 +132,8 @@ def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]
     return results
 
 
-def recipe_text(results: dict) -> str:
-    """How it was trained, in sentences; the YAML below holds only what differs from the defaults."""
+def training_text(results: dict) -> str:
+    """How it was trained, in sentences."""
     training = results["training"]
     text = (
         f"{results['card']['recipe']} Trained for {results['epochs']:g} epochs ({training['steps']} steps of "
@@ -138,19 +144,31 @@ def recipe_text(results: dict) -> str:
     best = results.get("best")
     if best:
         text += f" Epoch {best['epoch']:g} was the best on validation ({best['metric']} {best['value']:.3f})."
-    return text + " What differs from the package's defaults:"
+    return text
 
 
 def results_notes(results: dict) -> str:
     """How to read the table of results."""
     notes = small_table_note(results["rows"])
-    if results["threshold"] is not None:
+    if results["threshold"] is not None and results["card"].get("match_head", True):
         notes += "\n\n" + NOTES.format(threshold=round(results["threshold"], 3))
     return notes.strip()
 
 
-def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> Path:
-    """Writes `directory/README.md` from the template and a run's `results`; returns its path.
+def card_pictures(directory: Path) -> str:
+    """The pictures that lie beside the card, as Markdown."""
+    shown = [name for name in CARD_PICTURES if (directory / PICTURES / name).is_file()]
+    return "\n\n".join(f"![{CARD_PICTURES[name]}]({PICTURES}/{name})" for name in shown)
+
+
+def write_card(directory: Path, results: dict, **options) -> Path:
+    """Writes `directory/README.md`, a `card_text` with these options; returns its path."""
+    write_text(directory / "README.md", card_text(directory, results, **options))
+    return directory / "README.md"
+
+
+def card_text(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> str:
+    """The card from the template and a run's `results`, with the pictures of `directory`.
 
     Args:
         results: what `train.py` writes to `results.json`.
@@ -193,7 +211,8 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         measured_on=measured_on,
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
-        recipe_text=recipe_text(results),
+        pictures=card_pictures(directory),
+        recipe_text=training_text(results),
         recipe=yaml.safe_dump(results["arguments"], sort_keys=True, allow_unicode=True)
         .replace("```", "` ` `")
         .strip(),
@@ -201,5 +220,4 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         license_text=license_text(card),
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     )
-    write_text(directory / "README.md", str(text))
-    return directory / "README.md"
+    return str(text)
