@@ -20,6 +20,7 @@ from processing.clips import Clip, ClipError, ClipRequest, clip_error, probe_cli
 
 from .conventions import MODALITIES
 from .feature_shards import FeatureShards, fingerprint
+from .worker_records import WorkerRecord
 
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,7 @@ class ShardJobs(torch.utils.data.Dataset):
     def __init__(self, processor: Any, tables: Mapping[str, Dataset], shards: Mapping, jobs: list, num_frames: int):
         self.processor, self.tables, self.shards, self.jobs = processor, tables, shards, jobs
         self.num_frames = num_frames
+        self._record = WorkerRecord.here()
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -170,7 +172,8 @@ class ShardJobs(torch.utils.data.Dataset):
         for source in sources:
             split, index, column = source.cell
             try:
-                clip = self._load(self.tables[split][index][column], source, streams)
+                with self._record.reading(source.name):
+                    clip = self._load(self.tables[split][index][column], source, streams)
                 frames = None if clip.frames is None else self._frames(clip.frames)
                 audio = (None, None) if clip.waveform is None else self._audio(clip.waveform)
             except ClipError as error:

@@ -19,7 +19,7 @@ from training.maavt.card import USAGE_ADAPTER, USAGE_MODEL
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     str(path.relative_to(REPOSITORY))
-    for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"))
+    for path in (*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("examples/*/*.md"))
     if "```python" in path.read_text(encoding="utf-8") and path.name != "model_card.md"  # a template
 )
 
@@ -28,11 +28,10 @@ PAGES = sorted(
 def here(folders, tmp_path, monkeypatch) -> Path:
     """A folder in which the names of the pages are those of tiny models."""
     monkeypatch.chdir(tmp_path)
-    for name in ("you/maavt", "you/name", "outputs/demo/run/model"):
+    shutil.copytree(REPOSITORY / "examples" / "digits", "examples/digits")  # this one is real
+    for name in ("you/maavt", "you/name"):
         shutil.copytree(folders.maavt, name)
-    for name in ("clip.mp4", "outputs/demo/clips/clips/test_0224.mp4"):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folders.clips[0], name)
+    shutil.copy(folders.clips[0], "clip.mp4")
     for name in ("you/vit", "google/vit-base-patch16-224-in21k"):
         ViTModel(ViTConfig(**TINY_VIT), add_pooling_layer=False).save_pretrained(name)
         ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
@@ -48,9 +47,11 @@ def run_snippets(text: str, source: str) -> dict:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("page", PAGES)
-def test_snippets_of_a_page(here, page):
+def test_snippets_of_a_page(here, page, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
     names = run_snippets((REPOSITORY / page).read_text(encoding="utf-8"), page)
     if page == "README.md":
+        assert capsys.readouterr().out.startswith("8 0.96")  # what the page promises
         assert names["logits"].shape == (1, 3) and (here / "release" / "adapter_model.safetensors").is_file()
     if page == "docs/use_it_your_way.md":
         check_use_it_your_way(names)
@@ -81,4 +82,4 @@ def test_snippets_of_the_model_card(here, capsys):
 
 
 def test_the_pages_with_snippets():
-    assert PAGES == ["README.md", "docs/use_it_your_way.md"]
+    assert PAGES == ["README.md", "docs/use_it_your_way.md", "examples/digits/README.md"]
