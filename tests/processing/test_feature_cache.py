@@ -26,6 +26,7 @@ from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table
 from processing.data.collators import AudioVisualCollator
+from processing.data.engines import Engine
 from processing.data.feature_cache import build_feature_cache
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.generate.clip_writing import write_clip
@@ -255,7 +256,7 @@ def test_nothing_is_decoded_twice_and_splits_do_not_matter(tables, processor, tm
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_build_it(tables, processor, tmp_path, small_shards, context):
     cache = build_feature_cache(
-        tmp_path, processor, tables, num_frames=2, num_workers=2, multiprocessing_context=context
+        tmp_path, processor, tables, num_frames=2, engine=Engine(workers=2, start_method=context)
     )
     assert len(list(tmp_path.glob("*/*.arrow"))) == 2 * CLIPS // 3
     plain = ClipDataset(tables["train"], processor, num_frames=2)

@@ -27,6 +27,7 @@ class PredictionOptions:
         stride: seconds between the starts of two windows; None: the window.
         modalities: what the model is given.
         embeddings: also give the class tokens.
+        scores: also give the probabilities of all classes, as an array `scores` [C].
         skip_broken: report a file that cannot be read as a record with `error` instead of raising.
 
     Raises:
@@ -39,6 +40,7 @@ class PredictionOptions:
     stride: float | None = None
     modalities: Sequence[str] = MODALITIES
     embeddings: bool = False
+    scores: bool = False
     skip_broken: bool = False
 
     def __post_init__(self):
@@ -118,26 +120,34 @@ def classify(
         ClipError: a file cannot be read.
         ValueError: options that make no sense.
     """
-    # Load the model and its processor.
-    chosen = PredictionOptions(**options)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = MAAVTForAudioVisualClassification.from_pretrained(checkpoint).to(device).eval()
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    if compile:
-        model.compile(fullgraph=True)
+    return Predictor(checkpoint, device, compile)(files, PredictionOptions(**options))
 
-    # Read and classify batch after batch; unreadable clips have a record too.
-    records, full_size = [], 0
-    for batch in batched(read_windows(files, processor, chosen), chosen.batch_size):
-        records += [record for record, _ in batch]
-        readable = [(record, clip) for record, clip in batch if clip is not None]
-        if not readable:
-            continue
-        if compile:  # a last batch of another size would be compiled anew
-            full_size = max(full_size, len(readable))
-        classify_batch(model, processor, readable, chosen, full_size)
-    return records
+
+class Predictor:
+    """A model with its processor, called with files and options as often as you like; arguments as for `classify`."""
+
+    def __init__(self, checkpoint: str | Path, device: str | None = None, compile: bool = False):
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = MAAVTForAudioVisualClassification.from_pretrained(checkpoint).to(device).eval()
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+        self.compile = compile
+        if compile:
+            self.model.compile(fullgraph=True)
+
+    def __call__(self, files: Iterable[str | Path], options: PredictionOptions) -> list[dict]:
+        """One record per window, as of `classify`."""
+        # Read and classify batch after batch; unreadable clips have a record too.
+        records, full_size = [], 0
+        for batch in batched(read_windows(files, self.processor, options), options.batch_size):
+            records += [record for record, _ in batch]
+            readable = [(record, clip) for record, clip in batch if clip is not None]
+            if not readable:
+                continue
+            if self.compile:  # a last batch of another size would be compiled anew
+                full_size = max(full_size, len(readable))
+            classify_batch(self.model, self.processor, readable, options, full_size)
+        return records
 
 
 def classify_batch(
@@ -194,6 +204,8 @@ def add_predictions(
             match = outputs.match_logits[row].float().mean()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
+        if options.scores:
+            record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
             record[name] = rows[row]
 
