@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classifies clips with a checkpoint.
 
-python predict.py outputs/demo/model clip.mp4 other.mp4 --top_k 3 --output predictions.json
+python predict.py examples/digits clip.mp4 other.mp4 --top_k 3 --output predictions.json
+python predict.py examples/digits clip.mp4 --pictures pictures
 python predict.py user/checkpoint recordings/ --window 3 --stride 1.5 --embeddings embeddings.npz
 python predict.py user/checkpoint many_clips/ --parquet predictions/ --workers 16    # or --engine ray; goes on where it stopped
 
-In Python: `from training.maavt.prediction import classify; classify("outputs/demo/model", ["clip.mp4"])`.
+In Python: `from training.maavt.prediction import classify; classify("examples/digits", ["clip.mp4"])`.
 """
 
 import argparse
@@ -30,6 +31,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="use torch.compile: a slow start, then faster")
     parser.add_argument("--output", type=Path, help="JSON file; default: standard output")
     parser.add_argument("--embeddings", type=Path, help="npz file for the class tokens: video and audio, [windows, D]")
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="folder for pictures: frames and spectrogram with maps, classes, match score. Of files in windows a timeline "
+        "(png, csv, vtt captions); without --window, files of which the model would hear less than half are cut. Of "
+        "DeepAVFusion's segmentation masks, of its separation wav files. Needs matplotlib",
+    )
     many = parser.add_argument_group("many clips (docs/scale.md)")
     many.add_argument(
         "--parquet", type=Path, help="folder for shards of all class scores, match scores and embeddings"
@@ -40,8 +49,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.parquet is None and (arguments.engine == "ray" or arguments.workers is not None):
         parser.error("--engine ray and --workers write shards: add --parquet FOLDER")
-    if arguments.parquet is not None and (arguments.output or arguments.embeddings):
-        parser.error("--parquet holds scores and embeddings: leave --output and --embeddings out")
+    if arguments.parquet is not None and (arguments.output or arguments.embeddings or arguments.pictures):
+        parser.error("--parquet holds scores and embeddings: leave --output, --embeddings and --pictures out")
     return arguments
 
 
@@ -130,6 +139,7 @@ def main(argv: list[str] | None = None) -> int:
         stride=arguments.stride,
         modalities=arguments.modalities,
         embeddings=arguments.embeddings is not None,
+        pictures=arguments.pictures,
         skip_broken=True,
     )
     if arguments.embeddings:

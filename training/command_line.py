@@ -55,7 +55,7 @@ def prepare(context: typer.Context) -> None:
 
 @app.command(**PASS_ON)
 def demo(context: typer.Context) -> None:
-    """Write small clips, train a tiny backbone and MA-AVT on them, and print the table. Takes 3 to 5 minutes."""
+    """Write small clips, train a tiny backbone and MA-AVT on them, and print the table. Takes 3 to 5 minutes; `--quick` trains nothing."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads slow tiny models down beside other work
     run(context, main_of("training.tools.demo"))
 

@@ -89,7 +89,7 @@ def test_shipped_configurations_are_found_from_any_folder(monkeypatch, tmp_path)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_wheel_trains_from_another_folder(tmp_path):
-    """Builds the wheel, installs it with its dependencies into an empty environment, and runs the quick demo there."""
+    """Builds the wheel, installs it with its dependencies into an empty environment, and runs the small demo there."""
     uv = [sys.executable, "-m", "uv", "-q"]
     subprocess.run([*uv, "build", "--wheel", "--out-dir", tmp_path / "dist", REPOSITORY], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
@@ -109,7 +109,8 @@ def test_a_wheel_trains_from_another_folder(tmp_path):
     subprocess.run([maavt, "--help"], cwd=elsewhere, check=True, capture_output=True)
     assert time.monotonic() - start < 2
 
-    subprocess.run([maavt, "demo", "--quick", "--out", "demo"], cwd=elsewhere, check=True)
+    subprocess.run([maavt, "demo", "--quick"], cwd=elsewhere, check=True)
+    subprocess.run([maavt, "demo", "--small", "--out", "demo"], cwd=elsewhere, check=True)
     card = (elsewhere / "demo" / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---") and "# MA-AVT demo" in card
     clip = next((elsewhere / "demo" / "clips" / "clips").glob("test_*.mp4"))

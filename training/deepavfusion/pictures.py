@@ -11,7 +11,7 @@ import torch
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
 from modeling_deepavfusion.pretraining_and_classification_deepavfusion import patchify, unpatchify
-from training.common.map_pictures import PictureGrid, can_draw, displayed_frame
+from training.common.map_pictures import PictureGrid, can_draw, label_axes, show_frame, show_spectrogram
 
 
 POWER = "log10 of mel power"
@@ -132,31 +132,3 @@ def save_spectrograms(
     label_axes(grid.axes[-1, 1], extractor)
     grid.color_bar(image, POWER)
     grid.save(path)
-
-
-def show_frame(axes: Any, pixels: torch.Tensor, video_processor: Any) -> None:
-    """Draw normalized pixels `[3, H, W]`; hidden patches (NaN) are gray."""
-    frame = displayed_frame(pixels.nan_to_num(), video_processor).copy()
-    frame[pixels.isnan().any(0).numpy()] = 128
-    axes.imshow(frame)
-
-
-def show_spectrogram(axes: Any, features: torch.Tensor, limits: Sequence[float], extractor: Any) -> Any:
-    """Draw `[F, W]` over seconds, low frequencies below, loud bright, hidden patches (NaN) blue; returns the image."""
-    seconds = extractor.num_frames * extractor.hop_length / extractor.sampling_rate
-    axes.set_facecolor((0.16, 0.24, 0.47))
-    extent = (0, seconds, 0, features.shape[0])
-    low, high = limits
-    return axes.imshow(
-        features.numpy(), origin="lower", aspect="auto", extent=extent, vmin=low, vmax=high, cmap="gray"
-    )
-
-
-def label_axes(axes: Any, extractor: Any) -> None:
-    """Seconds and Hz at one spectrogram, for all of them."""
-    seconds = extractor.num_frames * extractor.hop_length / extractor.sampling_rate
-    axes.set_xticks([0, seconds], ["0", f"{seconds:.2g}"], fontsize=7)
-    axes.set_xlabel("seconds", fontsize=7)
-    highest = extractor.max_frequency or extractor.sampling_rate / 2
-    axes.set_yticks([0, extractor.num_bins], [f"{extractor.min_frequency:g}", f"{highest:g}"], fontsize=7)
-    axes.set_ylabel("Hz (mel scale)", fontsize=7)

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from transformers import PreTrainedConfig
 
 from processing.data.atomic_writing import write_text
 from training.common.results import markdown_table, plain_text, small_table_note
@@ -18,17 +19,22 @@ USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoP
 
 model = AutoModelForVideoClassification.from_pretrained("{name}", trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
-outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
-print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
+outputs = model(**processor(clips=["{clip}"], return_tensors="pt"))
+print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
 USAGE_ADAPTER = """from transformers import AutoProcessor
-from modeling_maavt import MAAVTForAudioVisualClassification
+from modeling_maavt import MAAVTForAudioVisualClassification  # of the maavt package
 
-model = MAAVTForAudioVisualClassification.from_pretrained("{name}").eval()  # fetches the backbone, then adds the adapter
+model = MAAVTForAudioVisualClassification.from_pretrained("{name}").eval()  # loads the backbone, then the adapter
 processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
-outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
-print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
+outputs = model(**processor(clips=["{clip}"], return_tensors="pt"))
+print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
+MA_AVT = "[MA-AVT](https://arxiv.org/abs/2406.04930) (Mahmud, Mo, Tian, Marculescu, CVPR Workshops 2024)"
+MATCH_NOTE = "`match_logits` says how well audio and video belong together: a positive value means that they match. "
+MATCH_LIMIT = """- The match score was trained and tested on pairs from clips of different classes. It says little about two clips of one
+  class.
+"""
 NOTES = """In the rows `audio` and `video` the model is given one modality only. Combined: the share of pairs that are right, which
 means a matched pair that is accepted and classified rightly, or a mismatched pair that is rejected. The threshold {threshold}
 was chosen on validation. The interval is a bootstrap over groups."""
@@ -47,10 +53,42 @@ def backbone_license(name: str, given: str | None = None) -> str:
     return getattr(data, "license", None) or "not stated"
 
 
-def license_identifier(backbone_license: str) -> str:
-    """A short name for the card's metadata; a license that takes a sentence stands in the card's own section."""
-    word = backbone_license.lower()
-    return f"backbone-{word}" if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", word) else "see-the-license-section"
+def architecture_text(config: PreTrainedConfig) -> str:
+    """What the model is, in a sentence: MA-AVT with the tokens that it has, or a baseline without."""
+    if not config.num_audio_tokens + config.num_visual_tokens + config.num_shared_tokens:
+        parts = "without learned tokens"
+        if config.lavish_config is not None:
+            parts = "with LAVISH adapters between the streams"
+        return f"It is a baseline for {MA_AVT}: one vision transformer reads frames and spectrograms, {parts}."
+    parts = "learned audio, visual and shared tokens"
+    if config.background_mining:
+        parts = "learned audio, visual, shared and background tokens"
+    return f"The model is {MA_AVT}: one vision transformer reads frames and spectrograms, with {parts}."
+
+
+def usage_notes(results: dict, match: bool, adapter: bool) -> str:
+    """What a user of the snippet has to know."""
+    count, window = results["num_frames"], results.get("window")
+    frames = "one frame" if count == 1 else f"{count} frames"
+    text = MATCH_NOTE if match else ""
+    text += f"Either input may be missing. The processor takes {frames} of each clip."
+    if window:
+        text += f" Trained on windows of {window} s; cut longer clips into such windows."
+    if adapter and hub_name(results["card"]["backbone"]) is None:
+        text += " The backbone is not on the Hub: `adapter_config.json` names the folder that held it."
+    return text
+
+
+def license_text(card: dict) -> str:
+    """Whose licenses the weights are under."""
+    text = f"Backbone: {card['backbone']}. Its license: {card['backbone_license']}.\n\n"
+    if card.get("license"):
+        text += (
+            f"The trained weights are under {card['license']}; they derive from the backbone and from the data above."
+        )
+    else:
+        text += "The trained weights derive from the backbone and from the data above, so both licenses apply."
+    return text + " The code is Apache-2.0."
 
 
 def hub_name(backbone: str) -> str | None:
@@ -103,19 +141,22 @@ def results_notes(results: dict) -> str:
     return notes.strip()
 
 
-def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False) -> Path:
+def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> Path:
     """Writes `directory/README.md` from the template and a run's `results`; returns its path.
 
     Args:
         results: what `train.py` writes to `results.json`.
         name: how a user names the checkpoint: a repository of the Hub, or a folder.
         adapter: the folder holds an adapter to the backbone, not a whole model.
+        clip: of the snippet.
     """
-    arguments, card = results["arguments"], results["card"]
-    # What the Hub reads from the card's header.
+    # Runs of version 0.1.0 recorded less.
+    card = {"architecture": f"The model is {MA_AVT}.", "match_head": True, **results["card"]}
+    # What the Hub reads from the card's header. A license that takes a sentence stands in the card's own section.
+    license_name = None if card.get("license") else "see-the-license-section"
     data = ModelCardData(
-        license="other",
-        license_name=license_identifier(card["backbone_license"]),
+        license=card.get("license") or "other",
+        license_name=license_name,
         library_name="peft" if adapter else "transformers",
         base_model=hub_name(card["backbone"]),
         pipeline_tag="video-classification",
@@ -126,15 +167,15 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
     # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
     usage = USAGE_ADAPTER if adapter else USAGE_MODEL
-    window = results.get("window")
+    match = card["match_head"]
     text = ModelCard.from_template(
         data,
         template_path=str(shipped_file("model_card.md")),
         title=card["title"],
         summary=card["summary"],
-        usage=usage.format(name=name),
-        num_frames=results["num_frames"],
-        window_text=f"Trained on windows of {window} s; cut longer clips into such windows." if window else "",
+        architecture=card["architecture"],
+        usage=usage.format(name=name, clip=clip, match=", outputs.match_logits" if match else ""),
+        usage_notes=usage_notes(results, match, adapter),
         label_names=", ".join(map(plain_text, results["label_names"])),
         data_description=card["data_description"],
         data_license=card["data_license"],
@@ -143,9 +184,11 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
         recipe_text=recipe_text(results),
-        recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).replace("```", "` ` `").strip(),
-        backbone=card["backbone"],
-        backbone_license=card["backbone_license"],
+        recipe=yaml.safe_dump(results["arguments"], sort_keys=True, allow_unicode=True)
+        .replace("```", "` ` `")
+        .strip(),
+        match_limit=MATCH_LIMIT if match else "",
+        license_text=license_text(card),
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     )
     write_text(directory / "README.md", str(text))

@@ -25,7 +25,7 @@ from training.common.results import markdown_table, package_versions, small_tabl
 
 from .arguments import Recipe, recorded_arguments, training_record
 from .baseline import baseline_rows
-from .card import backbone_license, write_card
+from .card import architecture_text, backbone_license, write_card
 from .data import Clips, RunData
 from .evaluation import Evaluation, evaluate_model, predict
 from .model import build_model, merged_model, parameter_counts
@@ -130,7 +130,7 @@ def card_texts(
     """What the model card says beside the figures."""
     model, card = recipe.model, recipe.evaluation.card
     # The data set's name: given, or its folder's.
-    backbone = backbone_name(model.model_name_or_path, config)
+    backbone = card.backbone or backbone_name(model.model_name_or_path, config)
     path = Path(recipe.data.data)
     data_name = card.data_name or path.name
     if path.suffix == ".csv" and not card.data_name:
@@ -146,6 +146,9 @@ def card_texts(
         "title": card.title or f"MA-AVT on {data_name}",
         "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
         f"{backbone}. What was trained: {what}.",
+        "architecture": architecture_text(config),
+        "match_head": config.background_mining,
+        "license": card.license,
         "backbone": backbone,
         "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
         "data_name": data_name,
@@ -160,7 +163,8 @@ def backbone_name(name: str, config: PreTrainedConfig) -> str:
     """The backbone as a card names it: its Hub name, or what it is and the last part of a local folder's path."""
     if not Path(name).exists():
         return name
-    return f"a ViT of {config.num_hidden_layers} layers, {config.hidden_size} wide (local folder `{Path(name).name}`)"
+    size = f"{config.num_hidden_layers} layers, {config.hidden_size} wide"
+    return f"a vision transformer of {size} (from the folder `{Path(name).name}`)"
 
 
 def whole_model(trainer: Trainer, recipe: Recipe, clips: Clips) -> nn.Module | None:

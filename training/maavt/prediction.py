@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes, match scores and embeddings of clips, by a checkpoint. `predict.py` is its command line."""
+"""Classes, match scores, embeddings and pictures of clips, by a checkpoint. `predict.py` is its command line."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,25 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import ModelOutput
 
+import modeling_deepavfusion
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
+from training.common.clip_pictures import class_probabilities, gather_views
+from training.common.picture_folder import PictureFolder
 
 from .options import MODALITIES
+
+
+# Models that answer with a picture or with audio.
+DENSE_TASKS = (
+    "DeepAVFusionForAudioVisualSegmentation",
+    "DeepAVFusionForSoundSourceLocalization",
+    "DeepAVFusionForSoundSourceSeparation",
+)
+CLASSIFIER = "DeepAVFusionForAudioVisualClassification"
 
 
 @dataclass(frozen=True)
@@ -26,8 +39,10 @@ class PredictionOptions:
         window: seconds; every file is cut into windows of that length. None: the whole file.
         stride: seconds between the starts of two windows; None: the window.
         modalities: what the model is given.
-        embeddings: also give the class tokens.
+        embeddings: also give the class tokens of a MA-AVT.
         scores: also give the probabilities of all classes, as an array `scores` [C].
+        pictures: a folder for pictures of every window, timelines of long files, masks and audio. Without `window`, a file of
+            which the model would hear less than half is then cut into windows that it hears.
         skip_broken: report a file that cannot be read as a record with `error` instead of raising.
 
     Raises:
@@ -41,6 +56,7 @@ class PredictionOptions:
     modalities: Sequence[str] = MODALITIES
     embeddings: bool = False
     scores: bool = False
+    pictures: str | Path | None = None
     skip_broken: bool = False
 
     def __post_init__(self):
@@ -72,13 +88,23 @@ def windows(path: str, length: float | None, stride: float | None) -> Iterator[t
         yield start, start + length
 
 
+def heard_length(file: str, processor: ProcessorMixin) -> float | None:
+    """The seconds that a model hears at once, where they are less than half of the file; else None."""
+    duration = probe_clip(file).duration
+    first, last = processor.feature_extractor.heard_window(duration)
+    return last - first if last - first < duration / 2 else None
+
+
 def read_windows(
     files: Iterable[str | Path], processor: ProcessorMixin, options: PredictionOptions
 ) -> Iterator[tuple[dict, Clip | None]]:
     """(record, decoded clip) of every window of every file; the clip is None where the record says `error`."""
     for file in map(str, files):
         try:
-            for start, end in windows(file, options.window, options.stride or options.window):
+            length = options.window
+            if length is None and options.pictures is not None:
+                length = heard_length(file, processor)
+            for start, end in windows(file, length, options.stride or length):
                 request = ClipRequest(start, end, streams=tuple(options.modalities), on_missing="none")
                 yield {"file": file, "start": start, "end": end}, processor.load_clip(file, request)
         except ClipError as error:
@@ -114,11 +140,14 @@ def classify(
     Returns:
         One record per window, in order: `file`, `start`, `end` (None: the whole file), `predictions` (`label`,
         `probability`, best first), `match_logit` and `match_probability` (None without a match head or a second
-        modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None.
+        modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
+        the paths `pictures`, and `timeline` in the first record of a file of several windows. A model of a dense task
+        (segmentation, localization, separation) has no classes.
 
     Raises:
         ClipError: a file cannot be read.
-        ValueError: options that make no sense.
+        ValueError: options that make no sense, or no model that answers to clips.
+        ImportError: pictures are asked for, and matplotlib is not installed.
     """
     return Predictor(checkpoint, device, compile)(files, PredictionOptions(**options))
 
@@ -127,16 +156,18 @@ class Predictor:
     """A model with its processor, called with files and options as often as you like; arguments as for `classify`."""
 
     def __init__(self, checkpoint: str | Path, device: str | None = None, compile: bool = False):
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = MAAVTForAudioVisualClassification.from_pretrained(checkpoint).to(device).eval()
+        self.checkpoint, self.compile = checkpoint, compile
+        self.model = load_model(checkpoint, device)
         self.processor = AutoProcessor.from_pretrained(checkpoint)
-        self.compile = compile
         if compile:
             self.model.compile(fullgraph=True)
 
     def __call__(self, files: Iterable[str | Path], options: PredictionOptions) -> list[dict]:
         """One record per window, as of `classify`."""
+        check_answers(self.model, self.checkpoint, options)
+        pictures = None
+        if options.pictures is not None:
+            pictures = PictureFolder(options.pictures, options.top_k)
         # Read and classify batch after batch; unreadable clips have a record too.
         records, full_size = [], 0
         for batch in batched(read_windows(files, self.processor, options), options.batch_size):
@@ -146,8 +177,48 @@ class Predictor:
                 continue
             if self.compile:  # a last batch of another size would be compiled anew
                 full_size = max(full_size, len(readable))
-            classify_batch(self.model, self.processor, readable, options, full_size)
+            classify_batch(self.model, self.processor, readable, options, full_size, pictures)
+        if pictures is not None:
+            add_timelines(records, pictures.finish())
         return records
+
+
+def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedModel:
+    """The model of a folder or Hub name in evaluation mode, by the class that saved it; None: on a GPU where there is one.
+
+    Raises:
+        ValueError: a checkpoint of another kind, or one that answers to no clip.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = AutoConfig.from_pretrained(checkpoint)
+    model_class = MAAVTForAudioVisualClassification
+    if config.model_type == "deepavfusion":
+        name = (config.architectures or ["a model without a name"])[0]
+        if name not in (*DENSE_TASKS, CLASSIFIER):
+            raise ValueError(f"{checkpoint}: {name} predicts nothing; give a checkpoint that was trained for a task")
+        model_class = getattr(modeling_deepavfusion, name)
+    elif config.model_type != "maavt":
+        raise ValueError(f"{checkpoint}: is a {config.model_type} checkpoint; train it first (maavt train)")
+    return model_class.from_pretrained(checkpoint).to(device).eval()
+
+
+def check_answers(model: PreTrainedModel, checkpoint: str | Path, options: PredictionOptions) -> None:
+    """Raises ValueError where the model has no answer of the kind that is asked for."""
+    name = type(model).__name__
+    if name in DENSE_TASKS and options.pictures is None:
+        raise ValueError(
+            f"{checkpoint}: {name} answers with pictures and audio; give a folder for them (--pictures DIR)"
+        )
+    if options.embeddings and not isinstance(model, MAAVTForAudioVisualClassification):
+        raise ValueError(f"{checkpoint}: embeddings are those of MA-AVT; leave embeddings out for {name}")
+
+
+def add_timelines(records: list[dict], paths: dict[str, list[str]]) -> None:
+    """Adds the paths of a file's timeline to its first record."""
+    for record in records:
+        if record["file"] in paths:
+            record["timeline"] = paths.pop(record["file"])
 
 
 def classify_batch(
@@ -156,6 +227,7 @@ def classify_batch(
     batch: list[tuple[dict, Clip]],
     options: PredictionOptions,
     full_size: int = 0,
+    pictures: PictureFolder | None = None,
 ) -> None:
     """Adds what the model says to the records; a clip that the processor refuses costs no other clip its result.
 
@@ -176,17 +248,27 @@ def classify_batch(
                 record["error"] = f"{record['file']}: {error}"
             return
         for single in batch:
-            classify_batch(model, processor, [single], options, full_size)
+            classify_batch(model, processor, [single], options, full_size, pictures)
         return
-    add_predictions(model, inputs.to(model.device), [record for record, _ in batch], options)
+    inputs = inputs.to(model.device)
+    outputs = add_predictions(model, inputs, [record for record, _ in batch], options)
+    if pictures is not None:
+        views = gather_views(model, processor, [clip for _, clip in batch], inputs, outputs)
+        for view, (record, _) in zip(views, batch, strict=True):
+            record["pictures"] = pictures.add(record["file"], view, record["start"], record["end"])
 
 
 @torch.inference_mode()
 def add_predictions(
     model: MAAVTForAudioVisualClassification, inputs: dict, records: list[dict], options: PredictionOptions
-) -> None:
-    """Adds classes, match scores and embeddings to the records."""
-    outputs = model(**inputs)
+) -> ModelOutput:
+    """Adds classes, match scores and embeddings to the records; returns what the model said."""
+    if options.pictures is None:
+        outputs = model(**inputs)
+    else:
+        outputs = model(**inputs, output_localization=True)
+    if type(model).__name__ in DENSE_TASKS:
+        return outputs
     probabilities = class_probabilities(model, outputs.logits)
     best = probabilities.topk(min(options.top_k, probabilities.shape[-1]))
     # A clip with one modality has no match score.
@@ -200,24 +282,16 @@ def add_predictions(
             for probability, index in zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True)
         ]
         record["match_logit"], record["match_probability"] = None, None
-        if outputs.match_logits is not None and paired[row]:
-            match = outputs.match_logits[row].float().mean()
+        match_logits = getattr(outputs, "match_logits", None)
+        if match_logits is not None and paired[row]:
+            match = match_logits[row].float().mean()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
         if options.scores:
             record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
             record[name] = rows[row]
-
-
-def class_probabilities(model: MAAVTForAudioVisualClassification, logits: torch.Tensor) -> torch.Tensor:
-    """[B, C]: of one class among all, or of each class by itself where a clip may have several; over segments the mean."""
-    logits = logits.float()
-    if logits.ndim == 3:  # (B, S, C)
-        logits = logits.mean(1)  # (B, C)
-    if model.config.problem_type == "multi_label_classification":
-        return logits.sigmoid()
-    return logits.softmax(-1)
+    return outputs
 
 
 def embed(model: MAAVTForAudioVisualClassification, inputs: dict) -> dict[str, list]:

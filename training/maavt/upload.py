@@ -8,7 +8,7 @@ from typing import Literal
 
 from huggingface_hub import create_repo, upload_folder
 
-from .card import write_card
+from .card import hub_name, write_card
 
 
 def push_run(
@@ -79,6 +79,8 @@ def missing_facts(results: dict) -> list[str]:
     missing = []
     if "data_description" not in given:
         missing.append("a description of the data (card.data_description in the recipe)")
+    if hub_name(card["backbone"]) is None and "backbone" not in given:
+        missing.append("the name of the backbone, which was a local folder (card.backbone in the recipe)")
     for whose in ("data", "backbone"):
         if card[f"{whose}_license"] == "not stated":
             missing.append(f"the license of the {whose} (card.{whose}_license in the recipe)")
