@@ -404,6 +404,27 @@ def test_changed_files_are_named_and_decoded_anew(processor, tmp_path, caplog, s
         build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2)
 
 
+def test_a_clip_that_ends_its_process_is_named_and_stops_nothing_else(processor, tmp_path, small_shards, monkeypatch):
+    """Its shard comes again clip by clip."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    tables = read_tables(write_folder(folder, 6))
+    load_clip = MAAVTProcessor.load_clip
+
+    def end_on_two(self, source, request):
+        if Path(source["path"]).name == "2.mp4":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load_clip(self, source, request)
+
+    monkeypatch.setattr(MAAVTProcessor, "load_clip", end_on_two)  # the processes are forked
+    with pytest.raises(
+        ClipError, match=r"1 of 6 clips cannot be decoded(.|\n)*2.mp4: the decoder crashed \(SIGKILL\)"
+    ):
+        build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2, engine=Engine(workers=2))
+    listed = [json.loads(file.read_text())["clips"] for file in (tmp_path / "cache").glob("video-*/[!s]*.json")]
+    assert sum(map(len, listed)) == 5
+
+
 def test_broken_clips_are_all_named_and_stop_nothing_else(processor, tmp_path, small_shards):
     folder = tmp_path / "clips"
     folder.mkdir()
