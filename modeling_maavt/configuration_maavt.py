@@ -79,6 +79,9 @@ class MAAVTConfig(PreTrainedConfig):
             `"bilinear"`: product of normalized projections, then an MLP. `"mlp"`: an MLP on the concatenation.
             `"linear"`: the paper's head, additive in the modalities and therefore at chance (see the docs).
         match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
+        match_class_agreement (`bool`, *optional*, defaults to `False`):
+            Our addition: the bilinear head's logit also has the logarithm of the class agreement (equation 8), times a
+            learned weight. It needs one class a clip or segment.
         in_batch_mismatches (`int`, *optional*, defaults to 0):
             Our addition: training also shows the match head every video with the audio of this many earlier clips of
             the batch, where their classes differ. No input has to be mismatched for it, so that all are classified.
@@ -126,6 +129,7 @@ class MAAVTConfig(PreTrainedConfig):
         "contrastive_loss",
         "unimodal_loss",
         "contrastive_loss_per_block",
+        "class_agreement",
         "video_localization",
         "audio_localization",
         "hidden_states",
@@ -148,6 +152,7 @@ class MAAVTConfig(PreTrainedConfig):
     background_mining: bool = True
     match_head: str = "bilinear"
     match_dim: int = 64
+    match_class_agreement: bool = False
     in_batch_mismatches: int = 0
     # blockwise contrast
     contrastive: str | None = "blockwise"
@@ -253,6 +258,16 @@ class MAAVTConfig(PreTrainedConfig):
             raise ValueError(
                 f"in_batch_mismatches={self.in_batch_mismatches} pairs the streams after the blocks, but with "
                 "lavish_config they meet before; set in_batch_mismatches=0 or lavish_config=None."
+            )
+
+    def validate_match_class_agreement(self):
+        if not self.match_class_agreement:
+            return
+        if self.match_head != "bilinear":
+            raise ValueError(f'match_class_agreement=True needs match_head="bilinear", not {self.match_head!r}.')
+        if self.problem_type == "multi_label_classification":
+            raise ValueError(
+                "match_class_agreement=True needs one class a clip; set it to False for multi-label clips."
             )
 
     def validate_adapters(self):

@@ -589,6 +589,8 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (MAAVTProjection, MAAVTPairLinear)):
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
+        elif isinstance(module, MAAVTBilinearMatchHead) and module.agreement_weight is not None:
+            init.ones_(module.agreement_weight)
         elif isinstance(module, MAAVTRunningNorm):
             init.zeros_(module.mean)
             init.ones_(module.square)
@@ -1393,14 +1395,28 @@ class MAAVTBilinearMatchHead(nn.Module):
         self.audio_proj = nn.Linear(config.hidden_size, config.match_dim, dtype=torch.float32)
         self.fc1 = nn.Linear(config.match_dim, config.match_dim, dtype=torch.float32)
         self.fc2 = nn.Linear(config.match_dim, 1, dtype=torch.float32)
+        weight = nn.Parameter(torch.ones(1, dtype=torch.float32)) if config.match_class_agreement else None
+        self.register_parameter("agreement_weight", weight)
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-        """`[..., D]` each; returns `[...]`, positive where video and audio belong together."""
+    def forward(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor,
+        present: torch.Tensor | None = None,
+        agreement: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`[..., D]` each, `agreement` `[...]` the logarithm of the class agreement, or None.
+
+        Returns `[...]`, positive where video and audio belong together.
+        """
         video = self.video_proj(self.video_norm(video, present))  # (..., r)
         audio = self.audio_proj(self.audio_norm(audio, present))
         # Unit vectors have entries near 1/sqrt(r): times r the products are of order 1 whatever the rank.
         products = nn.functional.normalize(video, dim=-1) * nn.functional.normalize(audio, dim=-1) * video.shape[-1]
-        return self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
+        logits = self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
+        if agreement is not None:
+            logits = logits + self.agreement_weight * agreement
+        return logits
 
 
 MATCH_HEAD_CLASSES = {
@@ -1408,6 +1424,11 @@ MATCH_HEAD_CLASSES = {
     "mlp": MAAVTMLPMatchHead,
     "linear": MAAVTLinearMatchHead,
 }
+
+
+def log_agreement(video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    """log sum_c p_v(c) p_a(c) of class logits `[..., C]` of video alone and of audio alone (equation 8): `[...]`."""
+    return (video.float().log_softmax(-1) + audio.float().log_softmax(-1)).logsumexp(-1)
 
 
 # ---- Classification: class head, match head and the losses (sections 4 and 5)
@@ -1558,7 +1579,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             # Class logits (equation 3).
             video, audio = outputs.video_class_state, outputs.audio_class_state
             logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-            if self._labels_per_clip(labels, logits):
+            per_clip = self._labels_per_clip(labels, logits)
+            agreement = self._class_agreement(outputs, pairs, per_clip)  # (B,) or (B, S)
+            if per_clip:
                 logits = logits.mean(1)  # (B, C)
 
             # Match logits (equation 4), of the pairs and of those that training adds.
@@ -1577,9 +1600,11 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 per_block = self._contrastive_losses(outputs, pairs, labels)
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-            return self._build_output(outputs, logits, match_logits, losses, per_block)
+            return self._build_output(outputs, logits, match_logits, losses, per_block, agreement)
 
-    def _build_output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
+    def _build_output(
+        self, outputs, logits, match_logits, losses: dict, per_block, agreement
+    ) -> MAAVTClassifierOutput:
         loss = None
         if losses:
             loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
@@ -1589,6 +1614,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             match_logits=match_logits,
             **losses,
             contrastive_loss_per_block=per_block,
+            class_agreement=agreement,
             video_localization=outputs.video_localization,
             audio_localization=outputs.audio_localization,
             hidden_states=outputs.hidden_states,
@@ -1684,7 +1710,17 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             losses["unimodal_loss"] = sum(loss_per_modality)
         return losses
 
-    # Matching (equation 4)
+    # Matching (equations 4 and 8)
+
+    def _class_agreement(self, outputs: MAAVTModelOutput, pairs: MAAVTPairs, per_clip: bool) -> torch.Tensor | None:
+        """sum_c p_v(c) p_a(c) of the two halves of the class head, `[B]` or `[B, S]`, without gradient."""
+        video, audio = outputs.video_class_state, outputs.audio_class_state
+        if video is None or audio is None or self.config.problem_type == "multi_label_classification":
+            return None
+        halves, both = self.classifier.halves(video.detach(), audio.detach()), pairs.both  # (B, S, C) each
+        if per_clip:
+            halves, both = [half.mean(1) for half in halves], both[:, 0]
+        return log_agreement(*halves).exp().detach() * both
 
     def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
         """Pairs of a video with the audio k clips earlier that training adds as mismatched: `[K, B, S]`.
@@ -1732,11 +1768,17 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         dtype = self.classifier.bias.dtype  # read from a module that quantization never replaces
         video, audio, both = states[0].to(dtype), states[1].to(dtype), pairs.both
         shifts = range(1 + num_added)
-        logits = self.match_head(
+        inputs = [
             torch.stack([video for _ in shifts]),  # (1 + K, B, S, D)
             torch.stack([audio.roll(shift, 0) for shift in shifts]),
             torch.stack([both & both.roll(shift, 0) for shift in shifts]),
-        )
+        ]
+        if self.config.match_class_agreement:
+            # A constant of the step: classes are not learned to please the match head.
+            states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
+            video, audio = (half.detach() for half in self.classifier.halves(*states))  # (B, S, C) each
+            inputs.append(torch.stack([log_agreement(video, audio.roll(shift, 0)) for shift in shifts]))
+        logits = self.match_head(*inputs)
         return logits[0] * both, logits[1:]
 
     def _matching_loss(

@@ -606,3 +606,47 @@ def test_gradient_modulation_noise_has_the_gradients_own_spread():
     k = modulation.apply()["video"]
     noise = weight.grad - k * before
     assert noise.std().item() == pytest.approx(k * before.std().item(), rel=0.1)
+
+
+# Class agreement
+
+
+def agreement_by_hand(video_logits: torch.Tensor, audio_logits: torch.Tensor) -> torch.Tensor:
+    return (video_logits.softmax(-1) * audio_logits.softmax(-1)).sum(-1)
+
+
+def test_class_agreement_is_that_of_what_each_modality_says_alone():
+    model, inputs = tiny_model(), tiny_inputs()
+    model.classifier.weight.data.normal_()
+    outputs = model(**inputs)
+    alone = [model(**{name: value}) for name, value in inputs.items()]
+    torch.testing.assert_close(outputs.class_agreement, agreement_by_hand(alone[0].logits, alone[1].logits))
+    assert alone[0].class_agreement is None and outputs.class_agreement.std() > 0
+    # Without a match head too; 0 where a modality is missing.
+    found = tiny_model(background_mining=False)(**inputs, has_audio=torch.tensor([True, False, True, True]))
+    assert found.match_logits is None and (found.class_agreement == 0).tolist() == [False, True, False, False]
+    assert tiny_model(problem_type="multi_label_classification")(**inputs).class_agreement is None
+
+
+def test_class_agreement_of_segments():
+    model, inputs = tiny_model(), tiny_inputs(frames=4, segments=2)
+    alone = [model(**{name: value}, num_segments=2).logits for name, value in inputs.items()]  # (B, S, C) each
+    torch.testing.assert_close(model(**inputs).class_agreement, agreement_by_hand(*alone))
+    per_clip = model(**inputs, labels=torch.tensor([0, 1, 2, 3])).class_agreement
+    torch.testing.assert_close(per_clip, agreement_by_hand(*(logits.mean(1) for logits in alone)))
+
+
+def test_match_head_takes_the_class_agreement_in():
+    inputs, labels = tiny_inputs(), torch.tensor([0, 1, 2, 3])
+    plain, model = tiny_model(), tiny_model(match_class_agreement=True)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    model.match_head.agreement_weight.data.fill_(2.0)
+    expected = plain(**inputs).match_logits + 2 * plain(**inputs).class_agreement.log()
+    torch.testing.assert_close(model(**inputs).match_logits, expected)
+    # Pairs that training adds are judged like pairs that are given, and the classes get no gradient from it.
+    options = {"contrastive": None, "classification_loss_weight": 0.0, "in_batch_mismatches": 1}
+    model = tiny_model(match_class_agreement=True, **options).train()
+    model(**inputs, labels=labels).loss.backward()
+    assert not model.classifier.weight.grad.any() and model.match_head.agreement_weight.grad.abs() > 0
+    with pytest.raises(Exception, match="bilinear"):
+        tiny_config(match_class_agreement=True, match_head="mlp")

@@ -12,8 +12,9 @@ import yaml
 
 from modeling_maavt import MAAVTConfig
 from training.maavt.card import architecture_text, write_card
+from training.maavt.options import CardOptions
 from training.maavt.outputs import backbone_name
-from training.maavt.upload import missing_facts
+from training.maavt.upload import missing_facts, name_backbone
 
 
 RESULTS = json.loads((Path(__file__).resolve().parents[2] / "examples" / "digits" / "results.json").read_text())
@@ -83,6 +84,21 @@ def test_a_local_backbone_is_described_and_asked_for(tmp_path):
     assert len(missing_facts(results)) == 4
     results["card"] |= DEIT
     assert not [fact for fact in missing_facts(results) if "backbone" in fact]
+
+
+def test_an_uploaded_adapter_names_its_backbone_as_the_hub_does(tmp_path):
+    path = tmp_path / "adapter_config.json"
+    path.write_text('{"base_model_name_or_path": "/data/deit"}')
+    name_backbone(path, None)
+    assert json.loads(path.read_text()) == {"base_model_name_or_path": "/data/deit"}
+    name_backbone(path, DEIT["backbone"])
+    assert json.loads(path.read_text()) == {"base_model_name_or_path": DEIT["backbone"]}
+
+
+def test_a_license_is_a_name():
+    assert CardOptions(license="cc-by-4.0").license == "cc-by-4.0"
+    with pytest.raises(ValueError, match="such as apache-2.0"):
+        CardOptions(license="free for all")
 
 
 def test_results_of_version_0_1_0_still_give_a_card(tmp_path):

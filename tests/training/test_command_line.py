@@ -105,7 +105,7 @@ def test_a_wheel_trains_from_another_folder(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     modules = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert modules == {"modeling_deepavfusion", "modeling_maavt", "processing", "training"}
+    assert modules == {"app", "modeling_deepavfusion", "modeling_maavt", "processing", "training"}
 
     subprocess.run([*uv, "venv", "--python", sys.executable, tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"

@@ -200,7 +200,7 @@ def test_a_long_file_gets_a_timeline(folder, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == len(records) and list(rows[0])[3:] == CLASSES
     for row, record in zip(rows, records, strict=True):
-        assert float(row["start"]) == pytest.approx(record["start"], abs=1e-3)
+        assert float(row["start_seconds"]) == pytest.approx(record["start"], abs=1e-3)
         assert float(row["match_probability"]) == pytest.approx(record["match_probability"], abs=1e-5)
         for prediction in record["predictions"]:
             assert float(row[prediction["label"]]) == pytest.approx(prediction["probability"], abs=1e-5)

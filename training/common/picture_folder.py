@@ -146,7 +146,7 @@ def write_timeline(stem: Path, title: str, labels: Sequence[str], moments: list[
     picture, table = (stem.with_name(f"{stem.name}_timeline{ending}") for ending in (".png", ".csv"))
     captions = stem.with_name(f"{stem.name}.vtt")
     save_figure(draw_timeline(title, labels, moments), picture, f"{title}: class probabilities and match over seconds")
-    columns = ["start", "end", "match_probability", *labels]
+    columns = ["start_seconds", "end_seconds", "match_probability", *labels]
     write_csv(table, [table_row(each, labels) for each in moments], columns)
     write_text(captions, caption_text(labels, moments))
     return [picture, table, captions]
@@ -155,7 +155,7 @@ def write_timeline(stem: Path, title: str, labels: Sequence[str], moments: list[
 def table_row(moment: Moment, labels: Sequence[str]) -> dict[str, Any]:
     """Seconds and probabilities as text of fixed length."""
     match = "" if moment.match_probability is None else f"{moment.match_probability:.6f}"
-    row = {"start": f"{moment.start:.3f}", "end": f"{moment.end:.3f}", "match_probability": match}
+    row = {"start_seconds": f"{moment.start:.3f}", "end_seconds": f"{moment.end:.3f}", "match_probability": match}
     return row | {label: f"{p:.6f}" for label, p in zip(labels, moment.probabilities.tolist(), strict=True)}
 
 

@@ -15,6 +15,12 @@ from training.common.results import markdown_table, plain_text, small_table_note
 from training.common.shipped_files import shipped_file
 
 
+PICTURES = "pictures"  # folder beside the card
+CARD_PICTURES = {
+    "training_curves.png": "Losses and validation figures by epoch",
+    "confusion_matrix.png": "Confusion matrix of the test clips: rows are true classes, columns predicted ones",
+}
+
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
 
 model = AutoModelForVideoClassification.from_pretrained("{name}", trust_remote_code=True).eval()
@@ -31,13 +37,19 @@ outputs = model(**processor(clips=["{clip}"], return_tensors="pt"))
 print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
 MA_AVT = "[MA-AVT](https://arxiv.org/abs/2406.04930) (Mahmud, Mo, Tian, Marculescu, CVPR Workshops 2024)"
-MATCH_NOTE = "`match_logits` says how well audio and video belong together: a positive value means that they match. "
-MATCH_LIMIT = """- The match score was trained and tested on pairs from clips of different classes. It says little about two clips of one
-  class.
+MATCH_NOTE = (
+    "`match_logits` is positive where video and audio seem to be of one class; `class_agreement` is the probability that video "
+    "alone and audio alone name the same class. "
+)
+MATCH_LIMIT = """- The match score and `class_agreement` say whether video and audio are of one *class*, not whether they were recorded together:
+  they can hardly tell a clip's own audio from that of another clip of its class. Do not use them to detect dubbing, replaced
+  audio or audio that is out of step.
 """
-NOTES = """In the rows `audio` and `video` the model is given one modality only. Combined: the share of pairs that are right, which
-means a matched pair that is accepted and classified rightly, or a mismatched pair that is rejected. The threshold {threshold}
-was chosen on validation. The interval is a bootstrap over groups."""
+NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match score of matched pairs against
+that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in place of the
+match score. Other audio: how often the class of the video, or that of the audio, is named where they differ. Combined: the share of
+pairs that are right, which means a matched pair that is accepted and classified rightly, or a pair of two classes that is
+rejected. The threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
 
 
 def backbone_license(name: str, given: str | None = None) -> str:
@@ -74,6 +86,8 @@ def usage_notes(results: dict, match: bool, adapter: bool) -> str:
     text += f"Either input may be missing. The processor takes {frames} of each clip."
     if window:
         text += f" Trained on windows of {window} s; cut longer clips into such windows."
+    if adapter:
+        text += " These files are the adapter alone: what was trained, without the backbone."
     if adapter and hub_name(results["card"]["backbone"]) is None:
         text += " The backbone is not on the Hub: `adapter_config.json` names the folder that held it."
     return text
@@ -96,7 +110,7 @@ def hub_name(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
-def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
+def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]:
     """The model's own rows in the form that the Hub lists."""
     results = []
     for row in (r for r in rows if r["model"] == "maavt"):
@@ -109,7 +123,7 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
                         dataset_type=dataset,
                         dataset_name=dataset,
                         dataset_config=condition,
-                        dataset_split="test",
+                        dataset_split=split,
                         metric_type=metric,
                         metric_name=f"{metric} ({row['input']})",
                         metric_value=round(float(row[key]), 4),
@@ -118,8 +132,8 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
     return results
 
 
-def recipe_text(results: dict) -> str:
-    """How it was trained, in sentences; the YAML below holds only what differs from the defaults."""
+def training_text(results: dict) -> str:
+    """How it was trained, in sentences."""
     training = results["training"]
     text = (
         f"{results['card']['recipe']} Trained for {results['epochs']:g} epochs ({training['steps']} steps of "
@@ -130,19 +144,31 @@ def recipe_text(results: dict) -> str:
     best = results.get("best")
     if best:
         text += f" Epoch {best['epoch']:g} was the best on validation ({best['metric']} {best['value']:.3f})."
-    return text + " What differs from the package's defaults:"
+    return text
 
 
 def results_notes(results: dict) -> str:
     """How to read the table of results."""
     notes = small_table_note(results["rows"])
-    if results["threshold"] is not None:
+    if results["threshold"] is not None and results["card"].get("match_head", True):
         notes += "\n\n" + NOTES.format(threshold=round(results["threshold"], 3))
     return notes.strip()
 
 
-def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> Path:
-    """Writes `directory/README.md` from the template and a run's `results`; returns its path.
+def card_pictures(directory: Path) -> str:
+    """The pictures that lie beside the card, as Markdown."""
+    shown = [name for name in CARD_PICTURES if (directory / PICTURES / name).is_file()]
+    return "\n\n".join(f"![{CARD_PICTURES[name]}]({PICTURES}/{name})" for name in shown)
+
+
+def write_card(directory: Path, results: dict, **options) -> Path:
+    """Writes `directory/README.md`, a `card_text` with these options; returns its path."""
+    write_text(directory / "README.md", card_text(directory, results, **options))
+    return directory / "README.md"
+
+
+def card_text(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> str:
+    """The card from the template and a run's `results`, with the pictures of `directory`.
 
     Args:
         results: what `train.py` writes to `results.json`.
@@ -152,6 +178,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
     """
     # Runs of version 0.1.0 recorded less.
     card = {"architecture": f"The model is {MA_AVT}.", "match_head": True, **results["card"]}
+    measured_on = results["arguments"].get("evaluation_split", "test")
     # What the Hub reads from the card's header. A license that takes a sentence stands in the card's own section.
     license_name = None if card.get("license") else "see-the-license-section"
     data = ModelCardData(
@@ -162,7 +189,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
         model_name=card["title"],
-        eval_results=eval_results(results["rows"], card["data_name"]) or None,
+        eval_results=eval_results(results["rows"], card["data_name"], measured_on) or None,
     )
     # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
@@ -181,9 +208,11 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         data_license=card["data_license"],
         split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
         skipped_text=card["skipped"],
+        measured_on=measured_on,
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
-        recipe_text=recipe_text(results),
+        pictures=card_pictures(directory),
+        recipe_text=training_text(results),
         recipe=yaml.safe_dump(results["arguments"], sort_keys=True, allow_unicode=True)
         .replace("```", "` ` `")
         .strip(),
@@ -191,5 +220,4 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         license_text=license_text(card),
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     )
-    write_text(directory / "README.md", str(text))
-    return directory / "README.md"
+    return str(text)

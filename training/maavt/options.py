@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of MA-AVT's recipe: names, defaults and help. Imports no PyTorch, so that `train.py --help` is quick."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -54,6 +55,12 @@ class CardOptions:
     backbone: str | None = None  # its Hub name, or what it is; None: the name or folder that was loaded
     backbone_license: str | None = None  # None: as the backbone's own card says
     license: str | None = None  # of the trained weights, a name that the Hub knows; None: both licenses apply
+
+    def __post_init__(self):
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ValueError(
+                f"card: license: {self.license!r} is no name of a license; give one that the Hub knows, such as apache-2.0"
+            )
 
 
 def names(keys: type) -> str:
@@ -185,6 +192,9 @@ class EvaluationArguments:
         ["clean"],
         "Conditions of the test table: 'clean' or a level of white noise in dB SNR.",
         section="Evaluation",
+    )
+    evaluation_split: Literal["test", "validation"] = option(
+        "test", "Clips of the table. validation: while a recipe is being chosen; the baseline is skipped then."
     )
     baseline: bool = option(True, "Add a logistic regression on the same frozen features to the table.")
     retrieval: bool = option(False, "Also measure how well video finds audio, and audio video, among the test clips.")

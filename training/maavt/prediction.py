@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes, match scores, embeddings and pictures of clips, by a checkpoint. `predict.py` is its command line."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -14,6 +17,7 @@ from transformers.utils import ModelOutput
 import modeling_deepavfusion
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
+from processing.data.isolated_calls import Lost, isolated_calls
 from training.common.clip_pictures import class_probabilities, gather_views
 from training.common.picture_folder import PictureFolder
 
@@ -98,19 +102,75 @@ def heard_length(file: str, processor: ProcessorMixin) -> float | None:
 def read_windows(
     files: Iterable[str | Path], processor: ProcessorMixin, options: PredictionOptions
 ) -> Iterator[tuple[dict, Clip | None]]:
-    """(record, decoded clip) of every window of every file; the clip is None where the record says `error`."""
-    for file in map(str, files):
-        try:
-            length = options.window
-            if length is None and options.pictures is not None:
-                length = heard_length(file, processor)
-            for start, end in windows(file, length, options.stride or length):
-                request = ClipRequest(start, end, streams=tuple(options.modalities), on_missing="none")
-                yield {"file": file, "start": start, "end": end}, processor.load_clip(file, request)
-        except ClipError as error:
-            if not options.skip_broken:
-                raise
-            yield {"file": file, "start": None, "end": None, "error": str(error)}, None
+    """(record, decoded clip) of every window of every file; the clip is None where the record says `error`.
+
+    With `skip_broken` files are read in a process of its own: one that crashes or stalls a decoder costs no other file its
+    result.
+    """
+    call = map
+    if options.skip_broken and not multiprocessing.current_process().daemon:  # else this one is isolated already
+        call = call_isolated
+    last_record: dict = {}
+
+    def pending() -> Iterator[dict]:
+        for records in call(partial(list_windows, processor=processor, options=options), map(str, files)):
+            for record in records:
+                yield record
+                if "error" in last_record:  # the rest of the file is no better
+                    break
+
+    for last_record, clip in call(partial(read_window, processor=processor, options=options), pending()):
+        yield last_record, clip
+
+
+def call_isolated(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """The results in the order of the items; see `isolated_calls`. `function` also takes (item, why it was lost)."""
+    for item, result in isolated_calls(function, items, workers=1):
+        yield function((item, result.reason)) if isinstance(result, Lost) else result
+
+
+def list_windows(file: str | tuple[str, str], processor: ProcessorMixin, options: PredictionOptions) -> list[dict]:
+    """A record for each window of a file, or one that says why the file cannot be read."""
+    if isinstance(file, tuple):
+        return [failed(file[0], f"{file[0]}: {file[1]}")]
+    try:
+        length = options.window
+        if length is None and options.pictures is not None:
+            length = heard_length(file, processor)
+        cuts = windows(file, length, options.stride or length)
+        return [{"file": file, "start": start, "end": end} for start, end in cuts]
+    except ClipError as error:
+        if not options.skip_broken:
+            raise
+        return [failed(file, str(error))]
+
+
+def failed(file: str, error: str) -> dict:
+    return {"file": file, "start": None, "end": None, "error": error}
+
+
+def read_window(
+    record: dict | tuple[dict, str], processor: ProcessorMixin, options: PredictionOptions
+) -> tuple[dict, Clip | None]:
+    """(record, decoded clip) of one window; the clip is None where the record says `error`."""
+    if isinstance(record, tuple):
+        file = record[0]["file"]
+        return failed(file, f"{file}: {record[1]}"), None
+    if "error" in record:
+        return record, None
+    request = ClipRequest(
+        record["start"],
+        record["end"],
+        streams=tuple(options.modalities),
+        on_missing="none",
+        transform=None if options.pictures is not None else processor.video_processor.resizer(),
+    )
+    try:
+        return record, processor.load_clip(record["file"], request)
+    except ClipError as error:
+        if not options.skip_broken:
+            raise
+        return failed(record["file"], str(error)), None
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -140,7 +200,8 @@ def classify(
     Returns:
         One record per window, in order: `file`, `start`, `end` (None: the whole file), `predictions` (`label`,
         `probability`, best first), `match_logit` and `match_probability` (None without a match head or a second
-        modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
+        modality), `class_agreement` (None without a second modality, or where a clip may have several classes), with
+        `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
         the paths `pictures`, and `timeline` in the first record of a file of several windows. A model of a dense task
         (segmentation, localization, separation) has no classes.
 
@@ -287,6 +348,9 @@ def add_predictions(
             match = match_logits[row].float().mean()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
+        agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
+        if agreement is not None and paired[row]:
+            record["class_agreement"] = round(agreement[row].float().mean().item(), 6)
         if options.scores:
             record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
