@@ -76,7 +76,7 @@ def test_snippets_of_the_model_card(here, capsys):
     adapted = get_peft_model(backbone, maavt_peft_config(backbone))
     export_adapter(adapted, "adapter", MAAVTProcessor.from_pretrained("you/maavt"))
     for usage, name in ((USAGE_MODEL, "you/name"), (USAGE_ADAPTER, "adapter")):
-        usage = usage.format(name=name, clip="clip.mp4")
+        usage = usage.format(name=name, clip="clip.mp4", match=", outputs.match_logits")
         names = run_snippets(f"```python\n{usage}\n```", "model_card.md")
         best = names["outputs"].logits[0].argmax().item()
         assert capsys.readouterr().out.startswith(names["model"].config.id2label[best])
