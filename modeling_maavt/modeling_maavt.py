@@ -1555,38 +1555,41 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
         # Heads and losses are small and sensitive to rounding: autocast leaves them in float32.
         with maybe_autocast(pairs.both.device.type, enabled=False):
-            # Class logits (equation 3).
+            # Class logits (equation 3), and match logits (equation 4) of the pairs and of those that training adds.
             video, audio = outputs.video_class_state, outputs.audio_class_state
-            logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-            if self._labels_per_clip(labels, logits):
-                logits = logits.mean(1)  # (B, C)
-
-            # Match logits (equation 4), of the pairs and of those that training adds.
+            segment_logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
             added = self._added_mismatches(pairs, labels)  # (K, B, S)
-            match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
-            if match_logits is not None and self._matched_per_clip(is_matched, pairs):
-                match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
+            segment_match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
 
             # Losses (equation 5).
             losses, per_block = {}, None
             if labels is not None:
-                losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
+                targets = (video_targets, audio_targets)
+                losses |= self._classification_losses(outputs, segment_logits, labels, targets, pairs)
             if labels is not None or is_matched is not None:
-                if match_logits is not None:
-                    losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
+                if segment_match_logits is not None:
+                    losses["matching_loss"] = self._matching_loss(
+                        segment_match_logits, added_logits, added, pairs, is_matched
+                    )
                 per_block = self._contrastive_losses(outputs, pairs, labels)
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-            return self._build_output(outputs, logits, match_logits, losses, per_block)
+            return self._build_output(outputs, segment_logits, segment_match_logits, losses, per_block)
 
-    def _build_output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
-        loss = None
+    def _build_output(
+        self, outputs, segment_logits, segment_match_logits, losses: dict, per_block
+    ) -> MAAVTClassifierOutput:
+        loss = match_logits = None
         if losses:
             loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
+        if segment_match_logits is not None:
+            match_logits = segment_match_logits.mean(1)  # (B,)
         return MAAVTClassifierOutput(
             loss=loss,
-            logits=logits,
+            logits=segment_logits.mean(1),  # (B, C)
             match_logits=match_logits,
+            segment_logits=segment_logits,
+            segment_match_logits=segment_match_logits,
             **losses,
             contrastive_loss_per_block=per_block,
             video_localization=outputs.video_localization,
@@ -1633,11 +1636,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         """Whether labels hold a value per class, not a class index."""
         return torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification"
 
-    def _labels_per_clip(self, labels: torch.Tensor | None, logits: torch.Tensor) -> bool:
-        """Whether the logits `[B, S, C]` are averaged over segments: what the shape of `labels` asks for."""
-        num_clips, num_segments, num_labels = logits.shape
-        if labels is None:
-            return num_segments == 1
+    def _labels_per_clip(self, labels: torch.Tensor, segment_logits: torch.Tensor) -> bool:
+        """Whether `labels` are those of clips, not of segments, by their shape; another shape is refused."""
+        num_clips, num_segments, num_labels = segment_logits.shape
         per_clip, per_segment = (num_clips,), (num_clips, num_segments)
         if self._are_scores(labels):
             per_clip, per_segment = (*per_clip, num_labels), (*per_segment, num_labels)
@@ -1646,12 +1647,6 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 f"labels have shape {tuple(labels.shape)}; expected {per_clip} (per clip) or {per_segment} (per segment)."
             )
         return tuple(labels.shape) == per_clip
-
-    def _matched_per_clip(self, is_matched: torch.Tensor | None, pairs: MAAVTPairs) -> bool:
-        """Whether match logits are averaged over segments: what the shape of `is_matched` asks for."""
-        if is_matched is None:
-            return pairs.both.shape[1] == 1
-        return is_matched.ndim == 1
 
     # Classification (equations 3 and 7)
 
@@ -1665,8 +1660,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         counted = (pairs.has_video | pairs.has_audio)[:, None] & pairs.matched  # (B, S)
         both = pairs.both
-        if logits.ndim == 2:
-            counted, both = counted.all(1), both[:, 0]  # (B,)
+        if self._labels_per_clip(labels, logits):
+            logits, counted, both = logits.mean(1), counted.all(1), both[:, 0]  # (B, C), (B,), (B,)
         options = (self.config.problem_type, self.class_weights)
         losses = {"classification_loss": classification_loss(logits, labels, counted, *options)}
 
@@ -1740,13 +1735,19 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         return logits[0] * both, logits[1:]
 
     def _matching_loss(
-        self, match_logits: torch.Tensor, added_logits: torch.Tensor, added: torch.Tensor, pairs: MAAVTPairs
+        self,
+        logits: torch.Tensor,
+        added_logits: torch.Tensor,
+        added: torch.Tensor,
+        pairs: MAAVTPairs,
+        is_matched: torch.Tensor | None,
     ) -> torch.Tensor:
         matched, both = pairs.matched, pairs.both
-        if match_logits.ndim == 1:
+        if is_matched is not None and is_matched.ndim == 1:  # per clip: the mean logit of its segments
+            logits, added_logits = logits.mean(1), added_logits.mean(2)
             matched, both, added = matched.all(1), both[:, 0], added.all(2)
         return matching_loss(
-            torch.cat([match_logits.flatten(), added_logits.flatten()]),
+            torch.cat([logits.flatten(), added_logits.flatten()]),
             torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),
             torch.cat([both.flatten(), added.flatten()]),
         )

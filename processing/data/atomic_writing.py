@@ -5,6 +5,7 @@
 import csv
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -48,10 +49,20 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], column
             writer.writerow({name: _without_formula(value) for name, value in row.items()})
 
 
+# Names of YouTube clips begin with `-` too: with it a formula holds more than letters, digits and `_`, `.`, `/`, ` `, `-`.
+FORMULA = re.compile(r"'*([=+@\t\r]|-.*[^\w./ -])", re.DOTALL)
+
+
 def _without_formula(value: Any) -> Any:
-    # not `-`: names of YouTube clips begin with it
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "@", "\t", "\r"))
+    is_formula = isinstance(value, str) and FORMULA.match(value)
     return f"'{value}" if is_formula else value
+
+
+def written_text(cell: str) -> str:
+    """What `write_csv` was given for a cell: without the apostrophe that it put before a formula."""
+    if cell.startswith("'") and FORMULA.match(cell[1:]):
+        return cell[1:]
+    return cell
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 """How a command is called and recorded: errors as one line, and the command line without this machine's folders."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def run_command(main: Callable[[], object]) -> None:
 
 def explained(error: Exception) -> str | None:
     """One line for an error that a user can mend; None for a fault of the program."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (own_message(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, (ValueError, OSError, ImportError)):
         return line
     if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
@@ -60,6 +61,15 @@ def explained(error: Exception) -> str | None:
             if words in str(error):
                 return f"{cause} ({line})"
     return None
+
+
+def own_message(error: Exception) -> str:
+    """The message of an error; of one that a loader worker raised, without the traceback that PyTorch puts before it."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "\nOriginal Traceback" in text):
+        return text
+    raised = re.search(r"^[\w.]+: (.*)", text.rpartition("Traceback (most recent call last):")[2], re.MULTILINE)
+    return raised[1] if raised else text
 
 
 def shown_command(module: str, argv: list[str] | None) -> str:

@@ -191,7 +191,7 @@ def add_predictions(
         ]
         record["match_logit"], record["match_probability"] = None, None
         if outputs.match_logits is not None and paired[row]:
-            match = outputs.match_logits[row].float().mean()
+            match = outputs.match_logits[row].float()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
         for name, rows in vectors.items():
@@ -199,10 +199,8 @@ def add_predictions(
 
 
 def class_probabilities(model: MAAVTForAudioVisualClassification, logits: torch.Tensor) -> torch.Tensor:
-    """[B, C]: of one class among all, or of each class by itself where a clip may have several; over segments the mean."""
+    """[B, C]: of one class among all, or of each class by itself where a clip may have several."""
     logits = logits.float()
-    if logits.ndim == 3:  # (B, S, C)
-        logits = logits.mean(1)  # (B, C)
     if model.config.problem_type == "multi_label_classification":
         return logits.sigmoid()
     return logits.softmax(-1)
