@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from processing.clips import END_TOLERANCE, ClipRequest, load_clip, probe_clip
 from processing.data.atomic_writing import file_digest
-from processing.data.clip_checks import SILENCE
+from processing.data.clip_checks import SILENCE, audio_peak
 from processing.data.isolated_calls import TIME_LIMIT, Lost, isolated_calls
 
 
@@ -122,11 +122,12 @@ def _read(path: str, kinds: tuple[str, ...], window: tuple[float, float] | None,
         if facts.end > info.duration + END_TOLERANCE and facts.start + LONGER < info.duration:
             facts.end = info.duration
     # Decode a few frames and all audio.
-    clip = load_clip(path, ClipRequest(facts.start, facts.end, num_frames=FRAMES, streams=present))
-    facts.has_video |= "video" in present
+    if "video" in present:
+        facts.has_video = True
+        load_clip(path, ClipRequest(facts.start, facts.end, num_frames=FRAMES, streams=("video",)))
     if "audio" in present:
         facts.has_audio = True
-        facts.silent = clip.waveform.numel() == 0 or bool(clip.waveform.abs().max() < SILENCE)
+        facts.silent = audio_peak(path, facts.start, facts.end, info.duration) < SILENCE
 
 
 def _check_all(
