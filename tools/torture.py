@@ -45,7 +45,7 @@ def kill(bench: Bench, folder: Path, program: str, kind: str = "") -> int:
             kill_at = bench.random.randint(1, bench.operations[kind])
             run = bench.start(folder, program, watched=WATCHED[kind][1], kill_at=kill_at)
         else:
-            run = bench.start(folder, program)
+            run = bench.start(folder, program, workers=1)
             run.wait_for("start")
             run.process.join(bench.random.uniform(0, bench.seconds[program]))
             run.process.kill()
@@ -59,7 +59,7 @@ def kill(bench: Bench, folder: Path, program: str, kind: str = "") -> int:
 
 
 def interrupt(bench: Bench, folder: Path, program: str, times: int) -> int:
-    run = bench.start(folder, program)
+    run = bench.start(folder, program, workers=1)
     run.wait_for("start")
     run.process.join(bench.random.uniform(0.1, 0.8) * bench.seconds[program])
     for _ in range(times):
@@ -73,7 +73,7 @@ def interrupt(bench: Bench, folder: Path, program: str, times: int) -> int:
 
 def stop_worker(bench: Bench, folder: Path, then: signal.Signals, codes: tuple[int, ...]) -> int:
     """A loader worker stands still for two seconds, and gets the signal `then`."""
-    run, workers = bench.start(folder), []
+    run, workers = bench.start(folder, workers=1), []
     while not workers and run.process.exitcode is None:
         workers = psutil.Process(run.process.pid).children()
         time.sleep(0.02)
@@ -118,7 +118,7 @@ def delete(bench: Bench, folder: Path) -> int:
 
 
 def two_runs(bench: Bench, folder: Path, names: tuple[str, str], codes: list[int]) -> int:
-    runs = [bench.start(folder, name=name) for name in names]
+    runs = [bench.start(folder, name=name, workers=1) for name in names]
     ended = sorted(bench.check(folder, run, (0, 1)) for run in runs)
     assert ended == codes, f"codes {ended}"
     assert 1 not in codes or any("is in use by process" in run.tail() for run in runs), "nobody names the other one"
@@ -176,7 +176,7 @@ def damaged_shard(bench: Bench, folder: Path) -> int:
 
 def dead_process(bench: Bench, folder: Path) -> int:
     options = "--num_train_epochs 20 --ddp_backend gloo --ddp_timeout 30"
-    argv = [*bench.arguments(folder), *options.split()]
+    argv = [*bench.arguments(folder, workers=1), *options.split()]
     first, second = start_processes(argv, folder, 2, target=work)
     second.wait_for("start")
     second.process.join(bench.random.uniform(0.3, 2) * bench.seconds["train"])
@@ -188,10 +188,10 @@ def dead_process(bench: Bench, folder: Path) -> int:
 
 # What is done, and how often it has to take effect.
 KINDS: dict[str, tuple[Callable, int]] = {
-    kind: (partial(kill, program=program, kind=kind), 30) for kind, (program, _) in WATCHED.items()
+    kind: (partial(kill, program=program, kind=kind), 40) for kind, (program, _) in WATCHED.items()
 } | {
-    "SIGKILL at a random moment of train.py": (partial(kill, program="train"), 40),
-    "SIGKILL at a random moment of prepare": (partial(kill, program="prepare"), 20),
+    "SIGKILL at a random moment of train.py": (partial(kill, program="train"), 60),
+    "SIGKILL at a random moment of prepare": (partial(kill, program="prepare"), 40),
     "SIGINT once": (partial(interrupt, program="train", times=1), 4),
     "SIGINT twice": (partial(interrupt, program="train", times=2), 4),
     "SIGINT of prepare": (partial(interrupt, program="prepare", times=1), 4),

@@ -25,7 +25,7 @@ from training.trainer.checkpoints import checkpoint_problem, unreadable_weights
 CONTEXT.set_forkserver_preload(["training.maavt.stages", "tests.trainee"])  # a start then takes no time
 PROGRAMS = {"train": train.main, "prepare": prepare}
 WAIT = 240  # seconds after which a process counts as hung
-OPTIONS = "--check none --baseline false --resume_from_checkpoint true --dataloader_num_workers 1"
+OPTIONS = "--check none --baseline false --resume_from_checkpoint true --dataloader_num_workers"
 FINISHED = "results.md predictions.csv model/README.md model/model.safetensors adapter/README.md"
 # Kills at file operations: what is run, and the part of a path that counts.
 WATCHED = {
@@ -44,6 +44,7 @@ def work(argv, log, events, *, program="train", watched="", kill_at=0, environme
     its path.
     """
     settle(log, environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
     process, counts = os.getpid(), Counter()
 
     def look(event: str, arguments: tuple) -> None:
@@ -91,15 +92,16 @@ class Bench:
         folder.mkdir()
         return folder
 
-    def arguments(self, folder: Path, program: str = "train", name: str = "run") -> list[str]:
+    def arguments(self, folder: Path, program: str = "train", name: str = "run", workers: int = 0) -> list[str]:
         if program == "prepare":
             return ["ave", "--root", str(self.ave), "--out", str(folder / "prepared"), "--workers", "0"]
         folders = {"output_dir": name, "feature_cache": "cache", "block_states": "states"}
         words = [word for option, part in folders.items() for word in (f"--{option}", str(folder / part))]
-        return [str(self.config), *OPTIONS.split(), "--model_config", "{prompt_start_layer: 1}", *words]
+        options = [*OPTIONS.split(), str(workers), "--model_config", "{prompt_start_layer: 1}"]
+        return [str(self.config), *options, *words]
 
-    def start(self, folder: Path, program: str = "train", name: str = "run", more: tuple = (), **options) -> Trainee:
-        argv = [*self.arguments(folder, program, name), *map(str, more)]
+    def start(self, folder: Path, program: str = "train", name: str = "run", workers: int = 0, **options) -> Trainee:
+        argv = self.arguments(folder, program, name, workers)
         self.logs += 1  # outside of the folder, which may be full, read-only or gone
         return Trainee(argv, self.root / f"log{self.logs}.txt", work, program=program, **options)
 

@@ -82,7 +82,7 @@ class FeatureShards:
         """
         self.clips = {}
         for listing in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else ():
-            if listing.name == "settings.json":
+            if listing.name == "settings.json" or listing.name.startswith("."):  # the latter: of a killed build
                 continue
             try:
                 described = json.loads(listing.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from .report import make_report, report_text
 from .scan import scan
 from .selection import make_job, select_rows
 from .sets import SETS
-from .writing import check_out, make_tables, write_folder
+from .writing import check_out, make_tables, sole_writer, write_folder
 
 
 COMMON = ("root", "out", "workers", "record", "embed", "require", "push", "private", "set")
@@ -48,11 +48,16 @@ def prepare(options: argparse.Namespace) -> dict:
         PrepareError: an annotation file or an option is wrong, or no clip is left.
         OSError: no room on the disk, or no right to write.
     """
-    # Read the annotations, and find the files of each row.
     root, out = options.root.resolve(), options.out.resolve()
     if not root.is_dir():
         raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
     check_out(out)
+    with sole_writer(out):
+        return _prepare(options, root, out)
+
+
+def _prepare(options: argparse.Namespace, root: Path, out: Path) -> dict:
+    # Read the annotations, and find the files of each row.
     annotations = SETS[options.set].read(root, options)
     require = [kind for kind in options.require if kind in annotations.streams]
     jobs = {

@@ -13,9 +13,10 @@ from typing import Any
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets.table import embed_table_storage
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from processing.data.atomic_writing import atomic_folder
+from processing.data.atomic_writing import atomic_folder, remove_leftovers
 from processing.data.clip_splits import SPLITS, check_leaks
 from processing.data.media_columns import MEDIA, as_media, storage
 from processing.data.prepared_folders import read_report
@@ -67,6 +68,8 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
     # Nothing to do where the folder holds exactly this.
     check_out(out)
     report = dict(report) | {"fingerprint": _fingerprint(tables, report)}
+    if out.exists():  # else one of them may be the folder that was to be replaced
+        remove_leftovers(out.parent, out.name)
     if _is_current(out, report):
         return False
     # A reader sees the old folder or the whole new one.
@@ -81,7 +84,23 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
                 report["shards"][name] = {"rows": len(shard), "bytes": path.stat().st_size}
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
         (folder / "report.txt").write_text(report_text(report), "utf-8")
+    remove_leftovers(out.parent, out.name)
     return True
+
+
+@contextmanager
+def sole_writer(out: Path) -> Iterator[None]:
+    """Keeps other preparations of `out` waiting outside.
+
+    Raises:
+        PrepareError: there is one already.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise PrepareError(f"{out}: another process prepares it; wait for it, or give another --out") from None
 
 
 def check_out(out: Path) -> None:
