@@ -59,7 +59,7 @@ torture: .venv/.installed  ## kill, interrupt and starve runs for an hour (as ro
 
 mutation: .venv/.mutation  ## half an hour: change the code and see which tests notice, into results/mutation.md; PLACES= SEED= ONLY=
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --places $(or $(PLACES),20) --seed $(or $(SEED),0) \
-		$(if $(ONLY),--only '$(ONLY)',--out results/mutation.md)
+		$(if $(ONLY),--only '$(ONLY)')
 
 quality: .venv/.installed  ## lint, format and marked copies, changes nothing
 	$(BIN)/ruff check .

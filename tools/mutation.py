@@ -14,7 +14,10 @@ import importlib
 import multiprocessing
 import os
 import random
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,7 +44,7 @@ PRELOADED = (
     "torchvision",
     "transformers",
 )
-TIME_LIMIT = 120  # seconds; a change that makes the tests hang is noticed
+TIME_LIMIT = 120  # seconds of work; a change that makes the tests hang is noticed
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,11 @@ class Target:
 
 MODEL, FUSION = "modeling_maavt/modeling_maavt.py", "modeling_deepavfusion/modeling_deepavfusion.py"
 OF_MODEL = ("modeling/test_loss_references.py", "modeling/test_modeling.py", "modeling/test_supervised_losses.py")
-METRICS = ("processing/test_metrics.py", "processing/test_multilabel_metrics.py")
+METRICS = (
+    "processing/test_metrics.py",
+    "processing/test_multilabel_metrics.py",
+    "processing/test_metrics_of_libraries.py",
+)
 TARGETS = {
     "losses": Target("modeling_maavt/losses_maavt.py", (), (*OF_MODEL, "training/test_distributed.py")),
     "losses of DeepAVFusion": Target(
@@ -120,8 +127,16 @@ TARGETS = {
     "class metrics": Target("processing/metrics/classification.py", (), METRICS),
     "multi-label metrics": Target("processing/metrics/multilabel.py", (), METRICS),
     "metrics of seconds": Target("processing/metrics/segments.py", (), ("processing/test_segment_metrics.py",)),
-    "metrics of maps": Target("processing/metrics/segmentation.py", (), ("processing/test_map_metrics.py",)),
-    "metrics of localization": Target("processing/metrics/localization.py", (), ("processing/test_map_metrics.py",)),
+    "metrics of maps": Target(
+        "processing/metrics/segmentation.py",
+        (),
+        ("processing/test_map_metrics.py", "processing/test_metrics_of_libraries.py"),
+    ),
+    "metrics of localization": Target(
+        "processing/metrics/localization.py",
+        (),
+        ("processing/test_map_metrics.py", "processing/test_metrics_of_libraries.py"),
+    ),
     "evaluation": Target("training/maavt/evaluation.py", (), ("training/test_evaluation.py",)),
 }
 
@@ -174,7 +189,8 @@ def _is_warning(node: ast.AST) -> bool:
 
 
 def run_tests(folder: Path, target: Target) -> None:
-    """In a forked process: exits with pytest's code."""
+    """In a forked process: exits with pytest's code, or is killed after so many seconds of work."""
+    resource.setrlimit(resource.RLIMIT_CPU, (TIME_LIMIT, TIME_LIMIT))
     os.chdir(folder)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
@@ -188,10 +204,12 @@ def outcome(folder: Path, target: Target) -> str:
     """ "survived", "killed" or "hung", as the tests of `target` in `folder` end."""
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(folder, target))
     process.start()
-    process.join(TIME_LIMIT)
+    process.join(10 * TIME_LIMIT)
     if process.exitcode is None:
         process.kill()
         process.join()
+        return "hung"
+    if process.exitcode == -signal.SIGXCPU or process.exitcode == -signal.SIGKILL:
         return "hung"
     return "survived" if process.exitcode == 0 else "killed"
 
@@ -230,38 +248,45 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=20, help="changed in each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=list(TARGETS), choices=list(TARGETS), metavar="TARGET")
-    parser.add_argument("--out", type=Path, help="file for the table and the survivors")
+    parser.add_argument("--out", type=Path, default=Path("results/mutation.md"), help="other rows in it stay")
     options = parser.parse_args()
 
     for name in PRELOADED:  # once, before all forks; none of our packages may be among them
         importlib.import_module(name)
     sys.dont_write_bytecode = True  # a changed file may have the size and the second of the file before
-    begin, rows, survivors = time.monotonic(), [], []
+    results = read_results(options.out)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "repository"
         copy_repository(folder)
         for name in options.only:
-            target, started = TARGETS[name], time.monotonic()
+            begin, target = time.monotonic(), TARGETS[name]
             if outcome(folder, target) != "survived":
                 sys.exit(f"{name}: its tests fail without a change")
-            print(f"{name}: tests take {time.monotonic() - started:.1f} s", flush=True)
-            counts = {"killed": 0, "survived": 0, "hung": 0}
-            for result, change in try_target(folder, target, options.places, options.seed):
-                counts[result] += 1
-                if result == "survived":
-                    survivors.append(f"- {name}, `{target.file}` {change}")
-                    print(survivors[-1], flush=True)
-            rows.append(
-                f"| {name} | {sum(counts.values())} | {counts['killed'] + counts['hung']} | {counts['survived']} |"
-            )
-            print(rows[-1], flush=True)
-    minutes = (time.monotonic() - begin) / 60
-    head = f"`make mutation PLACES={options.places} SEED={options.seed}`: {minutes:.0f} minutes, Cosmic Ray {version('cosmic-ray')}."
-    table = ["| code | places changed | noticed | survived |", "| --- | --- | --- | --- |", *rows]
-    text = "\n".join([head, "", *table, "", *survivors]) + "\n"
-    if options.out:
-        options.out.write_text(text, encoding="utf-8")
-    print(text)
+            found = list(try_target(folder, target, options.places, options.seed))
+            survivors = [change for result, change in found if result == "survived"]
+            minutes = (time.monotonic() - begin) / 60
+            row = f"| {name} | {len(found)} | {len(found) - len(survivors)} | {len(survivors)} | {minutes:.1f} |"
+            results[name] = [row, *(f"- {name}, `{target.file}` {change}" for change in survivors)]
+            print("\n".join(results[name]), flush=True)
+            write_results(options.out, results, options)
+
+
+def read_results(path: Path) -> dict[str, list[str]]:
+    """By target, its row of an earlier table and its survivors."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return {
+        name: kept
+        for name in TARGETS
+        if (kept := [line for line in lines if re.match(rf"(\| {name} \||- {name},)", line)])
+    }
+
+
+def write_results(path: Path, results: dict[str, list[str]], options: argparse.Namespace) -> None:
+    head = f"`make mutation PLACES={options.places} SEED={options.seed}`, Cosmic Ray {version('cosmic-ray')}."
+    titles = ["| code | places changed | noticed | survived | minutes |", "| --- | --- | --- | --- | --- |"]
+    ordered = [results[name] for name in TARGETS if name in results]
+    rows, survivors = [lines[0] for lines in ordered], [line for lines in ordered for line in lines[1:]]
+    path.write_text("\n".join([head, "", *titles, *rows, "", *survivors]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ def interrupt(bench: Bench, folder: Path, program: str, times: int) -> int:
         if run.process.exitcode is None:
             run.kill(signal.SIGINT)
             time.sleep(0.2)
-    code = bench.check(folder, run, (0, 130))
+    code = bench.check(folder, run, (0, 130, -signal.SIGINT))
     bench.finish(folder, program)
-    return code == 130
+    return code != 0
 
 
 def stop_worker(bench: Bench, folder: Path, then: signal.Signals, codes: tuple[int, ...]) -> int:

@@ -3,6 +3,7 @@
 """What every case of `tools/torture.py` needs: programs in processes of their own, untouched runs, and checks."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -44,6 +45,7 @@ def work(argv, log, events, *, program="train", watched="", kill_at=0, environme
     its path.
     """
     settle(log, environment)
+    multiprocessing.set_start_method("fork", force=True)  # of loader workers: the usual way, not that of this process
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
     process, counts = os.getpid(), Counter()
 

@@ -8,6 +8,7 @@ python -m processing.prepare vggsound --root VGGSound --out prepared/vggsound --
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prepare {options.set}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # processes are waited for: Ctrl-C ends at once then
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0

@@ -5,6 +5,7 @@
 import os
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ def run_command(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # workers are waited for: Ctrl-C ends at once then
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
