@@ -188,27 +188,27 @@ def dead_process(bench: Bench, folder: Path) -> int:
 
 # What is done, and how often it has to take effect.
 KINDS: dict[str, tuple[Callable, int]] = {
-    kind: (partial(kill, program=program, kind=kind), 40) for kind, (program, _) in WATCHED.items()
+    kind: (partial(kill, program=program, kind=kind), 30) for kind, (program, _) in WATCHED.items()
 } | {
-    "SIGKILL at a random moment of train.py": (partial(kill, program="train"), 60),
-    "SIGKILL at a random moment of prepare": (partial(kill, program="prepare"), 40),
-    "SIGINT once": (partial(interrupt, program="train", times=1), 4),
-    "SIGINT twice": (partial(interrupt, program="train", times=2), 4),
-    "SIGINT of prepare": (partial(interrupt, program="prepare", times=1), 4),
-    "SIGSTOP of a loader worker, which goes on": (partial(stop_worker, then=signal.SIGCONT, codes=(0,)), 3),
-    "SIGSTOP of a loader worker, which is killed": (partial(stop_worker, then=signal.SIGKILL, codes=(0, 1)), 3),
-    "the disk of the output folder is full": (partial(small_disk, place="run"), 5),
-    "the disk of the feature cache is full": (partial(small_disk, place="cache"), 3),
-    "the disk of the block states is full": (partial(small_disk, place="states"), 3),
-    "the disk of the prepared set is full": (partial(small_disk, place="prepared"), 3),
+    "SIGKILL at a random moment of train.py": (partial(kill, program="train"), 30),
+    "SIGKILL at a random moment of prepare": (partial(kill, program="prepare"), 30),
+    "SIGINT once": (partial(interrupt, program="train", times=1), 2),
+    "SIGINT twice": (partial(interrupt, program="train", times=2), 2),
+    "SIGINT of prepare": (partial(interrupt, program="prepare", times=1), 2),
+    "SIGSTOP of a loader worker, which goes on": (partial(stop_worker, then=signal.SIGCONT, codes=(0,)), 2),
+    "SIGSTOP of a loader worker, which is killed": (partial(stop_worker, then=signal.SIGKILL, codes=(0, 1)), 2),
+    "the disk of the output folder is full": (partial(small_disk, place="run"), 3),
+    "the disk of the feature cache is full": (partial(small_disk, place="cache"), 2),
+    "the disk of the block states is full": (partial(small_disk, place="states"), 2),
+    "the disk of the prepared set is full": (partial(small_disk, place="prepared"), 2),
     "the output folder is read-only": (partial(small_disk, place="run", read_only=True), 2),
-    "the output folder is deleted": (delete, 4),
-    "two runs on one output folder": (partial(two_runs, names=("run", "run"), codes=[0, 1]), 3),
-    "two runs on one feature cache": (partial(two_runs, names=("run", "run2"), codes=[0, 0]), 3),
-    "a damaged file in the feature cache": (partial(damage, place="cache", pattern="**/*"), 6),
-    "a damaged file in the block states": (partial(damage, place="states", pattern="**/*"), 6),
-    "a damaged file in a checkpoint": (partial(damage, place="run", pattern="checkpoint-*/*"), 6),
-    "a damaged shard of a stream": (damaged_shard, 4),
+    "the output folder is deleted": (delete, 2),
+    "two runs on one output folder": (partial(two_runs, names=("run", "run"), codes=[0, 1]), 2),
+    "two runs on one feature cache": (partial(two_runs, names=("run", "run2"), codes=[0, 0]), 2),
+    "a damaged file in the feature cache": (partial(damage, place="cache", pattern="**/*"), 4),
+    "a damaged file in the block states": (partial(damage, place="states", pattern="**/*"), 4),
+    "a damaged file in a checkpoint": (partial(damage, place="run", pattern="checkpoint-*/*"), 4),
+    "a damaged shard of a stream": (damaged_shard, 3),
     "one of two processes dies (gloo)": (dead_process, 2),
 }
 

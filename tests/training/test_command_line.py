@@ -57,6 +57,10 @@ def test_an_error_is_one_line(monkeypatch):
     [
         ("DataLoader worker (pid 7) is killed by signal: Killed.", "error: a loader worker has died"),
         ("[enforce fail] PytorchStreamWriter failed writing file data/0", "error: a file cannot be written"),
+        (
+            "[enforce fail at inline_container.cc:672] . unexpected pos 40832 vs 40724",
+            "error: a file cannot be written",
+        ),
         ("[gloo/transport/tcp/pair.cc] Connection closed by peer", "error: another process of this run has ended"),
         ("a fault of the program", None),
     ],

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from pathlib import Path
 CAUSES = {
     "DataLoader worker": "a loader worker has died; is there enough memory? --resume_from_checkpoint true goes on",
     "PytorchStreamWriter failed": "a file cannot be written; is the disk full?",
+    "inline_container": "a file cannot be written; is the disk full?",
+    "iostream error": "a file cannot be written; is the disk full?",
     "No space left": "the disk is full",
     "gloo": "another process of this run has ended; its own output says why",
 }
@@ -29,6 +32,7 @@ def run_command(main: Callable[[], object]) -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    sys.unraisablehook = _interrupt_again
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher's report shows the error of the process that failed
         from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -51,6 +55,14 @@ def run_command(main: Callable[[], object]) -> None:
         sys.exit(f"error: {line}")  # Python prints it, and exits with 1
     if isinstance(status, int):
         sys.exit(status)
+
+
+def _interrupt_again(unraisable: object) -> None:
+    """Python drops a Ctrl-C that falls into a callback, such as those of a fork. It comes again after it."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def explained(error: Exception) -> str | None:
