@@ -153,9 +153,9 @@ class Mutant:
 def mutants_by_place(source: str, names: tuple[str, ...]) -> dict[tuple, list[Mutant]]:
     """What can be changed at each place `((line, column), (line, column))` of the named code.
 
-    Type annotations, docstrings and error messages are left alone: no test should depend on them.
+    Type annotations, docstrings, error messages and `strict=` of zip are left alone: no test should depend on them.
     """
-    lines = code_lines(source, names)
+    lines, text = code_lines(source, names), source.splitlines()
     tree, places = get_ast(source), {}
     for operator in sorted(operator_names()):
         kind = get_operator(operator)
@@ -163,7 +163,7 @@ def mutants_by_place(source: str, names: tuple[str, ...]) -> dict[tuple, list[Mu
             continue
         positions = [at for node in ast_nodes(tree) for at in kind().mutation_positions(node)]
         for occurrence, (start, end) in enumerate(positions):
-            if start[0] in lines:
+            if start[0] in lines and not text[start[0] - 1][: start[1]].endswith("strict="):
                 places.setdefault((start, end), []).append(Mutant(start[0], operator, occurrence))
     return places
 

@@ -26,7 +26,7 @@ from training.trainer.checkpoints import checkpoint_problem, unreadable_weights
 CONTEXT.set_forkserver_preload(["training.maavt.stages", "tests.trainee"])  # a start then takes no time
 PROGRAMS = {"train": train.main, "prepare": prepare}
 WAIT = 240  # seconds after which a process counts as hung
-OPTIONS = "--check none --baseline false --resume_from_checkpoint true --dataloader_num_workers"
+OPTIONS = "--check none --baseline false --num_train_epochs 2 --resume_from_checkpoint true --dataloader_num_workers"
 FINISHED = "results.md predictions.csv model/README.md model/model.safetensors adapter/README.md"
 # Kills at file operations: what is run, and the part of a path that counts.
 WATCHED = {
@@ -60,6 +60,7 @@ def work(argv, log, events, *, program="train", watched="", kill_at=0, environme
                     os.kill(process, signal.SIGKILL)
 
     sys.addaudithook(look)
+    sys.modules["matplotlib"] = None  # plots would take a third of a run
     sys.argv = [program, *argv]
     events.send("start")
     try:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from datasets import DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
@@ -40,7 +41,7 @@ def load_prepared(folder: Path) -> DatasetDict:
         files.setdefault(name.split("-")[0], []).append(str(path))
     try:
         return load_dataset("parquet", data_files=files)
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, pyarrow.ArrowException) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(
             f"{folder}: a shard cannot be read ({reason}); copy the folder again, or prepare it again"

@@ -54,11 +54,6 @@ def prepare(options: argparse.Namespace) -> dict:
     if not root.is_dir():
         raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
     check_out(out)
-    with sole_writer(out):
-        return _prepare(options, root, out)
-
-
-def _prepare(options: argparse.Namespace, root: Path, out: Path) -> dict:
     # Read the annotations, and find the files of each row.
     annotations = SETS[options.set].read(root, options)
     require = [kind for kind in options.require if kind in annotations.streams]
@@ -67,23 +62,25 @@ def _prepare(options: argparse.Namespace, root: Path, out: Path) -> dict:
         for number, row in enumerate(annotations.rows)
         if (job := make_job(row, root, annotations.streams, require)) is not None
     }
-    # Open every clip once, or take what is known from the record.
     record = options.record or out.with_name(f".{out.name}.scan.jsonl")
-    facts = scan(jobs.values(), root, record, workers=options.workers)
-    # Decide on every row, and report.
-    verdicts = select_rows(annotations, jobs, facts, require)
-    used = [verdict.row for verdict in verdicts if verdict.status == "used"]
-    if annotations.complete is not None:
-        annotations.complete(used)
-    report = make_report(options.set, annotations, verdicts, _settings(options, root, require))
-    print(report_text(report), end="")
-    if not used:
-        raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
-    # Write the folder, and upload it.
-    tables = make_tables(annotations, verdicts)
-    written = write_folder(out, tables, report, embed=options.embed)
+    with sole_writer(record):
+        # Open every clip once, or take what is known from the record.
+        facts = scan(jobs.values(), root, record, workers=options.workers)
+        # Decide on every row, and report.
+        verdicts = select_rows(annotations, jobs, facts, require)
+        used = [verdict.row for verdict in verdicts if verdict.status == "used"]
+        if annotations.complete is not None:
+            annotations.complete(used)
+        report = make_report(options.set, annotations, verdicts, _settings(options, root, require))
+        print(report_text(report), end="")
+        if not used:
+            raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
+        # Write the folder.
+        tables = make_tables(annotations, verdicts)
+        written = write_folder(out, tables, report, embed=options.embed)
     state = "written" if written else "is current, nothing to write"
     print(f"\n{out}: {state}")
+    # Upload it.
     if options.push:
         tables.push_to_hub(options.push, private=options.private)  # with the clips' bytes
         print(f"pushed to {options.push}")

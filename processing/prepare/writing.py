@@ -13,7 +13,6 @@ from typing import Any
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets.table import embed_table_storage
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from processing.data.atomic_writing import atomic_folder, remove_leftovers
@@ -25,6 +24,11 @@ from .annotations import Annotations, ClipRow, PrepareError
 from .report import report_text
 from .selection import USED, Verdict
 
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 SHARD_ROWS = 100_000  # of a table that only names its clips
 SHARD_BYTES = 400 * 2**20  # of the clips in a shard that holds them
@@ -89,18 +93,20 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
 
 
 @contextmanager
-def sole_writer(out: Path) -> Iterator[None]:
-    """Keeps other preparations of `out` waiting outside.
+def sole_writer(record: Path) -> Iterator[None]:
+    """Keeps other preparations with this record out. Without `fcntl` (Windows) it does not.
 
     Raises:
         PrepareError: there is one already.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out.with_name(f".{out.name}.lock"), timeout=0):
-            yield
-    except Timeout:
-        raise PrepareError(f"{out}: another process prepares it; wait for it, or give another --out") from None
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with open(record, "ab") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepareError(f"{record}: another process prepares this set; wait for it") from None
+        yield
 
 
 def check_out(out: Path) -> None:
