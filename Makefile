@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
 demo test test-slow test-wheel test-latest bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow test-wheel test-latest bench bench-gpu bench-accuracy torture mutation quality style fix-copies clean
+.PHONY: demo test test-slow test-wheel test-page test-latest bench bench-gpu bench-accuracy torture mutation quality style fix-copies clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,10 @@ test-slow: .venv/.installed  ## the checks that take minutes
 
 test-wheel: .venv/.installed  ## build the wheel, install it into an empty environment, train there
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow tests/training/test_command_line.py
+
+test-page: .venv/.installed  ## the page in a browser (apt-get install chromium chromium-driver), a Space in an empty environment
+	$(BIN)/uv pip install -q --python $(BIN)/python selenium
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow" tests/app
 
 test-latest:  ## the fast suite with the newest releases that pyproject.toml allows, in an environment of its own
 	$(PYTHON) -m venv --clear .venv-latest

@@ -89,6 +89,9 @@ class MAAVTClassifierOutput(ModelOutput):
         classification_loss, matching_loss, contrastive_loss: scalars (docs/maavt.md, 4 and 5).
         unimodal_loss: scalar, where `config.unimodal_loss_weight` is above 0 (docs/maavt.md, 5).
         contrastive_loss_per_block: `[L']`, the contrasted blocks: L, or 1 for `contrastive="last"`.
+        class_agreement: `[B]`, the probability that video alone and audio alone name the same class (equation 8), with or
+            without a match head. 0 where a modality is missing; None without one of the inputs and for multi-label
+            models.
         The rest as in [`MAAVTModelOutput`].
     """
 
@@ -103,6 +106,7 @@ class MAAVTClassifierOutput(ModelOutput):
     contrastive_loss: torch.FloatTensor | None = None
     unimodal_loss: torch.FloatTensor | None = None
     contrastive_loss_per_block: torch.FloatTensor | None = None
+    class_agreement: torch.FloatTensor | None = None
     # on request
     video_localization: torch.FloatTensor | None = None
     audio_localization: torch.FloatTensor | None = None

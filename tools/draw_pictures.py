@@ -1,17 +1,16 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the two figures of the README: MA-AVT's architecture, and what the demo's model shows on a clip.
+"""Draws the figures of the README: MA-AVT's architecture, and what the model of examples/digits sees.
 
-make demo
 python tools/draw_pictures.py --out docs/pictures
 """
 
 import argparse
-import csv
+import shutil
+import tempfile
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import torch
 
 
@@ -21,9 +20,13 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
-from training.common.map_pictures import displayed_frame
+from processing.clips import load_clip
+from processing.generate.clip_writing import write_clip
+from training.common.clip_pictures import draw_clip, save_figure, view_clip
+from training.maavt.prediction import classify
 
 
+CLIP = "digit_8.mp4"  # of the README
 FROZEN, TRAINED, DATA, LOSS = "#d9dfe8", "#f7b267", "#ffffff", "#bfe3c0"
 VIDEO, AUDIO, SHARED, EDGE = "#7fb0e6", "#e88f8f", "#c9a6e4", "#3c4450"
 
@@ -148,108 +151,40 @@ def draw_architecture(path: Path) -> None:
     plt.close(figure)
 
 
-# --- output on a clip ---------------------------------------------------------------------------------------------------
+# --- what the model of examples/digits sees ------------------------------------------------------------------------------
 
 
-def clip_pairs(folder: Path) -> list[tuple[str, str, str]]:
-    """For each of the demo's test clips: its file, the file of the next test clip of another digit, its digit."""
-    with open(folder / "metadata.csv", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    pairs = []
-    for number, row in enumerate(rows):
-        others = (other for other in rows[number + 1 :] if other["label"] != row["label"])
-        partner = next(others, None)
-        if partner is not None:
-            pairs.append((str(folder / row["file_name"]), str(folder / partner["file_name"]), row["label"]))
-    return pairs
+def draw_prediction(example: Path, clip: str, path: Path) -> None:
+    """What `maavt predict --pictures` draws of a clip."""
+    model = MAAVTForAudioVisualClassification.from_pretrained(example).eval()
+    view = view_clip(model, MAAVTProcessor.from_pretrained(example), example / "clips" / clip)
+    save_figure(draw_clip(view), path)
 
 
-@torch.no_grad()
-def look_at(model, processor, clip: str, other: str) -> dict:
-    """What the model computes for a clip and for its frames with the audio of another clip; two rows in every tensor."""
-    inputs = processor(clips=[clip, other], return_tensors="pt")
-    frames = inputs["pixel_values_videos"][[0, 0]]  # (2, T, 3, H, W)
-    spectrograms = inputs["input_features"]  # (2, S, F, W)
-    outputs = model(pixel_values_videos=frames, input_features=spectrograms, output_localization=True)
-    return {
-        "frames": frames,
-        "spectrograms": spectrograms,
-        "frame_maps": outputs.video_localization,
-        "spectrogram_maps": outputs.audio_localization,
-        "both": outputs.logits.softmax(-1),
-        "video alone": model(pixel_values_videos=frames).logits.softmax(-1),
-        "audio alone": model(input_features=spectrograms).logits.softmax(-1),
-        "matched": outputs.match_logits.sigmoid(),
-    }
-
-
-def clear_example(model, processor, clips: Path) -> dict:
-    """The first test clip whose digit the model names from either modality, and whose mismatched pair it rejects."""
-    for clip, other, digit in clip_pairs(clips):
-        seen = look_at(model, processor, clip, other)
-        label = model.config.label2id[digit]
-        right = all(seen[name][0].argmax() == label for name in ("both", "video alone", "audio alone"))
-        if right and seen["matched"][0] > 0.5 > seen["matched"][1]:
-            print(f"{clip}, with the audio of {other}")
-            return seen
-    raise ValueError(f"{clips}: the model tells no test clip from its mismatched pair; run `make demo` to its end")
-
-
-def overlay(axes, image: np.ndarray, values: np.ndarray, **options) -> None:
-    """`image` in gray with the map over it, scaled so that its smallest value is clear and its largest is full."""
-    values = (values - values.min()) / (values.max() - values.min())
-    height, width = image.shape[:2]
-    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    if options.get("origin") == "lower":
-        extent = (-0.5, width - 0.5, -0.5, height - 0.5)
-    axes.imshow(image, cmap="gray", extent=extent, **options)
-    axes.imshow(values, cmap="inferno", alpha=0.65, extent=extent, interpolation="bicubic", **options)
-
-
-def draw_output(model_path: Path, clips: Path, path: Path) -> None:
-    """Writes a PNG with two rows: a clip as it is, and its frames with the audio of another clip."""
-    model = MAAVTForAudioVisualClassification.from_pretrained(model_path).eval()
-    processor = MAAVTProcessor.from_pretrained(model_path)
-    seen = clear_example(model, processor, clips)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-
-    figure, grid = plt.subplots(2, 5, figsize=(12.2, 5.2), width_ratios=[1, 1, 1, 1, 1.75], constrained_layout=True)
-    titles = ("frame", "frame with its map", "spectrogram", "spectrogram with its map")
-    for axes, title in zip(grid[0], titles, strict=False):
-        axes.set_title(title, fontsize=10)
-    rows = ("a test clip", "the same frames,\naudio of another clip")
-    for number, (row, name) in enumerate(zip(grid, rows, strict=True)):
-        frame = displayed_frame(seen["frames"][number, 0], processor.video_processor)
-        spectrogram = seen["spectrograms"][number, 0].numpy()  # (F, W), low frequencies first
-        row[0].imshow(frame)
-        overlay(row[1], frame.mean(-1), seen["frame_maps"][number, 0].numpy())
-        row[2].imshow(spectrogram, cmap="magma", origin="lower")
-        overlay(row[3], spectrogram, seen["spectrogram_maps"][number, 0].numpy(), origin="lower")
-        for axes in row[:4]:
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(name, fontsize=10)
-        row[2].set(xlabel="time", ylabel="frequency")
-
-        places = np.arange(len(names))
-        series = (("both", "#4a4e69"), ("video alone", VIDEO), ("audio alone", AUDIO))
-        for offset, (label, color) in zip((-0.27, 0.0, 0.27), series, strict=True):
-            row[4].bar(places + offset, seen[label][number], 0.27, label=label, color=color)
-        row[4].set(xticks=places, xticklabels=names, ylim=(0, 1.2), yticks=(0, 0.5, 1), xlabel="digit")
-        row[4].set_title(f"class probabilities; match probability {seen['matched'][number]:.2f}", fontsize=10)
-        row[4].spines[["top", "right"]].set_visible(False)
-    grid[0, 4].legend(fontsize=8, frameon=False, loc="upper center", ncols=3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def draw_dialed_number(example: Path, path: Path) -> None:
+    """The timeline of all clips one after the other, and then once more with the audio of the next clip."""
+    clips = [load_clip(clip) for clip in sorted((example / "clips").glob("*.mp4"))]
+    waveforms = [clip.waveform for clip in clips]
+    frames = torch.cat([clip.frames for clip in clips] * 2).permute(0, 2, 3, 1)  # (T, H, W, 3)
+    audio = torch.cat(waveforms + waveforms[1:] + waveforms[:1])  # (n,)
+    seconds = clips[0].end - clips[0].start
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "dialed.mp4"
+        fps = round(len(clips[0].frames) / seconds)
+        write_clip(file, frames.numpy(), audio.numpy(), fps=fps, sampling_rate=clips[0].sampling_rate)
+        records = classify(example, [file], window=seconds, pictures=folder)
+        shutil.copy(records[0]["timeline"][0], path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", type=Path, default=Path("outputs/demo"), help="folder of `make demo`")
+    parser.add_argument("--example", type=Path, default=Path("examples/digits"), help="checkpoint and clips")
     parser.add_argument("--out", type=Path, default=Path("docs/pictures"), help="folder to write")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     draw_architecture(options.out / "architecture.png")
-    draw_output(options.demo / "run" / "model", options.demo / "clips", options.out / "output.png")
+    draw_prediction(options.example, CLIP, options.out / "prediction.png")
+    draw_dialed_number(options.example, options.out / "timeline.png")
     for path in sorted(options.out.glob("*.png")):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -15,6 +15,7 @@ from processing.clips import Clip, ClipRequest, clip_window
 from .augmentation import ClipAugmentation, add_white_noise
 from .clip_targets import ClipTargets
 from .conventions import MODALITIES
+from .worker_records import WorkerRecord
 
 
 PAIRING, AUGMENTATION, NOISE, WINDOW = range(4)  # one stream of random numbers for each purpose
@@ -40,6 +41,8 @@ class ClipDataset(torch.utils.data.Dataset):
         mismatch_probability: share of the items that are mismatched pairs.
         mismatched_copies: for evaluation: after the n clips comes one fixed mismatched pair for each clip that has both
             modalities. It shows the frames of clip i where i is even, and its audio where i is odd.
+        same_class_copies: after these comes one more such pair for each clip, with a clip of the same class (in a segment
+            at least) and of another group, where there is one; none for clips of several classes.
         modalities: "video", "audio" or both; the other stream is neither decoded nor given.
         num_frames: frames per clip, at the centers of equal parts of what the spectrogram covers.
         augmentation: for training, or None.
@@ -62,6 +65,7 @@ class ClipDataset(torch.utils.data.Dataset):
         training: bool = False,
         mismatch_probability: float = 0.0,
         mismatched_copies: bool = False,
+        same_class_copies: bool = False,
         modalities: Sequence[str] = MODALITIES,
         num_frames: int = 8,
         augmentation: ClipAugmentation | None = None,
@@ -77,6 +81,8 @@ class ClipDataset(torch.utils.data.Dataset):
         if not (0 <= mismatch_probability <= 1 and 0 <= clean_probability <= 1):
             raise ValueError(f"{mismatch_probability=}, {clean_probability=}; give probabilities between 0 and 1")
         pairs = mismatched_copies or mismatch_probability > 0
+        if same_class_copies and not mismatched_copies:
+            raise ValueError("same_class_copies: follow the mismatched_copies; set these too")
         if pairs and len(set(modalities)) < 2:
             raise ValueError(
                 f"modalities={modalities!r}: mismatched pairs need video and audio; set mismatch_probability to 0"
@@ -95,6 +101,10 @@ class ClipDataset(torch.utils.data.Dataset):
         self.modalities = tuple(modalities)
         self.num_frames = num_frames
         self.augmentation = augmentation if training else None
+        # Augmentation crops and flips frames of full size; without it they are resized as they are decoded.
+        self._transform = None
+        if self.augmentation is None and hasattr(processor, "video_processor"):
+            self._transform = processor.video_processor.resizer()
         # What is changed at random.
         self.noise_db = noise_db
         self.clean_probability = clean_probability
@@ -110,8 +120,13 @@ class ClipDataset(torch.utils.data.Dataset):
         self._whole = np.array([row["video"] is not None and row["audio"] is not None for row in table], dtype=bool)
         self._rows_with_both = np.flatnonzero(self._whole)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        self._record = WorkerRecord.here()
         if pairs:
             self._check_partners()
+        self._rows_of_kind: dict[Any, list[int]] = {}
+        self._rows_with_namesake: list[int] = []
+        if same_class_copies:
+            self._find_namesakes()
         if (check := getattr(processor, "check_draws", None)) is not None:  # a cache may hold clips too late for them
             check(noise_db=noise_db, augmentation=self.augmentation, clip_seconds=clip_seconds)
 
@@ -121,7 +136,7 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         if self.mismatched_copies:
-            return len(self.table) + len(self._rows_with_both)
+            return len(self.table) + len(self._rows_with_both) + len(self._rows_with_namesake)
         return len(self.table)
 
     def has_both(self, index: int) -> bool:
@@ -132,7 +147,10 @@ class ClipDataset(torch.utils.data.Dataset):
         """The row that item `index` is made for: copies follow the clips, in the order of the rows that have one."""
         if index < len(self.table):
             return index
-        return int(self._rows_with_both[index - len(self.table)])
+        index -= len(self.table)
+        if index < len(self._rows_with_both):
+            return int(self._rows_with_both[index])
+        return self._rows_with_namesake[index - len(self._rows_with_both)]
 
     def pair(self, index: int) -> tuple[int, int]:
         """-> (row of the video, row of the audio) that item `index` shows; equal for a matched pair."""
@@ -145,7 +163,11 @@ class ClipDataset(torch.utils.data.Dataset):
             if index < len(self.table):
                 return row, row
             keep_video = row % 2 == 0
-            partner = self._partner(row, self._generator(index, PAIRING))
+            generator = self._generator(index, PAIRING)
+            if index < len(self.table) + len(self._rows_with_both):
+                partner = self._partner(row, generator)
+            else:
+                partner = int(generator.choice(self._namesakes(row)))
         else:
             generator = self._generator(index, PAIRING)
             if generator.random() >= self.mismatch_probability:
@@ -163,6 +185,7 @@ class ClipDataset(torch.utils.data.Dataset):
             "group": self.table[row]["group"],
             "label": self.targets.listed(row, video_row == audio_row),
             "is_matched": self.targets.is_matched(row, video_row == audio_row).tolist(),
+            "same_class": self.targets.same_class(video_row, audio_row),
             "video": self.clip_ids[video_row],
             "audio": self.clip_ids[audio_row],
         }
@@ -250,15 +273,24 @@ class ClipDataset(torch.utils.data.Dataset):
         # A longer clip is cut to `clip_seconds`.
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
-            start, end = clip_window(row[kind], ClipRequest(start, end))
+            with self._record.reading(row["clip_id"]):
+                start, end = clip_window(row[kind], ClipRequest(start, end))
             room = max(0.0, end - start - self.clip_seconds)
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
             end = min(end, start + self.clip_seconds)
         # Segments with windows share the frames of the clip.
         windows = row["segment_windows"] if self.windows else [(start, end)]
-        request = ClipRequest(num_frames=self.num_frames // len(windows), streams=streams, on_missing=self.on_missing)
-        clips = [self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows]
+        request = ClipRequest(
+            num_frames=self.num_frames // len(windows),
+            streams=streams,
+            on_missing=self.on_missing,
+            transform=self._transform,
+        )
+        with self._record.reading(row["clip_id"]):
+            clips = [
+                self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows
+            ]
         return clips[0] if len(clips) == 1 else _join(clips)
 
     def _add_noise(self, waveform: torch.Tensor, index: int) -> torch.Tensor:
@@ -292,6 +324,18 @@ class ClipDataset(torch.utils.data.Dataset):
         return bool(
             self._whole[partner] and self.groups[partner] != self.groups[row] and self.targets.differ(row, partner)
         )
+
+    def _find_namesakes(self) -> None:
+        """Which rows share a class, and which have one that another group has too."""
+        for row in self._rows_with_both.tolist():
+            for kind in self.targets.kinds(row):
+                self._rows_of_kind.setdefault(kind, []).append(row)
+        shared = {kind for kind, rows in self._rows_of_kind.items() if len(set(self.groups[rows])) > 1}
+        self._rows_with_namesake = [row for row in self._rows_with_both.tolist() if self.targets.kinds(row) & shared]
+
+    def _namesakes(self, row: int) -> list[int]:
+        rows = {other for kind in self.targets.kinds(row) for other in self._rows_of_kind[kind]}
+        return sorted(other for other in rows if self.groups[other] != self.groups[row])
 
     def _check_partners(self) -> None:
         """Every clip needs a partner; clips of one kind (labels and group) are looked at once."""

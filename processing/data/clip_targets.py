@@ -92,6 +92,26 @@ class ClipTargets:
         ignored = self._background | {IGNORED_LABEL}
         return not (set(self.segment_labels[first].tolist()) & set(self.segment_labels[second].tolist())) - ignored
 
+    def kinds(self, row: int) -> set:
+        """What another clip has to share with this one to be of the same class: its class, or a segment's at its place.
+
+        Empty for several classes a clip. Background and unlabeled segments do not count.
+        """
+        if self.kind == "multi_label":
+            return set()
+        if self.kind == "clip":
+            return {int(self.clip_labels[row])} - {IGNORED_LABEL}
+        ignored = self._background | {IGNORED_LABEL}
+        return {(i, label) for i, label in enumerate(self.segment_labels[row].tolist()) if label not in ignored}
+
+    def same_class(self, first: int, second: int) -> bool | list[bool]:
+        """Whether two rows have one class, or for each of S segments whether theirs have."""
+        shared = self.kinds(first) & self.kinds(second)
+        if self.kind != "segments":
+            return bool(shared)
+        places = {place for place, _ in shared}
+        return [segment in places for segment in range(self.num_segments)]
+
     def clip_key(self, row: int) -> Any:
         """The label of the whole clip, hashable."""
         label = self.clip_labels[row]

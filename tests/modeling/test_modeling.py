@@ -234,7 +234,8 @@ def test_mismatches_within_the_batch_equal_torn_inputs(segments, scores):
     pairs = [(i, j) for i, j in pairs if whole[i] and whole[j] and classes[i] != classes[j]]
     assert pairs == [(1, 0), (2, 1)]
     pictures, sounds = (torch.tensor(one) for one in zip(*pairs, strict=True))
-    torn = plain(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
+    with torch.no_grad():
+        torn = plain(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
     torn = torn.mean(1) if torn.ndim == 2 else torn
     logits = torch.cat([expected.match_logits, torn])
     targets = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
@@ -349,7 +350,8 @@ def test_modality_dropout_hides_one_modality_in_training_only():
     video = model(pixel_values_videos=inputs["pixel_values_videos"]).logits
     audio = model(input_features=inputs["input_features"]).logits
     torch.manual_seed(0)
-    dropped = model.train()(**inputs).logits
+    with torch.no_grad():
+        dropped = model.train()(**inputs).logits
     is_video = (dropped - video).abs().amax(1) < 1e-5
     is_audio = (dropped - audio).abs().amax(1) < 1e-5
     assert (is_video ^ is_audio).all() and is_video.any() and is_audio.any()
@@ -609,3 +611,46 @@ def test_gradient_modulation_noise_has_the_gradients_own_spread():
     k = modulation.apply()["video"]
     noise = weight.grad - k * before
     assert noise.std().item() == pytest.approx(k * before.std().item(), rel=0.1)
+
+
+# Class agreement
+
+
+def agreement_by_hand(video_logits: torch.Tensor, audio_logits: torch.Tensor) -> torch.Tensor:
+    return (video_logits.softmax(-1) * audio_logits.softmax(-1)).sum(-1)
+
+
+def test_class_agreement_is_that_of_what_each_modality_says_alone():
+    model, inputs = tiny_model(), tiny_inputs()
+    model.classifier.weight.data.normal_()
+    outputs = model(**inputs)
+    alone = [model(**{name: value}) for name, value in inputs.items()]
+    torch.testing.assert_close(outputs.class_agreement, agreement_by_hand(alone[0].logits, alone[1].logits))
+    assert alone[0].class_agreement is None and outputs.class_agreement.std() > 0
+    # Without a match head too; 0 where a modality is missing.
+    found = tiny_model(background_mining=False)(**inputs, has_audio=torch.tensor([True, False, True, True]))
+    assert found.match_logits is None and (found.class_agreement == 0).tolist() == [False, True, False, False]
+    assert tiny_model(problem_type="multi_label_classification")(**inputs).class_agreement is None
+
+
+def test_class_agreement_of_segments():
+    model, inputs = tiny_model(), tiny_inputs(frames=4, segments=2)
+    alone = [model(**{name: value}, num_segments=2).logits for name, value in inputs.items()]  # (B, C) each
+    for labels in (None, torch.tensor([0, 1, 2, 3]), torch.zeros(4, 2, dtype=torch.long)):
+        torch.testing.assert_close(model(**inputs, labels=labels).class_agreement, agreement_by_hand(*alone))
+
+
+def test_match_head_takes_the_class_agreement_in():
+    inputs, labels = tiny_inputs(), torch.tensor([0, 1, 2, 3])
+    plain, model = tiny_model(), tiny_model(match_class_agreement=True)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    model.match_head.agreement_weight.data.fill_(2.0)
+    expected = plain(**inputs).match_logits + 2 * plain(**inputs).class_agreement.log()
+    torch.testing.assert_close(model(**inputs).match_logits, expected)
+    # Pairs that training adds are judged like pairs that are given, and the classes get no gradient from it.
+    options = {"contrastive": None, "classification_loss_weight": 0.0, "in_batch_mismatches": 1}
+    model = tiny_model(match_class_agreement=True, **options).train()
+    model(**inputs, labels=labels).loss.backward()
+    assert not model.classifier.weight.grad.any() and model.match_head.agreement_weight.grad.abs() > 0
+    with pytest.raises(Exception, match="bilinear"):
+        tiny_config(match_class_agreement=True, match_head="mlp")

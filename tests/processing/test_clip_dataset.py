@@ -195,6 +195,28 @@ def test_mismatched_copies(table, processor):
     assert equal(dataset[CLIPS + 1], item)
 
 
+def test_same_class_copies_follow_the_others(table, processor):
+    dataset = ClipDataset(table, processor, mismatched_copies=True, same_class_copies=True, num_frames=1, seed=3)
+    plain = ClipDataset(table, processor, mismatched_copies=True, num_frames=1, seed=3)
+    with_namesake = [
+        row
+        for row in range(CLIPS)
+        if any(LABELS[row] == LABELS[other] and GROUPS[row] != GROUPS[other] for other in range(CLIPS))
+    ]
+    assert with_namesake and len(dataset) == 2 * CLIPS + len(with_namesake)
+    assert [dataset.pair(i) for i in range(2 * CLIPS)] == [plain.pair(i) for i in range(2 * CLIPS)]
+    for index, row in enumerate(with_namesake, start=2 * CLIPS):
+        picture, sound = dataset.pair(index)
+        assert (picture if row % 2 == 0 else sound) == row and picture != sound
+        assert LABELS[picture] == LABELS[sound] and GROUPS[picture] != GROUPS[sound]
+        line = dataset.describe(index)
+        assert line["same_class"] and not line["is_matched"] and line["label"] == -100
+        assert dataset[index]["labels"] == -100 and not dataset[index]["is_matched"]
+    assert not dataset.describe(CLIPS)["same_class"] and dataset.describe(0)["same_class"]
+    with pytest.raises(ValueError, match="mismatched_copies"):
+        ClipDataset(table, processor, same_class_copies=True)
+
+
 def test_noise_has_the_asked_level():
     waveform = torch.from_numpy(tone(2.0))
     for level in (-5.0, 0.0, 20.0):

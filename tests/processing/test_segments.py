@@ -115,6 +115,18 @@ def test_partners_share_no_word(words):
         ClipDataset(words[0]["train"], processor(), num_frames=3, mismatch_probability=0.5)
 
 
+def test_words_of_one_class_stand_at_one_place():
+    table = seconds_table(True)
+    targets = ClipTargets(table)
+    # Background has no class in common with background; bell and bell are at one place.
+    assert targets.same_class(1, 2) == [False, True, False] and targets.same_class(0, 1) == [False] * 3
+    dataset = ClipDataset(table, processor(num_segments=3), mismatched_copies=True, same_class_copies=True)
+    assert len(dataset) == 3 + 3 + 2  # the clip that barks has no namesake
+    assert {dataset.pair(6), dataset.pair(7)} == {(2, 1), (2, 1)}
+    assert dataset.describe(7)["same_class"] == [False, True, False]
+    assert dataset.describe(7)["is_matched"] == [False] * 3
+
+
 def seconds_table(background_matched: bool) -> datasets.Dataset:
     """Like AVE: three seconds, the event in the middle, `Background` around it."""
     cell = {"path": "missing.mp4", "bytes": None}

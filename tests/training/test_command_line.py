@@ -29,6 +29,16 @@ def test_help_does_not_wait_for_pytorch():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip() == "[]"
 
 
+def test_a_torchaudio_that_refuses_this_torch_is_one_line_with_the_cure(tmp_path):
+    refusal = 'raise RuntimeError("torchaudio 2.11.0\\n needs torch below 2.15")'
+    (tmp_path / "torchaudio.py").write_text(refusal)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from training.command_line import main; main()"
+    command = [sys.executable, "-c", code, "prepare", "ave", "--root", "x", "--out", "y"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "needs torch below 2.15" in done.stderr
+    assert "torchaudio>=2.11.1" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export", "push"])
 def test_each_program_is_listed(command):
     assert command in call("--help").output
@@ -110,13 +120,13 @@ def test_shipped_configurations_are_found_from_any_folder(monkeypatch, tmp_path)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_wheel_trains_from_another_folder(tmp_path):
-    """Builds the wheel, installs it with its dependencies into an empty environment, and runs the quick demo there."""
+    """Builds the wheel, installs it with its dependencies into an empty environment, and runs the small demo there."""
     uv = [sys.executable, "-m", "uv", "-q"]
     subprocess.run([*uv, "build", "--wheel", "--out-dir", tmp_path / "dist", REPOSITORY], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     modules = {name.split("/")[0] for name in names if ".dist-info/" not in name}
-    assert modules == {"modeling_deepavfusion", "modeling_maavt", "processing", "training"}
+    assert modules == {"app", "modeling_deepavfusion", "modeling_maavt", "processing", "training"}
 
     subprocess.run([*uv, "venv", "--python", sys.executable, tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
@@ -130,7 +140,8 @@ def test_a_wheel_trains_from_another_folder(tmp_path):
     subprocess.run([maavt, "--help"], cwd=elsewhere, check=True, capture_output=True)
     assert time.monotonic() - start < 2
 
-    subprocess.run([maavt, "demo", "--quick", "--out", "demo"], cwd=elsewhere, check=True)
+    subprocess.run([maavt, "demo", "--quick"], cwd=elsewhere, check=True)
+    subprocess.run([maavt, "demo", "--small", "--out", "demo"], cwd=elsewhere, check=True)
     card = (elsewhere / "demo" / "run" / "model" / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---") and "# MA-AVT demo" in card
     clip = next((elsewhere / "demo" / "clips" / "clips").glob("test_*.mp4"))

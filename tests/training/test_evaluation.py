@@ -15,8 +15,10 @@ from training.common.results import markdown_table
 from training.maavt.arguments import parse_arguments
 from training.maavt.evaluation import (
     Predictions,
+    class_agreement,
     match_threshold,
     pair_records,
+    pair_scores,
     score,
 )
 from training.maavt.outputs import write_results
@@ -105,6 +107,69 @@ def test_match_interval_resamples_the_groups_of_both_clips():
     narrow = score(found, None, bootstrap_samples=300)
     assert row["match_auroc"] == narrow["match_auroc"]
     assert np.ptp(row["match_auroc_interval"]) > 1.5 * np.ptp(narrow["match_auroc_interval"])
+
+
+def two_clip_pairs() -> list[dict]:
+    """Clips a, b of class 0 and c, d of class 1, then each with the audio of another class, then of its own class."""
+    label = {"a": 0, "b": 0, "c": 1, "d": 1}
+    pairs = []
+    for video, audio in zip("abcd" * 3, "abcdcdabbadc", strict=True):
+        matched, alike = video == audio, label[video] == label[audio]
+        pair = {"clip_id": video, "video": video, "audio": audio, "group": video, "label": label[video]}
+        pairs.append(pair | {"is_matched": matched, "same_class": alike})
+        if not matched:
+            pairs[-1]["label"] = -100
+    return pairs
+
+
+def test_pairs_of_another_class_and_of_the_same_class_are_judged_apart():
+    pairs = two_clip_pairs()
+    scores = np.array([3.0, 3, 3, 1, -1, -1, -1, 2, 3, 3, 3, 1])
+    found = pair_scores("match", scores, pairs, {"num_samples": 50})
+    assert found["match_auroc"] == pytest.approx(15 / 16) and found["match_auroc_same_class"] == pytest.approx(0.5)
+    low, high = found["match_auroc_same_class_interval"]
+    assert low <= 0.5 <= high
+    # A pair that lacks a modality is asked in neither.
+    scores[3], scores[7] = np.nan, np.nan
+    assert pair_scores("match", scores, pairs, {"num_samples": 50})["match_auroc"] == 1.0
+
+
+def test_class_agreement_of_pairs_comes_from_what_each_modality_says_alone():
+    pairs = two_clip_pairs()
+    video = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.1, 0.9]])
+    audio = np.array([[0.6, 0.4], [1.0, 0.0], [0.5, 0.5], [0.0, 1.0]])
+    rows = {(clip, None): i for i, clip in enumerate("abcd")}
+    found = class_agreement(pairs, (rows, video), (rows, audio))
+    for pair, value in zip(pairs, found, strict=True):
+        assert value == pytest.approx(video["abcd".index(pair["video"])] @ audio["abcd".index(pair["audio"])])
+    del rows["d", None]
+    assert np.isnan(class_agreement(pairs, (rows, video), (rows, audio))[[3, 5, 7]]).all()
+
+
+def test_which_modality_the_class_follows_when_the_audio_is_of_another_class():
+    pairs = two_clip_pairs()[:8]
+    logits = np.eye(2, dtype=np.float32)[[0, 0, 1, 1, 0, 0, 1, 0]] * 5  # of the mismatched pairs d follows its audio
+    row = score(Predictions(logits, None, pairs), None)
+    assert row["mismatched_video_class"] == 0.75 and row["mismatched_audio_class"] == 0.25 and row["top1"] == 1.0
+
+
+def test_match_interval_resamples_the_group_of_the_other_video_too():
+    """Copies that show the audio of a clip with the frames of another one hang on the other one's group."""
+    generator, num = np.random.default_rng(0), 40
+    bright = generator.normal(size=num)
+    partner = (np.arange(num) // 10 * 10 + 13) % num
+    pairs, scores = [], []
+    for matched in (True, False):
+        for clip in range(num):
+            video = clip if matched else int(partner[clip])
+            pairs.append({"clip_id": str(clip), "video": str(video), "audio": str(clip), "group": str(clip)})
+            pairs[-1]["is_matched"] = matched
+            scores.append(matched + bright[video])
+    both = pair_scores("match", np.array(scores), pairs, {"num_samples": 300})
+    for pair in pairs:
+        pair["video"] = pair["clip_id"]
+    narrow = pair_scores("match", np.array(scores), pairs, {"num_samples": 300})
+    assert np.ptp(both["match_auroc_interval"]) > 1.5 * np.ptp(narrow["match_auroc_interval"])
 
 
 class FixedPredictions:

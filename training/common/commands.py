@@ -70,6 +70,9 @@ def explained(error: Exception) -> str | None:
     line = (own_message(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, (ValueError, OSError, ImportError)):
         return line
+    if "DataLoader worker" in line and (file := _file_of_dead_worker(line)):
+        cause = "remove or convert the file, or free memory; --resume_from_checkpoint true goes on"
+        return f"{file}: a loader worker has died while it read this file ({line}); {cause}"
     if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
         for words, cause in CAUSES.items():
             if words in str(error):
@@ -84,6 +87,15 @@ def own_message(error: Exception) -> str:
         return text
     raised = re.search(r"^[\w.]+: (.*)", text.rpartition("Traceback (most recent call last):")[2], re.MULTILINE)
     return raised[1] if raised else text
+
+
+def _file_of_dead_worker(message: str) -> str:
+    """The file that a loader worker was reading, by the numbers of processes in PyTorch's message; an empty string: none."""
+    from processing.data.worker_records import WorkerRecord
+
+    workers = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\)", message)
+    names = [WorkerRecord.here().read_by(int(worker)) for worker in workers[1].split(",")] if workers else []
+    return next(filter(None, names), "")
 
 
 def shown_command(module: str, argv: list[str] | None) -> str:

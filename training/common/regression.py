@@ -2,9 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logistic regression on frozen features: the baseline of both recipes."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, log_loss
+from sklearn.model_selection import GroupKFold
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -12,7 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from processing.metrics import IGNORED_LABEL
 
 
-STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse penalties C, of which the validation clips choose one
+EXPONENTS = (-3, -1, 1)  # of the inverse penalty C = 10^e; then the neighbors of the best one, until both are worse
+LIMITS = (-9, 4)
+Fold = tuple[np.ndarray, np.ndarray]  # rows to fit on, rows to judge by
 
 
 def fit_regression(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> Pipeline:
@@ -23,27 +28,70 @@ def fit_regression(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_val
         y, y_validation: classes `[n]` (-100 is not used; the best accuracy wins), or `[n, C]` of 0 and 1, which gives one
             regression a class (the best mAP wins).
     """
+    fold = np.arange(len(x)), len(x) + np.arange(len(x_validation))
+    exponent, _ = best_penalty(np.concatenate([x, x_validation]), np.concatenate([y, y_validation]), [fold])
+    return fitted(x, y, exponent)
+
+
+def best_penalty(x: np.ndarray, y: np.ndarray, folds: Sequence[Fold]) -> tuple[int, float]:
+    """The exponent e of C = 10^e that does best on the judged rows of all folds, and its figure. Of equals the smallest."""
+    figures: dict[int, float] = {}
+    wanted = set(EXPONENTS)
+    while wanted:
+        for exponent in wanted:
+            figures[exponent] = judged(x, y, folds, exponent)
+        best = max(sorted(figures), key=figures.get)
+        # The best one needs a neighbor on either side.
+        wanted = {e for e in (best - 1, best + 1) if e not in figures and LIMITS[0] <= e <= LIMITS[1]}
+    return best, figures[best]
+
+
+def judged(x: np.ndarray, y: np.ndarray, folds: Sequence[Fold], exponent: int) -> float:
+    """Negative log loss (multi-hot: mAP) over the judged rows of all folds.
+
+    Of few rows the accuracy hardly decides, and late fusion and class agreement read the probabilities.
+    """
+    probabilities, truth = [], []
+    for fit_rows, judge_rows in folds:
+        regression = fitted(x[fit_rows], y[fit_rows], exponent)
+        num_classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+        probabilities.append(regression_probabilities(regression, x[judge_rows], num_classes))
+        truth.append(y[judge_rows])
+    p, y = np.concatenate(probabilities), np.concatenate(truth)
     if y.ndim == 2:
-        return _fit_one_per_class(x, y, x_validation, y_validation)
-    known, known_validation = y != IGNORED_LABEL, y_validation != IGNORED_LABEL
-    candidates = []
-    for strength in STRENGTHS:
-        regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
-        candidates.append(regression.fit(x[known], y[known]))
-    return max(candidates, key=lambda each: each.score(x_validation[known_validation], y_validation[known_validation]))
+        seen = y.any(0)  # the average precision of a class without clips is undefined
+        return float(average_precision_score(y[:, seen], p[:, seen]))
+    known = y != IGNORED_LABEL
+    p, y = np.clip(p[known].astype(float), 1e-12, 1), y[known]
+    p /= p.sum(1, keepdims=True)
+    return -float(log_loss(y, p, labels=np.arange(p.shape[1])))
 
 
-def _fit_one_per_class(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray) -> Pipeline:
-    seen = y_validation.any(0)  # the average precision of a class without clips is undefined
+def fitted(x: np.ndarray, y: np.ndarray, exponent: int) -> Pipeline:
+    """The regression with C = 10^exponent; rows of -100 are not used."""
+    regression = LogisticRegression(C=10.0**exponent, max_iter=2000)
+    if y.ndim == 2:
+        return make_pipeline(StandardScaler(), OneVsRestClassifier(regression)).fit(x, y)
+    known = y != IGNORED_LABEL
+    return make_pipeline(StandardScaler(), regression).fit(x[known], y[known])
 
-    def mean_average_precision(regression: Pipeline) -> float:
-        return average_precision_score(y_validation[:, seen], regression.predict_proba(x_validation)[:, seen])
 
-    candidates = []
-    for strength in STRENGTHS:
-        regression = OneVsRestClassifier(LogisticRegression(C=strength, max_iter=2000))
-        candidates.append(make_pipeline(StandardScaler(), regression).fit(x, y))
-    return max(candidates, key=mean_average_precision)
+def group_folds(groups: np.ndarray, num_folds: int, seed: int = 0) -> list[Fold]:
+    """Folds in which no group stands on both sides; fewer than `num_folds` where there are fewer groups."""
+    num_folds = min(num_folds, len(set(groups)))
+    return list(GroupKFold(num_folds, shuffle=True, random_state=seed).split(groups, groups=groups))
+
+
+def choose_features(
+    candidates: dict[str, Callable[[], np.ndarray]], y: np.ndarray, folds: Sequence[Fold]
+) -> tuple[str, int]:
+    """The name of the features `[n, D]` that do best with the best of a few penalties, and its own best exponent."""
+    figures = {}
+    for name, features in candidates.items():
+        x = features()
+        figures[name] = max(judged(x, y, folds, exponent) for exponent in EXPONENTS)
+    name = max(figures, key=figures.get)
+    return name, best_penalty(candidates[name](), y, folds)[0]
 
 
 def regression_probabilities(regression: Pipeline, x: np.ndarray, num_classes: int) -> np.ndarray:

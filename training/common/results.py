@@ -6,10 +6,17 @@ import re
 from importlib.metadata import version
 
 
+# What only a table with mismatched pairs has; AUROC against audio of another class, and of another clip of the same class.
+PAIR_COLUMNS = {
+    "match_auroc": "match AUROC", "agreement_auroc": "agreement AUROC",
+    "match_auroc_same_class": "match AUROC, same class", "agreement_auroc_same_class": "agreement AUROC, same class",
+    "combined": "combined", "mismatched_video_class": "other audio: video's class",
+    "mismatched_audio_class": "other audio: audio's class",
+}  # fmt: skip
 COLUMNS = {
     "model": "model", "input": "input", "noise": "audio", "top1": "top-1", "top1_interval": "95 % interval",
     "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "mauc": "mAUC", "d_prime": "d-prime",
-    "match_auroc": "match AUROC", "combined": "combined", "clips": "clips", "groups": "groups",
+    **PAIR_COLUMNS, "clips": "clips", "groups": "groups",
 }  # fmt: skip
 
 

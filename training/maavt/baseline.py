@@ -1,24 +1,57 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline to beat: a logistic regression on the features of the same frozen backbone."""
+"""The baseline to beat: a logistic regression on the features of the same frozen backbone, as good as it can be made.
 
+For each modality validation chooses the picture (the recipe's, or one of the backbone's own size: resized frames, the log
+magnitude of the short-time Fourier transform), the feature (class token, mean of the patches, both) and the penalty.
+"""
+
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from datasets import DatasetDict
+from sklearn.pipeline import Pipeline
 from torch.utils.data import DataLoader
+from transformers import ProcessorMixin
 
 from modeling_maavt import MAAVTModel
+from processing.data.clip_cache import ClipCache
 from processing.data.clip_dataset import ClipDataset
 from processing.data.collators import AudioVisualCollator
-from training.common.regression import fit_regression, regression_probabilities
+from training.common.regression import (
+    Fold,
+    best_penalty,
+    choose_features,
+    fitted,
+    group_folds,
+    regression_probabilities,
+)
 
 from .arguments import Recipe, condition_level
-from .data import RunData
-from .evaluation import INPUTS, Predictions, described_pairs, score, shown_condition, table_cells
+from .data import RunData, make_dataset
+from .evaluation import (
+    Predictions,
+    class_agreement,
+    described_pairs,
+    pair_scores,
+    score,
+    shown_condition,
+    table_cells,
+)
 
 
-def untouched_backbone(name: str, revision: str | None = None) -> MAAVTModel:
+PICTURE = 224  # pixels; larger pictures of a backbone cost more than a baseline should
+MOST_DRAWS, ENOUGH_ROWS = 4, 2500  # noise is drawn anew for every copy of the training rows
+FEW_ROWS = 50  # of validation; below, five folds of training and validation rows choose
+POOLINGS = ("class token", "patch mean", "class token and patch mean")
+LATE_FUSION = "logistic regression, late fusion"
+
+
+def untouched_backbone(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> MAAVTModel:
     """The backbone as it was before training: no learned tokens, nothing adapted."""
     tokens = {"num_audio_tokens": 0, "num_visual_tokens": 0, "num_shared_tokens": 0}
     model = MAAVTModel.from_pretrained(
@@ -28,79 +61,244 @@ def untouched_backbone(name: str, revision: str | None = None) -> MAAVTModel:
         token_self_attention=False,
         background_mining=False,
         contrastive=None,
+        dtype=dtype,
     )
     return model.eval()
 
 
 @torch.inference_mode()
 def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, num_workers: int) -> dict:
-    """Class token after the final LayerNorm, averaged over frames: `video` and `audio` [n, D], `labels` [n].
+    """Class token and mean of the patches after the final LayerNorm, averaged over frames.
 
-    Clips whose segments have labels give a row for each segment.
+    Returns `video` and `audio` `[n, 2D]` and `labels` `[n]`. Clips whose segments have labels give a row for each segment.
     """
     features: dict[str, list] = {"video": [], "audio": [], "labels": []}
-    segments = None
+    segments = 1
     if dataset.targets.kind == "segments":
         segments = dataset.targets.num_segments
 
-    def rows(states: torch.Tensor) -> torch.Tensor:  # (B, S, D) to (B, D), or (B * S, D) where segments have labels
-        if segments is None:
-            states = states.mean(1)
-        return states.reshape(-1, states.shape[-1]).float().cpu()
+    def rows(states: torch.Tensor, clips: int) -> torch.Tensor:  # (B * T, 1 + P, D) to (B * S, 2D)
+        states = torch.cat([states[:, 0], states[:, 1:].mean(1)], dim=-1).float()
+        return states.reshape(clips * segments, -1, states.shape[-1]).mean(1).cpu()
 
-    # The class states of every clip, batch by batch.
+    # Batch by batch.
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
     for batch in loader:
-        labels = batch["labels"]
-        if segments is not None:
-            labels = labels.flatten()
-        features["labels"].append(labels)
+        labels, clips = batch["labels"], len(batch["labels"])
+        features["labels"].append(labels.flatten() if dataset.targets.kind == "segments" else labels)
         if "pixel_values_videos" in batch:
-            pixels = batch["pixel_values_videos"].to(model.device)
-            features["video"].append(rows(model(pixel_values_videos=pixels, num_segments=segments).video_class_state))
+            pixels = batch["pixel_values_videos"].to(model.device, model.dtype)
+            states = model(pixel_values_videos=pixels, num_segments=segments).last_hidden_state
+            features["video"].append(rows(states, clips))
         if "input_features" in batch:
-            spectrograms = batch["input_features"].to(model.device)
-            features["audio"].append(rows(model(input_features=spectrograms).audio_class_state))
+            spectrograms = batch["input_features"].to(model.device, model.dtype)
+            states = model(input_features=spectrograms).audio_last_hidden_state
+            features["audio"].append(rows(states, clips))
     return {name: torch.cat(parts).numpy() for name, parts in features.items() if parts}
+
+
+@dataclass
+class Features:
+    """Features of n clips or segments: `[n, 2D]` by modality and picture; classes and groups of the rows."""
+
+    arrays: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def columns(self, stream: str, name: str) -> np.ndarray:
+        """`[n, D]` or `[n, 2D]` of a name such as `recipe, class token`."""
+        picture, pooling = name.split(", ")
+        both = self.arrays[stream, picture]
+        half = both.shape[1] // 2
+        return {POOLINGS[0]: both[:, :half], POOLINGS[1]: both[:, half:], POOLINGS[2]: both}[pooling]
+
+    def rows(self, rows: np.ndarray) -> "Features":
+        return Features({key: each[rows] for key, each in self.arrays.items()}, self.labels[rows], self.groups[rows])
+
+    @staticmethod
+    def joined(parts: Sequence["Features"]) -> "Features":
+        arrays = {key: np.concatenate([part.arrays[key] for part in parts]) for key in parts[0].arrays}
+        labels, groups = (np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "groups"))
+        return Features(arrays, labels, groups)
+
+
+class FeatureReader:
+    """Computes features of a run's clips with the frozen backbone."""
+
+    def __init__(self, recipe: Recipe, tables: DatasetDict, source: Any, processor: ProcessorMixin):
+        self.recipe, self.tables = recipe, tables
+        dtype = getattr(torch, recipe.model.backbone_dtype)
+        backbone = untouched_backbone(recipe.model.model_name_or_path, recipe.model.revision, dtype)
+        self.backbone = backbone.to(recipe.run.device)
+        self.sources = pictures(source, processor, min(PICTURE, int(np.min(backbone.config.vision_config.image_size))))
+
+    def read(self, split: str, noise, streams: Sequence[str], draws: int = 1, only: Sequence[str] = ()) -> Features:
+        """Features of a split, once for every draw of the noise; `only`: pictures, by default all."""
+        copies = []
+        for draw in range(draws):
+            features = Features()
+            for picture, source in self.sources.items():
+                if only and picture not in only:
+                    continue
+                # Frames carry no noise.
+                wanted = [name for name in streams if name == "audio" or not copies]
+                found = self._read(source, split, noise, wanted, draw) if wanted else {}
+                for stream in streams:
+                    key = stream, picture
+                    features.arrays[key] = found[stream] if stream in found else copies[0].arrays[key]
+                features.labels = found.get("labels", copies[0].labels if copies else None)
+            groups = np.array(self.tables[split]["group"], dtype=str)
+            features.groups = groups.repeat(len(features.labels) // len(groups))
+            copies.append(features)
+        return Features.joined(copies)
+
+    def _read(self, source: Any, split: str, noise, streams: Sequence[str], draw: int) -> dict:
+        run = self.recipe.run
+        dataset = make_dataset(self.recipe, self.tables, source, split, modalities=tuple(streams), noise_db=noise)
+        dataset.seed += 1000 * draw
+        # Clips kept in memory are kept in this process.
+        workers = 0 if isinstance(source, ClipCache) else run.dataloader_num_workers
+        return frozen_features(self.backbone, dataset, run.per_device_eval_batch_size, workers)
+
+    def training_draws(self) -> int:
+        """How often the training rows are drawn: once without noise, several times where they are few."""
+        table = self.tables["train"]
+        rows = len(table)
+        if "segment_labels" in table.column_names:
+            rows *= len(table[0]["segment_labels"])
+        if self.recipe.train_noise is None:
+            return 1
+        return int(np.clip(ENOUGH_ROWS // rows, 1, MOST_DRAWS))
+
+
+def pictures(source: Any, processor: ProcessorMixin, size: int) -> dict[str, Any]:
+    """What loads and processes clips, by picture (the other one has `size` pixels); clips that were processed ahead of time have the recipe's alone."""
+    sources = {"recipe": source}
+    if not isinstance(source, (ProcessorMixin, ClipCache)):
+        return sources
+    processor = copy.deepcopy(processor)
+    extractor, video = processor.feature_extractor, processor.video_processor
+    # A spectrogram of `size` frequencies and frames over the same seconds.
+    samples = extractor.num_frames * extractor.hop_length
+    if extractor.segment_seconds is not None:
+        samples = round(extractor.segment_seconds * extractor.sampling_rate)
+    window = 2 * (size - 1)
+    if samples > 2 * window:
+        extractor.segment_seconds = samples / extractor.sampling_rate
+        extractor.transform, extractor.log_offset, extractor.time_first = "log_stft", 1e-7, False
+        extractor.n_fft = extractor.win_length = window
+        extractor.hop_length = samples // (size - 1)
+        extractor.num_bins = extractor.num_frames = size
+    # Frames that fill a picture of `size`, also where several are laid out in one.
+    rows, columns = video.frame_grid or (1, 1)
+    video.size = {"height": size // rows, "width": size // columns}
+    other = processor
+    if isinstance(source, ClipCache):
+        other = copy.copy(source)  # shares what is decoded
+        other.processor = processor
+    return sources | {"backbone": other}
+
+
+@dataclass
+class FittedInput:
+    """The regression of one input: which features of which modalities, and how the penalty was chosen."""
+
+    columns: dict[str, str]  # by modality
+    exponent: int
+    regression: Pipeline
+
+    def probabilities(self, features: Features, num_classes: int) -> np.ndarray:
+        return regression_probabilities(self.regression, join(features, self.columns), num_classes)
+
+    @property
+    def description(self) -> str:
+        chosen = "; ".join(f"{stream}: {name}" for stream, name in self.columns.items())
+        return f"{chosen}; C = 1e{self.exponent}"
+
+
+def join(features: Features, columns: dict[str, str]) -> np.ndarray:
+    return np.concatenate([features.columns(stream, name) for stream, name in columns.items()], axis=1)
+
+
+def fit_inputs(features: Features, fit_rows: np.ndarray, folds: Sequence[Fold]) -> dict[str, FittedInput]:
+    """A regression for every input (early fusion for both), fitted on `fit_rows`; the folds choose features and penalty."""
+    streams = sorted({stream for stream, _ in features.arrays}, reverse=True)  # video first
+    chosen, result = {}, {}
+
+    def fit(columns: dict[str, str], exponent: int) -> FittedInput:
+        x = join(features, columns)[fit_rows]
+        return FittedInput(columns, exponent, fitted(x, features.labels[fit_rows], exponent))
+
+    for stream in streams:
+        names = [
+            f"{picture}, {pooling}" for each, picture in features.arrays if each == stream for pooling in POOLINGS
+        ]
+        candidates = {name: lambda name=name, stream=stream: features.columns(stream, name) for name in names}
+        chosen[stream], exponent = choose_features(candidates, features.labels, folds)
+        result[stream] = fit({stream: chosen[stream]}, exponent)
+    if len(streams) == 2:
+        exponent, _ = best_penalty(join(features, chosen), features.labels, folds)
+        result["both"] = fit(chosen, exponent)
+    return result
+
+
+def choosing_folds(features: Features, num_train: int, seed: int) -> list[Fold]:
+    """Training rows against validation rows; where these are few, five folds by group over both."""
+    rows = np.arange(len(features.labels))
+    if len(rows) - num_train >= FEW_ROWS:
+        return [(rows[:num_train], rows[num_train:])]
+    return group_folds(features.groups, 5, seed)
+
+
+def late_fusion(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
+    """Geometric mean of the class probabilities of two regressions, `[n, C]`."""
+    product = np.sqrt(np.clip(video, 1e-12, 1) * np.clip(audio, 1e-12, 1))
+    return product / product.sum(1, keepdims=True)
 
 
 def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]:
     """Rows of the table for the logistic regression, trained and tested on the very clips of the model.
 
-    The regression sees the training audio with the noise of training; its penalty is chosen on the validation clips.
+    The regression sees the training audio with the noise of training, drawn several times. Beside early fusion (`both`)
+    there is late fusion of the two regressions; `features` says what was chosen.
     """
-    run = recipe.run
-    backbone = untouched_backbone(recipe.model.model_name_or_path, recipe.model.revision).to(run.device)
-
-    def features(split: str, noise, streams: Sequence[str]) -> dict:
-        dataset = data.clips(split, noise_db=noise, modalities=tuple(streams))
-        return frozen_features(backbone, dataset, run.per_device_eval_batch_size, run.dataloader_num_workers)
-
-    # One regression for each input.
-    modalities = recipe.data.modalities
-    train, validation = (features(split, recipe.train_noise, modalities) for split in ("train", "validation"))
-    fitted = {}
-    for name, streams in INPUTS.items():
-        if set(streams) <= set(modalities):
-            fitted[name] = fit_regression(
-                _join(train, streams), train["labels"], _join(validation, streams), validation["labels"]
-            )
+    run, modalities = recipe.run, recipe.data.modalities
+    reader = FeatureReader(recipe, data.tables, data.source, data.processor)
+    draws = reader.training_draws()
+    train, validation = (
+        reader.read(split, recipe.train_noise, modalities, draws) for split in ("train", "validation")
+    )
+    known, num_train = Features.joined([train, validation]), len(train.labels)
+    fitted_inputs = fit_inputs(known, np.arange(num_train), choosing_folds(known, num_train, run.seed))
+    wanted = {name.split(", ")[0] for each in fitted_inputs.values() for name in each.columns.values()}
 
     # Its rows; the features of the frames are the same under every noise and computed once.
-    pairs = described_pairs(data.clips("test"))
-    rows, test, last_condition = [], {}, None
-    for condition, name, streams in table_cells(recipe):
+    pairs = described_pairs(data.clips(data.tested))
+    copies = []
+    if data.paired and known.labels.ndim == 1:
+        copies = described_pairs(data.clips(data.tested, mismatched_copies=True, same_class_copies=True))
+    bootstrap = {"num_samples": recipe.evaluation.bootstrap_samples, "seed": run.seed}
+    rows, alone, test, last_condition = [], {}, Features(), None
+    for condition, name, _ in table_cells(recipe):
         if condition != last_condition:
-            noisy = [stream for stream in modalities if stream == "audio" or stream not in test]
-            if noisy:
-                test |= features("test", condition_level(condition), noisy)
+            streams = [stream for stream in modalities if stream == "audio" or last_condition is None]
+            if streams:
+                found = reader.read(data.tested, condition_level(condition), streams, only=sorted(wanted))
+                test = Features(test.arrays | found.arrays, found.labels, found.groups)
             last_condition = condition
-        probabilities = regression_probabilities(fitted[name], _join(test, streams), num_classes)
-        row = {"model": "logistic regression", "input": name, "noise": shown_condition(name, condition)}
-        predictions = Predictions(probabilities, None, pairs)
-        rows.append(row | score(predictions, None, recipe.evaluation.bootstrap_samples, run.seed))
+        fit = fitted_inputs[name]
+        probabilities = {"logistic regression": fit.probabilities(test, num_classes)}
+        if name != "both":
+            alone[name] = probabilities["logistic regression"]
+        elif known.labels.ndim == 1:
+            probabilities[LATE_FUSION] = late_fusion(alone["video"], alone["audio"])
+        for model, each in probabilities.items():
+            predictions = Predictions(each, None, pairs)
+            row = {"model": model, "input": name, "noise": shown_condition(name, condition)}
+            row |= {"features": fit.description, **score(predictions, None, *bootstrap.values())}
+            if copies and name == "both":
+                clips = predictions.rows_by_clip
+                agreement = class_agreement(copies, (clips, alone["video"]), (clips, alone["audio"]))
+                row |= pair_scores("agreement", agreement, copies, bootstrap)
+            rows.append(row)
     return rows
-
-
-def _join(features: dict, streams: tuple[str, ...]) -> np.ndarray:
-    return np.concatenate([features[stream] for stream in streams], axis=1)

@@ -6,32 +6,58 @@ import re
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+    model_info,
+)
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from transformers import PreTrainedConfig
 
 from processing.data.atomic_writing import write_text
 from training.common.results import markdown_table, plain_text, small_table_note
 from training.common.shipped_files import shipped_file
 
 
+PICTURES = "pictures"  # folder beside the card
+CARD_PICTURES = {
+    "training_curves.png": "Losses and validation figures by epoch",
+    "confusion_matrix.png": "Confusion matrix of the test clips: rows are true classes, columns predicted ones",
+}
+
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
 
 model = AutoModelForVideoClassification.from_pretrained("{name}", trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
-outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
-print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
+outputs = model(**processor(clips=["{clip}"], return_tensors="pt"))
+print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
 USAGE_ADAPTER = """from transformers import AutoProcessor
-from modeling_maavt import MAAVTForAudioVisualClassification
+from modeling_maavt import MAAVTForAudioVisualClassification  # of the maavt package
 
-model = MAAVTForAudioVisualClassification.from_pretrained("{name}").eval()  # fetches the backbone, then adds the adapter
+model = MAAVTForAudioVisualClassification.from_pretrained("{name}").eval()  # loads the backbone, then the adapter
 processor = AutoProcessor.from_pretrained("{name}", trust_remote_code=True)
-outputs = model(**processor(clips=["clip.mp4"], return_tensors="pt"))
-print(model.config.id2label[outputs.logits[0].argmax().item()], outputs.match_logits)"""
+outputs = model(**processor(clips=["{clip}"], return_tensors="pt"))
+print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
-NOTES = """In the rows `audio` and `video` the model is given one modality only. Combined: the share of pairs that are right, which
-means a matched pair that is accepted and classified rightly, or a mismatched pair that is rejected. The threshold {threshold}
-was chosen on validation. The interval is a bootstrap over groups."""
+MA_AVT = "[MA-AVT](https://arxiv.org/abs/2406.04930) (Mahmud, Mo, Tian, Marculescu, CVPR Workshops 2024)"
+MATCH_NOTE = (
+    "`match_logits` is positive where video and audio seem to be of one class; `class_agreement` is the probability that video "
+    "alone and audio alone name the same class. "
+)
+MATCH_LIMIT = """- The match score and `class_agreement` say whether video and audio are of one *class*, not whether they were recorded together:
+  they can hardly tell a clip's own audio from that of another clip of its class. Do not use them to detect dubbing, replaced
+  audio or audio that is out of step.
+"""
+NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match score of matched pairs against
+that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in place of the
+match score. Other audio: how often the class of the video, or that of the audio, is named where they differ. Combined: the share of
+pairs that are right, which means a matched pair that is accepted and classified rightly, or a pair of two classes that is
+rejected. The threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
 
 
 def backbone_license(name: str, given: str | None = None) -> str:
@@ -47,10 +73,44 @@ def backbone_license(name: str, given: str | None = None) -> str:
     return getattr(data, "license", None) or "not stated"
 
 
-def license_identifier(backbone_license: str) -> str:
-    """A short name for the card's metadata; a license that takes a sentence stands in the card's own section."""
-    word = backbone_license.lower()
-    return f"backbone-{word}" if re.fullmatch(r"[a-z0-9][a-z0-9.-]*", word) else "see-the-license-section"
+def architecture_text(config: PreTrainedConfig) -> str:
+    """What the model is, in a sentence: MA-AVT with the tokens that it has, or a baseline without."""
+    if not config.num_audio_tokens + config.num_visual_tokens + config.num_shared_tokens:
+        parts = "without learned tokens"
+        if config.lavish_config is not None:
+            parts = "with LAVISH adapters between the streams"
+        return f"It is a baseline for {MA_AVT}: one vision transformer reads frames and spectrograms, {parts}."
+    parts = "learned audio, visual and shared tokens"
+    if config.background_mining:
+        parts = "learned audio, visual, shared and background tokens"
+    return f"The model is {MA_AVT}: one vision transformer reads frames and spectrograms, with {parts}."
+
+
+def usage_notes(results: dict, match: bool, adapter: bool) -> str:
+    """What a user of the snippet has to know."""
+    count, window = results["num_frames"], results.get("window")
+    frames = "one frame" if count == 1 else f"{count} frames"
+    text = MATCH_NOTE if match else ""
+    text += f"Either input may be missing. The processor takes {frames} of each clip."
+    if window:
+        text += f" Trained on windows of {window} s; cut longer clips into such windows."
+    if adapter:
+        text += " These files are the adapter alone: what was trained, without the backbone."
+    if adapter and hub_name(results["card"]["backbone"]) is None:
+        text += " The backbone is not on the Hub: `adapter_config.json` names the folder that held it."
+    return text
+
+
+def license_text(card: dict) -> str:
+    """Whose licenses the weights are under."""
+    text = f"Backbone: {card['backbone']}. Its license: {card['backbone_license']}.\n\n"
+    if card.get("license"):
+        text += (
+            f"The trained weights are under {card['license']}; they derive from the backbone and from the data above."
+        )
+    else:
+        text += "The trained weights derive from the backbone and from the data above, so both licenses apply."
+    return text + " The code is Apache-2.0."
 
 
 def hub_name(backbone: str) -> str | None:
@@ -58,8 +118,31 @@ def hub_name(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
-def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
-    """The model's own rows in the form that the Hub lists."""
+def write_eval_results(directory: Path, results: dict) -> None:
+    """Writes `.eval_results/NAME.yaml`, which the Hub lists beside the card and on the page of the data set.
+
+    Only where the data set is on the Hub: top-1 (mAP of clips with several classes) of video and audio together.
+    """
+    card = results["card"]
+    dataset = card.get("data_hub")
+    rows = [row for row in results["rows"] if (row["model"], row["input"], row["noise"]) == ("maavt", "both", "clean")]
+    if not dataset or not rows or results["arguments"].get("evaluation_split", "test") != "test":
+        return
+    metric, value = next((name, rows[0][name]) for name in ("top1", "map") if rows[0].get(name) is not None)
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=card["data_task"],
+        value=round(float(value), 4),
+        notes=f"{metric} of video and audio, {rows[0]['clips']} test clips, measured by the maavt package",
+    )
+    folder = directory / EVAL_RESULTS_FOLDER
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+    write_text(folder / f"{dataset.rpartition('/')[2]}.yaml", text)
+
+
+def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]:
+    """The model's own rows in the older form, `model-index`, which takes data sets that are not on the Hub."""
     results = []
     for row in (r for r in rows if r["model"] == "maavt"):
         condition = "clean" if row["noise"] in ("any", "clean") else f"white noise, {row['noise']} dB"
@@ -71,7 +154,7 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
                         dataset_type=dataset,
                         dataset_name=dataset,
                         dataset_config=condition,
-                        dataset_split="test",
+                        dataset_split=split,
                         metric_type=metric,
                         metric_name=f"{metric} ({row['input']})",
                         metric_value=round(float(row[key]), 4),
@@ -80,8 +163,8 @@ def eval_results(rows: list[dict], dataset: str) -> list[EvalResult]:
     return results
 
 
-def recipe_text(results: dict) -> str:
-    """How it was trained, in sentences; the YAML below holds only what differs from the defaults."""
+def training_text(results: dict) -> str:
+    """How it was trained, in sentences."""
     training = results["training"]
     text = (
         f"{results['card']['recipe']} Trained for {results['epochs']:g} epochs ({training['steps']} steps of "
@@ -92,61 +175,82 @@ def recipe_text(results: dict) -> str:
     best = results.get("best")
     if best:
         text += f" Epoch {best['epoch']:g} was the best on validation ({best['metric']} {best['value']:.3f})."
-    return text + " What differs from the package's defaults:"
+    return text
 
 
 def results_notes(results: dict) -> str:
     """How to read the table of results."""
     notes = small_table_note(results["rows"])
-    if results["threshold"] is not None:
+    if results["threshold"] is not None and results["card"].get("match_head", True):
         notes += "\n\n" + NOTES.format(threshold=round(results["threshold"], 3))
     return notes.strip()
 
 
-def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False) -> Path:
-    """Writes `directory/README.md` from the template and a run's `results`; returns its path.
+def card_pictures(directory: Path) -> str:
+    """The pictures that lie beside the card, as Markdown."""
+    shown = [name for name in CARD_PICTURES if (directory / PICTURES / name).is_file()]
+    return "\n\n".join(f"![{CARD_PICTURES[name]}]({PICTURES}/{name})" for name in shown)
+
+
+def write_card(directory: Path, results: dict, **options) -> Path:
+    """Writes `directory/README.md`, a `card_text` with these options, and what the Hub reads beside it; returns its path."""
+    write_text(directory / "README.md", card_text(directory, results, **options))
+    write_eval_results(directory, results)
+    return directory / "README.md"
+
+
+def card_text(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> str:
+    """The card from the template and a run's `results`, with the pictures of `directory`.
 
     Args:
         results: what `train.py` writes to `results.json`.
         name: how a user names the checkpoint: a repository of the Hub, or a folder.
         adapter: the folder holds an adapter to the backbone, not a whole model.
+        clip: of the snippet.
     """
-    arguments, card = results["arguments"], results["card"]
-    # What the Hub reads from the card's header.
+    # Runs of version 0.1.0 recorded less.
+    card = {"architecture": f"The model is {MA_AVT}.", "match_head": True, **results["card"]}
+    measured_on = results["arguments"].get("evaluation_split", "test")
+    # What the Hub reads from the card's header. A license that takes a sentence stands in the card's own section.
+    license_name = None if card.get("license") else "see-the-license-section"
     data = ModelCardData(
-        license="other",
-        license_name=license_identifier(card["backbone_license"]),
+        license=card.get("license") or "other",
+        license_name=license_name,
         library_name="peft" if adapter else "transformers",
         base_model=hub_name(card["backbone"]),
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
+        datasets=card.get("data_hub"),
         model_name=card["title"],
-        eval_results=eval_results(results["rows"], card["data_name"]) or None,
+        eval_results=eval_results(results["rows"], card["data_name"], measured_on) or None,
     )
     # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
     usage = USAGE_ADAPTER if adapter else USAGE_MODEL
-    window = results.get("window")
+    match = card["match_head"]
     text = ModelCard.from_template(
         data,
         template_path=str(shipped_file("model_card.md")),
         title=card["title"],
         summary=card["summary"],
-        usage=usage.format(name=name),
-        num_frames=results["num_frames"],
-        window_text=f"Trained on windows of {window} s; cut longer clips into such windows." if window else "",
+        architecture=card["architecture"],
+        usage=usage.format(name=name, clip=clip, match=", outputs.match_logits" if match else ""),
+        usage_notes=usage_notes(results, match, adapter),
         label_names=", ".join(map(plain_text, results["label_names"])),
         data_description=card["data_description"],
         data_license=card["data_license"],
         split_table=markdown_table(split_rows, {"split": "split", "clips": "clips", "groups": "groups"}),
         skipped_text=card["skipped"],
+        measured_on=measured_on,
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
-        recipe_text=recipe_text(results),
-        recipe=yaml.safe_dump(arguments, sort_keys=True, allow_unicode=True).replace("```", "` ` `").strip(),
-        backbone=card["backbone"],
-        backbone_license=card["backbone_license"],
+        pictures=card_pictures(directory),
+        recipe_text=training_text(results),
+        recipe=yaml.safe_dump(results["arguments"], sort_keys=True, allow_unicode=True)
+        .replace("```", "` ` `")
+        .strip(),
+        match_limit=MATCH_LIMIT if match else "",
+        license_text=license_text(card),
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     )
-    write_text(directory / "README.md", str(text))
-    return directory / "README.md"
+    return str(text)

@@ -132,9 +132,15 @@ class RunData:
     source: Any  # loads clips: the processor, or a cache in its place
     states: Any  # loads what enters the first prompted block, for `block_states`; else the same as `source`
     collator: Callable
-    mining: bool  # whether validation and test show mismatched pairs
+    mining: bool  # whether the match head learns: validation and test then show it mismatched pairs
+    paired: bool  # whether the test clips can be shown in mismatched pairs
     train_set: torch.utils.data.Dataset
     validation_set: ClipDataset
+
+    @property
+    def tested(self) -> str:
+        """The split that the tables are measured on."""
+        return self.recipe.evaluation.evaluation_split
 
     def split(self, name: str, **options) -> ClipDataset:
         """A split for the model; options as for `make_dataset`."""
@@ -166,8 +172,18 @@ def build_data(recipe: Recipe, clips: Clips, model: nn.Module) -> RunData:
     validation = {"noise_db": recipe.train_noise, "mismatched_copies": mining}
     validation_set = make_dataset(recipe, tables, states, "validation", **validation)
     if clips.stream is None:  # what is wrong with the test clips shall be known before training
-        make_dataset(recipe, tables, states, "test", mismatched_copies=mining)
-    return RunData(recipe, tables, processor, source, states, collator, mining, train_set, validation_set)
+        make_dataset(recipe, tables, states, recipe.evaluation.evaluation_split, mismatched_copies=mining)
+    paired = mining or (recipe.both_modalities and has_partners(recipe, tables, states))
+    return RunData(recipe, tables, processor, source, states, collator, mining, paired, train_set, validation_set)
+
+
+def has_partners(recipe: Recipe, tables: DatasetDict, source: Any) -> bool:
+    """Whether every test clip has one of another class and another group to be mismatched with."""
+    try:
+        make_dataset(recipe, tables, source, recipe.evaluation.evaluation_split, mismatched_copies=True)
+    except ValueError:
+        return False
+    return True
 
 
 def make_dataset(
@@ -180,6 +196,7 @@ def make_dataset(
     modalities: tuple[str, ...] | None = None,
     noise_db: float | tuple[float, float] | None = None,
     mismatched_copies: bool = False,
+    same_class_copies: bool = False,
 ) -> ClipDataset:
     """One split as a data set.
 
@@ -188,6 +205,7 @@ def make_dataset(
         training: with mismatched pairs, augmentation and the noise of training.
         noise_db: a level or a range, outside training.
         mismatched_copies: show every clip a second time with the audio of another class.
+        same_class_copies: and a third time with that of another clip of its class.
 
     Raises:
         ValueError: names the split and what is wrong with it.
@@ -209,6 +227,7 @@ def make_dataset(
             seed=recipe.run.seed,
             training=training,
             mismatched_copies=mismatched_copies,
+            same_class_copies=same_class_copies,
             modalities=tuple(modalities or data.modalities),
             num_frames=data.num_frames,
             noise_db=noise_db,

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics import IGNORED_LABEL
-from processing.metrics.classification import CombinedScore, MatchScore, best_threshold, bootstrap_interval
+from processing.metrics.classification import CombinedScore, best_threshold, bootstrap_interval
 from processing.metrics.multilabel import MultiLabelScore
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, class_metrics, split_predictions
 
@@ -78,10 +79,20 @@ class Predictions:
         return np.array([pair["group"] for pair in self.pairs])
 
     @property
-    def audio_groups(self) -> np.ndarray:
-        """`[n]`, the group that a pair's audio comes from, as far as its clip is among the pairs."""
-        group_of = {pair["clip_id"]: pair["group"] for pair in self.pairs}
-        return np.array([group_of.get(pair["audio"], pair["group"]) for pair in self.pairs])
+    def rows_by_clip(self) -> dict[tuple, int]:
+        """The row of every clip, or segment of a clip, that is shown as it is."""
+        shown = ((row, pair) for row, pair in enumerate(self.pairs) if not is_copy(pair))
+        return {part_of(pair, "clip_id"): row for row, pair in shown}
+
+
+def is_copy(pair: dict) -> bool:
+    """Whether a pair's video and audio come from two clips."""
+    return pair.get("video", pair["clip_id"]) != pair.get("audio", pair["clip_id"])
+
+
+def part_of(pair: dict, key: str) -> tuple:
+    """The clip that `key` (`clip_id`, `video`, `audio`) names, and the pair's segment."""
+    return pair.get(key, pair["clip_id"]), pair.get("segment")
 
 
 def described_pairs(dataset: ClipDataset) -> list[dict]:
@@ -90,7 +101,7 @@ def described_pairs(dataset: ClipDataset) -> list[dict]:
     if dataset.targets.kind != "segments":
         return pairs
     return [
-        pair | {"segment": segment, "label": pair["label"][segment], "is_matched": pair["is_matched"][segment]}
+        pair | {"segment": segment} | {key: pair[key][segment] for key in ("label", "is_matched", "same_class")}
         for pair in pairs
         for segment in range(dataset.targets.num_segments)
     ]
@@ -119,19 +130,83 @@ def score(predictions: Predictions, threshold: float | None, bootstrap_samples: 
         row = class_score(predictions, options)
     row["clips"] = len({pair["clip_id"] for pair in predictions.pairs if pair["is_matched"]})
     row["groups"] = len(set(groups[matched]))
-    if predictions.match_logits is None or matched.all():
+    other_class = ~matched & ~same_class(predictions.pairs)
+    if not other_class.any():
         return row
-    # Is the audio that of the video? A pair that lacks one of the two is not asked.
-    judged = predictions.subset(predictions.judged)
-    row["match_auroc"] = MatchScore().compute(predictions=judged.match_logits, references=judged.is_matched)["auroc"]
-    pairs = (judged.is_matched, judged.match_logits)
-    # A mismatched pair hangs on the groups of both its clips.
-    options["other_groups"] = predictions.audio_groups[predictions.judged]
-    row["match_auroc_interval"] = list(bootstrap_interval(pairs, judged.groups, roc_auc_score, **options))
-    row["mismatched_pairs"] = int((~matched).sum())
+    if not predictions.multi_label:
+        row |= followed_modality(predictions, other_class)
+    if predictions.match_logits is None:
+        return row
+    # Is the audio that of the video?
+    row |= pair_scores("match", predictions.match_logits, predictions.pairs, options)
+    row["mismatched_pairs"] = int(other_class.sum())
     if threshold is not None and not predictions.multi_label:
-        row["combined"] = combined_accuracy(judged, threshold)
+        row["combined"] = combined_accuracy(
+            predictions.subset(predictions.judged & (matched | other_class)), threshold
+        )
     return row
+
+
+def same_class(pairs: list[dict]) -> np.ndarray:
+    """bool `[n]`: mismatched pairs of two clips of one class."""
+    return np.array([bool(pair.get("same_class")) and not pair["is_matched"] for pair in pairs])
+
+
+def pair_scores(name: str, scores: np.ndarray, pairs: list[dict], options: dict) -> dict:
+    """How well a score `[n]` tells matched pairs from mismatched ones: AUROC and its interval.
+
+    `<name>_auroc` is against audio of another class, `<name>_auroc_same_class` against another clip of the same class. A
+    pair without a score (NaN), which lacks a modality, is not asked.
+    """
+    found = {}
+    matched, alike = np.array([pair["is_matched"] for pair in pairs]), same_class(pairs)
+    # A mismatched pair hangs on the groups of its video and of its audio.
+    group_of = {pair["clip_id"]: pair["group"] for pair in pairs}
+    video, audio = (
+        np.array([group_of.get(part_of(pair, key)[0], pair["group"]) for pair in pairs]) for key in ("video", "audio")
+    )
+    for suffix, mismatched in (("", ~matched & ~alike), ("_same_class", alike)):
+        asked = np.isfinite(scores) & (matched | mismatched)
+        if not (asked & matched).any() or not (asked & mismatched).any():
+            continue
+        key, values = f"{name}_auroc{suffix}", (matched[asked], scores[asked])
+        found[key] = float(roc_auc_score(*values))
+        interval = bootstrap_interval(values, video[asked], roc_auc_score, other_groups=audio[asked], **options)
+        found[f"{key}_interval"] = list(interval)
+    return found
+
+
+def class_agreement(pairs: list[dict], video: tuple[dict, np.ndarray], audio: tuple[dict, np.ndarray]) -> np.ndarray:
+    """sum_c p_v(c) p_a(c) of every pair `[n]`, from what video alone and audio alone say of the clips (equation 8).
+
+    Args:
+        pairs: as `described_pairs` gives them.
+        video, audio: the row of every clip (`Predictions.rows_by_clip`) and class probabilities `[m, C]`.
+
+    Returns:
+        `[n]`, NaN where a clip lacks the modality.
+    """
+    agreement = np.full(len(pairs), np.nan)
+    for i, pair in enumerate(pairs):
+        of_video, of_audio = video[0].get(part_of(pair, "video")), audio[0].get(part_of(pair, "audio"))
+        if of_video is not None and of_audio is not None:
+            agreement[i] = video[1][of_video] @ audio[1][of_audio]
+    return agreement
+
+
+def followed_modality(predictions: Predictions, mismatched: np.ndarray) -> dict:
+    """Given audio of another class, how often the model names the class of the video, and how often that of the audio."""
+    labels, rows = predictions.labels, predictions.rows_by_clip
+    found = {}
+    for key in ("video", "audio"):
+        right = []
+        for i in np.flatnonzero(mismatched):
+            row = rows.get(part_of(predictions.pairs[i], key))
+            if is_copy(predictions.pairs[i]) and row is not None and labels[row] != IGNORED_LABEL:
+                right.append(predictions.classes[i] == labels[row])
+        if right:
+            found[f"mismatched_{key}_class"] = float(np.mean(right))
+    return found
 
 
 def class_score(predictions: Predictions, options: dict) -> dict:
@@ -171,7 +246,7 @@ def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float 
 
 @dataclass
 class Evaluation:
-    """What a finished model does on the test clips."""
+    """What a finished model does on the clips of `evaluation_split`."""
 
     rows: list[dict]  # of the table
     records: list[dict]  # one per pair, input and condition, for the predictions file
@@ -187,18 +262,25 @@ def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, l
     threshold = None
     if data.mining:
         threshold = match_threshold(trainer, data.validation_set)
-    rows, records, first = [], [], {}
+    bootstrap = {"num_samples": recipe.evaluation.bootstrap_samples, "seed": recipe.run.seed}
+    rows, records, first, alone = [], [], {}, {}
     for condition, name, streams in table_cells(recipe):
         shown = shown_condition(name, condition)
-        paired = name == "both" and threshold is not None
-        options = {"modalities": streams, "noise_db": condition_level(condition), "mismatched_copies": paired}
-        predictions = predict(trainer, data.split("test", **options))
+        paired = name == "both" and data.paired
+        copies = {"mismatched_copies": paired, "same_class_copies": paired and data.mining}
+        dataset = data.split(data.tested, modalities=streams, noise_db=condition_level(condition), **copies)
+        predictions = predict(trainer, dataset)
         first.setdefault(name, predictions)
         row = {"model": "maavt", "input": name, "noise": shown}
-        measured = score(
-            predictions, threshold if paired else None, recipe.evaluation.bootstrap_samples, recipe.run.seed
-        )
-        rows.append(row | measured)
+        row |= score(predictions, threshold, *bootstrap.values())
+        # The class agreement needs no head: it is there for every way of tuning.
+        if len(streams) == 1:
+            alone[name] = predictions.rows_by_clip, softmax(predictions.logits, axis=-1)
+        elif data.paired and not predictions.multi_label:
+            pairs = described_pairs(data.split(data.tested, mismatched_copies=True, same_class_copies=True))
+            agreement = class_agreement(pairs, alone["video"], alone["audio"])
+            row |= pair_scores("agreement", agreement, pairs, bootstrap)
+        rows.append(row)
         records += pair_records(predictions, label_names, name, shown)
     return Evaluation(rows, records, first, threshold)
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of MA-AVT's recipe: names, defaults and help. Imports no PyTorch, so that `train.py --help` is quick."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -51,7 +52,17 @@ class CardOptions:
     data_name: str | None = None  # None: the name of the data's folder
     data_description: str | None = None  # one sentence
     data_license: str = "not stated"
+    data_hub: str | None = None  # user/name of the data set on the Hub; None: as in data: hf://datasets/user/name
+    data_task: str = "default"  # the task of that data set's eval.yaml whose leaderboard lists the result
+    backbone: str | None = None  # its Hub name, or what it is; None: the name or folder that was loaded
     backbone_license: str | None = None  # None: as the backbone's own card says
+    license: str | None = None  # of the trained weights, a name that the Hub knows; None: both licenses apply
+
+    def __post_init__(self):
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            raise ValueError(
+                f"card: license: {self.license!r} is no name of a license; give one that the Hub knows, such as apache-2.0"
+            )
 
 
 def names(keys: type) -> str:
@@ -156,6 +167,11 @@ class DataArguments:
         "resized frames (150 kB each at 224 pixels) and spectrograms; with random crops or flips the frames as decoded "
         "(2.8 MB each at 720p), with noise or gain the waveform.",
     )
+    cache_engine: Literal["process", "ray"] = option(
+        "process",
+        "Who fills feature_cache. process: as many processes as dataloader_num_workers. ray: the cluster that RAY_ADDRESS "
+        "names, or all cores of this machine (docs/scale.md).",
+    )
     block_states: str | None = option(
         None,
         "Folder for what enters block `model_config.prompt_start_layer` (above 0), computed once per clip: later epochs and "
@@ -178,6 +194,9 @@ class EvaluationArguments:
         ["clean"],
         "Conditions of the test table: 'clean' or a level of white noise in dB SNR.",
         section="Evaluation",
+    )
+    evaluation_split: Literal["test", "validation"] = option(
+        "test", "Clips of the table. validation: while a recipe is being chosen; the baseline is skipped then."
     )
     baseline: bool = option(True, "Add a logistic regression on the same frozen features to the table.")
     retrieval: bool = option(False, "Also measure how well video finds audio, and audio video, among the test clips.")

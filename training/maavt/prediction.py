@@ -1,19 +1,36 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Classes, match scores and embeddings of clips, by a checkpoint. `predict.py` is its command line."""
+"""Classes, match scores, embeddings and pictures of clips, by a checkpoint. `predict.py` is its command line."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoProcessor, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.utils import ModelOutput
 
+import modeling_deepavfusion
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
+from processing.data.isolated_calls import Lost, isolated_calls
+from training.common.clip_pictures import class_probabilities, gather_views
+from training.common.picture_folder import PictureFolder
 
 from .options import MODALITIES
+
+
+# Models that answer with a picture or with audio.
+DENSE_TASKS = (
+    "DeepAVFusionForAudioVisualSegmentation",
+    "DeepAVFusionForSoundSourceLocalization",
+    "DeepAVFusionForSoundSourceSeparation",
+)
+CLASSIFIER = "DeepAVFusionForAudioVisualClassification"
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,10 @@ class PredictionOptions:
         window: seconds; every file is cut into windows of that length. None: the whole file.
         stride: seconds between the starts of two windows; None: the window.
         modalities: what the model is given.
-        embeddings: also give the class tokens.
+        embeddings: also give the class tokens of a MA-AVT.
+        scores: also give the probabilities of all classes, as an array `scores` [C].
+        pictures: a folder for pictures of every window, timelines of long files, masks and audio. Without `window`, a file of
+            which the model would hear less than half is then cut into windows that it hears.
         skip_broken: report a file that cannot be read as a record with `error` instead of raising.
 
     Raises:
@@ -39,6 +59,8 @@ class PredictionOptions:
     stride: float | None = None
     modalities: Sequence[str] = MODALITIES
     embeddings: bool = False
+    scores: bool = False
+    pictures: str | Path | None = None
     skip_broken: bool = False
 
     def __post_init__(self):
@@ -70,19 +92,85 @@ def windows(path: str, length: float | None, stride: float | None) -> Iterator[t
         yield start, start + length
 
 
+def heard_length(file: str, processor: ProcessorMixin) -> float | None:
+    """The seconds that a model hears at once, where they are less than half of the file; else None."""
+    duration = probe_clip(file).duration
+    first, last = processor.feature_extractor.heard_window(duration)
+    return last - first if last - first < duration / 2 else None
+
+
 def read_windows(
     files: Iterable[str | Path], processor: ProcessorMixin, options: PredictionOptions
 ) -> Iterator[tuple[dict, Clip | None]]:
-    """(record, decoded clip) of every window of every file; the clip is None where the record says `error`."""
-    for file in map(str, files):
-        try:
-            for start, end in windows(file, options.window, options.stride or options.window):
-                request = ClipRequest(start, end, streams=tuple(options.modalities), on_missing="none")
-                yield {"file": file, "start": start, "end": end}, processor.load_clip(file, request)
-        except ClipError as error:
-            if not options.skip_broken:
-                raise
-            yield {"file": file, "start": None, "end": None, "error": str(error)}, None
+    """(record, decoded clip) of every window of every file; the clip is None where the record says `error`.
+
+    With `skip_broken` files are read in a process of its own: one that crashes or stalls a decoder costs no other file its
+    result.
+    """
+    call = map
+    if options.skip_broken and not multiprocessing.current_process().daemon:  # else this one is isolated already
+        call = call_isolated
+    last_record: dict = {}
+
+    def pending() -> Iterator[dict]:
+        for records in call(partial(list_windows, processor=processor, options=options), map(str, files)):
+            for record in records:
+                yield record
+                if "error" in last_record:  # the rest of the file is no better
+                    break
+
+    for last_record, clip in call(partial(read_window, processor=processor, options=options), pending()):
+        yield last_record, clip
+
+
+def call_isolated(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """The results in the order of the items; see `isolated_calls`. `function` also takes (item, why it was lost)."""
+    for item, result in isolated_calls(function, items, workers=1):
+        yield function((item, result.reason)) if isinstance(result, Lost) else result
+
+
+def list_windows(file: str | tuple[str, str], processor: ProcessorMixin, options: PredictionOptions) -> list[dict]:
+    """A record for each window of a file, or one that says why the file cannot be read."""
+    if isinstance(file, tuple):
+        return [failed(file[0], f"{file[0]}: {file[1]}")]
+    try:
+        length = options.window
+        if length is None and options.pictures is not None:
+            length = heard_length(file, processor)
+        cuts = windows(file, length, options.stride or length)
+        return [{"file": file, "start": start, "end": end} for start, end in cuts]
+    except ClipError as error:
+        if not options.skip_broken:
+            raise
+        return [failed(file, str(error))]
+
+
+def failed(file: str, error: str) -> dict:
+    return {"file": file, "start": None, "end": None, "error": error}
+
+
+def read_window(
+    record: dict | tuple[dict, str], processor: ProcessorMixin, options: PredictionOptions
+) -> tuple[dict, Clip | None]:
+    """(record, decoded clip) of one window; the clip is None where the record says `error`."""
+    if isinstance(record, tuple):
+        file = record[0]["file"]
+        return failed(file, f"{file}: {record[1]}"), None
+    if "error" in record:
+        return record, None
+    request = ClipRequest(
+        record["start"],
+        record["end"],
+        streams=tuple(options.modalities),
+        on_missing="none",
+        transform=None if options.pictures is not None else processor.video_processor.resizer(),
+    )
+    try:
+        return record, processor.load_clip(record["file"], request)
+    except ClipError as error:
+        if not options.skip_broken:
+            raise
+        return failed(record["file"], str(error)), None
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -112,32 +200,86 @@ def classify(
     Returns:
         One record per window, in order: `file`, `start`, `end` (None: the whole file), `predictions` (`label`,
         `probability`, best first), `match_logit` and `match_probability` (None without a match head or a second
-        modality), with `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None.
+        modality), `class_agreement` (None without a second modality, or where a clip may have several classes), with
+        `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
+        the paths `pictures`, and `timeline` in the first record of a file of several windows. A model of a dense task
+        (segmentation, localization, separation) has no classes.
 
     Raises:
         ClipError: a file cannot be read.
-        ValueError: options that make no sense.
+        ValueError: options that make no sense, or no model that answers to clips.
+        ImportError: pictures are asked for, and matplotlib is not installed.
     """
-    # Load the model and its processor.
-    chosen = PredictionOptions(**options)
+    return Predictor(checkpoint, device, compile)(files, PredictionOptions(**options))
+
+
+class Predictor:
+    """A model with its processor, called with files and options as often as you like; arguments as for `classify`."""
+
+    def __init__(self, checkpoint: str | Path, device: str | None = None, compile: bool = False):
+        self.checkpoint, self.compile = checkpoint, compile
+        self.model = load_model(checkpoint, device)
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+        if compile:
+            self.model.compile(fullgraph=True)
+
+    def __call__(self, files: Iterable[str | Path], options: PredictionOptions) -> list[dict]:
+        """One record per window, as of `classify`."""
+        check_answers(self.model, self.checkpoint, options)
+        pictures = None
+        if options.pictures is not None:
+            pictures = PictureFolder(options.pictures, options.top_k)
+        # Read and classify batch after batch; unreadable clips have a record too.
+        records, full_size = [], 0
+        for batch in batched(read_windows(files, self.processor, options), options.batch_size):
+            records += [record for record, _ in batch]
+            readable = [(record, clip) for record, clip in batch if clip is not None]
+            if not readable:
+                continue
+            if self.compile:  # a last batch of another size would be compiled anew
+                full_size = max(full_size, len(readable))
+            classify_batch(self.model, self.processor, readable, options, full_size, pictures)
+        if pictures is not None:
+            add_timelines(records, pictures.finish())
+        return records
+
+
+def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedModel:
+    """The model of a folder or Hub name in evaluation mode, by the class that saved it; None: on a GPU where there is one.
+
+    Raises:
+        ValueError: a checkpoint of another kind, or one that answers to no clip.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = MAAVTForAudioVisualClassification.from_pretrained(checkpoint).to(device).eval()
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    if compile:
-        model.compile(fullgraph=True)
+    config = AutoConfig.from_pretrained(checkpoint)
+    model_class = MAAVTForAudioVisualClassification
+    if config.model_type == "deepavfusion":
+        name = (config.architectures or ["a model without a name"])[0]
+        if name not in (*DENSE_TASKS, CLASSIFIER):
+            raise ValueError(f"{checkpoint}: {name} predicts nothing; give a checkpoint that was trained for a task")
+        model_class = getattr(modeling_deepavfusion, name)
+    elif config.model_type != "maavt":
+        raise ValueError(f"{checkpoint}: is a {config.model_type} checkpoint; train it first (maavt train)")
+    return model_class.from_pretrained(checkpoint).to(device).eval()
 
-    # Read and classify batch after batch; unreadable clips have a record too.
-    records, full_size = [], 0
-    for batch in batched(read_windows(files, processor, chosen), chosen.batch_size):
-        records += [record for record, _ in batch]
-        readable = [(record, clip) for record, clip in batch if clip is not None]
-        if not readable:
-            continue
-        if compile:  # a last batch of another size would be compiled anew
-            full_size = max(full_size, len(readable))
-        classify_batch(model, processor, readable, chosen, full_size)
-    return records
+
+def check_answers(model: PreTrainedModel, checkpoint: str | Path, options: PredictionOptions) -> None:
+    """Raises ValueError where the model has no answer of the kind that is asked for."""
+    name = type(model).__name__
+    if name in DENSE_TASKS and options.pictures is None:
+        raise ValueError(
+            f"{checkpoint}: {name} answers with pictures and audio; give a folder for them (--pictures DIR)"
+        )
+    if options.embeddings and not isinstance(model, MAAVTForAudioVisualClassification):
+        raise ValueError(f"{checkpoint}: embeddings are those of MA-AVT; leave embeddings out for {name}")
+
+
+def add_timelines(records: list[dict], paths: dict[str, list[str]]) -> None:
+    """Adds the paths of a file's timeline to its first record."""
+    for record in records:
+        if record["file"] in paths:
+            record["timeline"] = paths.pop(record["file"])
 
 
 def classify_batch(
@@ -146,6 +288,7 @@ def classify_batch(
     batch: list[tuple[dict, Clip]],
     options: PredictionOptions,
     full_size: int = 0,
+    pictures: PictureFolder | None = None,
 ) -> None:
     """Adds what the model says to the records; a clip that the processor refuses costs no other clip its result.
 
@@ -166,17 +309,27 @@ def classify_batch(
                 record["error"] = f"{record['file']}: {error}"
             return
         for single in batch:
-            classify_batch(model, processor, [single], options, full_size)
+            classify_batch(model, processor, [single], options, full_size, pictures)
         return
-    add_predictions(model, inputs.to(model.device), [record for record, _ in batch], options)
+    inputs = inputs.to(model.device)
+    outputs = add_predictions(model, inputs, [record for record, _ in batch], options)
+    if pictures is not None:
+        views = gather_views(model, processor, [clip for _, clip in batch], inputs, outputs)
+        for view, (record, _) in zip(views, batch, strict=True):
+            record["pictures"] = pictures.add(record["file"], view, record["start"], record["end"])
 
 
 @torch.inference_mode()
 def add_predictions(
     model: MAAVTForAudioVisualClassification, inputs: dict, records: list[dict], options: PredictionOptions
-) -> None:
-    """Adds classes, match scores and embeddings to the records."""
-    outputs = model(**inputs)
+) -> ModelOutput:
+    """Adds classes, match scores and embeddings to the records; returns what the model said."""
+    if options.pictures is None:
+        outputs = model(**inputs)
+    else:
+        outputs = model(**inputs, output_localization=True)
+    if type(model).__name__ in DENSE_TASKS:
+        return outputs
     probabilities = class_probabilities(model, outputs.logits)
     best = probabilities.topk(min(options.top_k, probabilities.shape[-1]))
     # A clip with one modality has no match score.
@@ -190,20 +343,19 @@ def add_predictions(
             for probability, index in zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True)
         ]
         record["match_logit"], record["match_probability"] = None, None
-        if outputs.match_logits is not None and paired[row]:
-            match = outputs.match_logits[row].float()
+        match_logits = getattr(outputs, "match_logits", None)
+        if match_logits is not None and paired[row]:
+            match = match_logits[row].float()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
+        agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
+        if agreement is not None and paired[row]:
+            record["class_agreement"] = round(agreement[row].float().item(), 6)
+        if options.scores:
+            record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
             record[name] = rows[row]
-
-
-def class_probabilities(model: MAAVTForAudioVisualClassification, logits: torch.Tensor) -> torch.Tensor:
-    """[B, C]: of one class among all, or of each class by itself where a clip may have several."""
-    logits = logits.float()
-    if model.config.problem_type == "multi_label_classification":
-        return logits.sigmoid()
-    return logits.softmax(-1)
+    return outputs
 
 
 def embed(model: MAAVTForAudioVisualClassification, inputs: dict) -> dict[str, list]:

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 from training.common.commands import run_command
+from training.common.results import PAIR_COLUMNS
 from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, run_parser, with_spread
@@ -22,7 +23,7 @@ from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, r
 
 COLUMNS = {
     "variant": "variant", "input": "input", "noise": "audio", "top1": "top-1", "top5": "top-5",
-    "macro_f1": "macro F1", "map": "mAP", "match_auroc": "match AUROC", "combined": "combined", "trainable": "trained parameters",
+    "macro_f1": "macro F1", "map": "mAP", **PAIR_COLUMNS, "trainable": "trained parameters",
     "seconds_per_epoch": "seconds per epoch", "seeds": "seeds", "clips": "clips",
 }  # fmt: skip
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
-from training.common.results import markdown_table, package_versions
+from training.common.results import PAIR_COLUMNS, markdown_table, package_versions
 from training.common.shipped_files import shipped_file
 
 
 RECIPE = shipped_file("train.py")
-MEASURED = ("top1", "top5", "map", "macro_f1", "match_auroc", "combined")
+MEASURED = ("top1", "top5", "map", "macro_f1", *PAIR_COLUMNS)
 Finished = list[tuple[dict, dict]]  # (key, results) of each run
 
 
@@ -148,6 +148,8 @@ def with_spread(
     for key, of_seeds in collected.items():
         row = {**dict(key), "seeds": len(of_seeds)}
         row |= {name: of_seeds[0][name] for name in kept if name in of_seeds[0]}
+        if "features" in of_seeds[0]:
+            row["features_seeds"] = [one["features"] for one in of_seeds]
         for name in measured:
             figures = [one[name] for one in of_seeds if one.get(name) is not None]
             if figures:

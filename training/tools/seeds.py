@@ -12,6 +12,7 @@ and start it again as you like. Writes `<out>.json` and `<out>.md`; the single r
 from pathlib import Path
 
 from training.common.commands import run_command
+from training.common.results import PAIR_COLUMNS
 from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, run_parser, with_spread
@@ -19,8 +20,7 @@ from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, r
 
 COLUMNS = {
     "model": "model", "trained": "trained on", "input": "input", "noise": "audio", "top1": "top-1",
-    "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", "match_auroc": "match AUROC", "combined": "combined",
-    "seeds": "seeds", "clips": "clips",
+    "top5": "top-5", "macro_f1": "macro F1", "map": "mAP", **PAIR_COLUMNS, "seeds": "seeds", "clips": "clips",
 }  # fmt: skip
 
 

@@ -1,0 +1,764 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Two ways to read frames and samples of a media file by seconds: PyAV and torchcodec.
+
+Both readers have the same methods and the same clock, the file's own presentation time:
+
+* `info()` gives a `ClipInfo`;
+* `frames_at(times)` gives the frame on the screen at each time, as `Frames`;
+* `frames_between(start, end)` gives every frame shown in `[start, end)`, as `Frames`;
+* `waveform(start, end)` gives a mono `Waveform`.
+"""
+
+import functools
+import io
+import os
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+
+PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
+SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
+SHORT_DELAY = 0.1  # seconds by which one stream of a file usually begins after the other
+TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
+MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
+DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
+ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
+PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
+LFS_POINTER = b"version https://git-lfs"
+# FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775, without the low-frequency channel), scaled to sum to one
+SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
+
+# FFmpeg's names of the containers that are opened. Playlists, session descriptions, image sequences, text and capture
+# devices are not among them: they open other files and addresses.
+CONTAINERS = (
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "flv", "mpeg", "mpegts", "asf", "ogg", "wav",
+    "w64", "mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "aiff", "au", "caf", "dts", "flac", "h264", "hevc",
+    "ivf", "m4v", "mpegvideo", "mxf", "nut", "obu", "rm", "dv", "tta", "voc", "vc1", "wv", "wtv", "gif", "yuv4mpegpipe",
+)  # fmt: skip
+# Containers without an index: their length is a guess from the bit rate, so that the packets are counted.
+GUESSED_LENGTH = {
+    "aac", "ac3", "amr", "amrnb", "amrwb", "dts", "eac3", "h264", "hevc", "m4v", "mp3", "mpeg", "mpegvideo", "obu", "vc1",
+}  # fmt: skip
+# Containers that give the length of the file for each of its streams
+FILE_LENGTH = {"asf"}
+# Containers whose frames are read from the beginning of the file: seeking gives frames with wrong times ...
+SEQUENTIAL = {"avi", "h264", "hevc", "m4v", "mpeg", "mpegvideo", "obu", "vc1"}
+# ... and those that give no presentation times: their frames are timed by their order.
+TIMED_BY_ORDER = SEQUENTIAL - {"mpeg"}
+
+
+class ClipError(ValueError):
+    """A clip that cannot be read. The message names the file, the field at fault and the cure.
+
+    Attributes:
+        path: the file's name as the caller gave it.
+        field: what is at fault: "path", "video", "audio", "window", "times", "waveform" or "frames".
+    """
+
+    def __init__(self, message: str, path: str | None = None, field: str | None = None):
+        super().__init__(message)
+        self.path, self.field = path, field
+
+
+def clip_error(path: str, field: str, problem: str) -> ClipError:
+    """The error for a file. A name that is not UTF-8 is written with backslashes, so that it can be printed."""
+    printable = path.encode("utf-8", "backslashreplace").decode()
+    return ClipError(f"{printable}: {field}: {problem}", path, field)
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What a file holds. `start` is on the file's clock; `duration` runs from there to the last stream's end."""
+
+    path: str
+    duration: float
+    start: float
+    has_video: bool
+    has_audio: bool
+    fps: float | None = None
+    height: int | None = None
+    width: int | None = None
+    sampling_rate: int | None = None
+    num_channels: int | None = None
+    video_start: float | None = None
+    video_end: float | None = None
+    audio_start: float | None = None
+    audio_end: float | None = None
+
+    @property
+    def end(self) -> float:
+        return self.start + self.duration
+
+
+@dataclass
+class Frames:
+    """Decoded frames: uint8 `pixels` `[T, 3, H, W]` and the presentation time of each in `seconds` `[T]`.
+
+    `stream_end` is where the video ended if reading met the end of the stream, else None.
+    """
+
+    pixels: torch.Tensor
+    seconds: np.ndarray
+    stream_end: float | None = None
+
+
+@dataclass
+class Waveform:
+    """Decoded mono samples, float32 `[n]`, and the presentation time of the first one."""
+
+    samples: torch.Tensor
+    start: float
+
+
+def open_file(source: str | bytes, name: str, decoder: str = "auto", max_pixels: int = MAX_PIXELS) -> Any:
+    """The reader for a file: PyAV, which skips frames that nobody asks for, or torchcodec where PyAV is not installed.
+
+    With `decoder="torchcodec"`, PyAV still reads the files whose frames torchcodec times or turns wrongly.
+
+    Raises:
+        ClipError: not a media file, or its frames have more than `max_pixels`.
+        ImportError: the decoder is not installed.
+    """
+    if decoder == "pyav" or (decoder == "auto" and (has_pyav() or torchcodec_decoders() is None)):
+        return PyAVFile(source, name, max_pixels)
+    if not has_pyav():
+        return TorchcodecFile(source, name, max_pixels=max_pixels)
+    file = PyAVFile(source, name, max_pixels)
+    return TorchcodecFile(source, name, pyav_file=file) if file.suits_torchcodec() else file
+
+
+def check_size(frame: Any, name: str, max_pixels: int) -> None:
+    """Refuse a frame, or a track, of more pixels than are allowed."""
+    if frame.width * frame.height > max_pixels:
+        problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={max_pixels} pixels"
+        raise clip_error(name, "video", f"{problem}; scale the video down, or raise ClipRequest(max_pixels=...)")
+
+
+@functools.lru_cache(maxsize=1)
+def torchcodec_decoders() -> Any:
+    """`torchcodec.decoders`, or None where it is not installed or finds no FFmpeg."""
+    try:
+        import torchcodec
+        from torchcodec import decoders
+
+        # recent versions import without FFmpeg, and look for it anew, in vain, at every file
+        return None if getattr(torchcodec, "ffmpeg_major_version", True) is None else decoders
+    except (ImportError, OSError, RuntimeError):
+        return None
+
+
+@functools.lru_cache(maxsize=1)
+def has_pyav() -> bool:
+    """Whether PyAV can be imported."""
+    try:
+        import av  # noqa: F401
+
+        return True
+    except (ImportError, OSError):
+        return False
+
+
+class PyAVFile:
+    """One open container for both streams. Right by presentation time for any frame rate; seeks in long files."""
+
+    def __init__(self, source: str | bytes, name: str, max_pixels: int = MAX_PIXELS):
+        try:
+            import av
+        except ImportError as error:
+            raise ImportError("reading clips needs PyAV (pip install av) or torchcodec with FFmpeg") from error
+        self.name, self._av, self._source, self._max_pixels = name, av, source, max_pixels
+        self._converter = av.video.reformatter.VideoReformatter()
+        self._interleavers: dict[tuple[str, str], Any] = {}  # by sample format and layout
+        self._open()
+
+    def _open(self) -> None:
+        # Remote addresses need other protocols and playlists. Whoever allowed them has chosen so.
+        options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+        if isinstance(self._source, str) and not os.path.exists(self._source):
+            options = {}
+        try:
+            file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
+            self._file = self._av.open(file, metadata_errors="ignore", options=options)
+        except (self._av.FFmpegError, OSError, ValueError) as error:
+            raise unreadable(self._source, self.name, error) from error
+        self.container = self._file.format.name.split(",")[0]
+        self.video = self._default_track("video")
+        self.audio = self._default_track("audio")
+        for stream in self._streams():
+            if stream.codec_context is None:
+                problem = f"is cut off, or its {stream.type} has a codec that FFmpeg does not know"
+                raise clip_error(self.name, "path", f"{problem}; copy it again, or transcode it")
+        if self.video is not None:
+            check_size(self.video.codec_context, self.name, self._max_pixels)
+            # for frames that are larger than the header says; FFmpeg counts their padding too
+            self.video.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 16))}
+            self.video.codec_context.thread_count = 1  # a short window ends before more threads have begun
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _default_track(self, kind: str) -> Any:
+        """The track that players show: the first one marked as default, else the first. A cover is no video."""
+        tracks = [s for s in getattr(self._file.streams, kind) if not s.disposition.value & ATTACHED_PICTURE]
+        return max(tracks, key=lambda track: track.disposition.value & DEFAULT_TRACK, default=None)
+
+    def _streams(self) -> list[Any]:
+        return [stream for stream in (self.video, self.audio) if stream is not None]
+
+    # Lengths
+
+    def info(self, check: bool = False) -> ClipInfo:
+        """What the headers say. `check` also decodes the first frame and looks for a file that was cut off."""
+        if not self._streams():
+            raise clip_error(self.name, "path", "holds neither a video nor an audio stream; is it the right file?")
+        if check:
+            self._check_complete()
+        starts, ends = self._stream_times()
+        start = min(starts.values())
+        fields: dict[str, Any] = {}
+        if self.video is not None:
+            fields |= self._video_fields(starts["video"], check)
+            fields |= {"video_start": starts["video"], "video_end": ends["video"]}
+        if self.audio is not None:
+            codec = self.audio.codec_context
+            if codec.sample_rate <= 0:
+                raise clip_error(
+                    self.name, "audio", f"a sampling rate of {codec.sample_rate} Hz; write the file again"
+                )
+            fields |= {"sampling_rate": codec.sample_rate, "num_channels": codec.channels}
+            fields |= {"audio_start": starts["audio"], "audio_end": ends["audio"]}
+        return ClipInfo(
+            path=self.name,
+            duration=max(ends.values()) - start,
+            start=start,
+            has_video=self.video is not None,
+            has_audio=self.audio is not None,
+            **fields,
+        )
+
+    def _video_fields(self, start: float, check: bool) -> dict[str, Any]:
+        rate, codec = self.video.average_rate, self.video.codec_context
+        height, width = codec.height, codec.width
+        if check:
+            frame = next(self._frames(start), None)
+            if frame is None:
+                raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+            height, width, _ = self._to_rgb(frame).shape
+        return {"fps": float(rate) if rate else None, "height": height, "width": width}
+
+    def _stream_times(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Where each stream starts and ends, by kind."""
+        starts, ends = {}, {}
+        for stream in self._streams():
+            starts[stream.type] = max(0.0, float((stream.start_time or 0) * stream.time_base))
+            if stream.duration and self.container not in GUESSED_LENGTH | FILE_LENGTH:
+                ends[stream.type] = starts[stream.type] + float(stream.duration * stream.time_base)
+        if len(ends) == len(starts):
+            return starts, ends
+
+        # mkv and webm give no length per stream, or none at all; other files give a guess
+        scanned = self._scan_end()
+        for kind, start in starts.items():
+            ends.setdefault(kind, scanned.get(kind, start))
+        declared = (self._file.duration or 0) / self._av.time_base  # some muxers count from 0, some not
+        if self.container not in GUESSED_LENGTH and max(ends.values()) + 0.5 < declared:
+            raise self._truncated(max(ends.values()), declared)
+        return starts, ends
+
+    def _scan_end(self) -> dict[str, float]:
+        """Where each stream ends, from the packets at the end of the file (nothing is decoded)."""
+        ends: dict[str, float] = {}
+        for from_start in (self.container in GUESSED_LENGTH, True):
+            try:
+                if from_start:
+                    self._open()
+                else:
+                    self._file.seek(self._file.duration or 0)
+                ends = self._packet_ends()
+            except self._av.FFmpegError:
+                continue
+            if len(ends) == len(self._streams()):
+                break
+        self._open()
+        return ends
+
+    def _packet_ends(self) -> dict[str, float]:
+        """Where each stream ends, by kind, from the packets that follow."""
+        ends: dict[str, float] = {}
+        frames = 0
+        for packet in self._file.demux(self._streams()):
+            if not packet.size:
+                continue
+            kind, tick = packet.stream.type, packet.pts
+            if kind == "video" and self.container in TIMED_BY_ORDER:
+                tick = self._decoding_tick(packet, frames)
+                frames += 1
+            if tick is not None:
+                end = float((tick + (packet.duration or 0)) * packet.time_base)
+                ends[kind] = max(end, ends.get(kind, end))
+        return ends
+
+    def _check_complete(self) -> None:
+        """The index of a file may name packets that a copy has lost."""
+        if self.container in GUESSED_LENGTH:
+            return
+        scanned = self._scan_end()
+        for stream in self._streams():
+            if stream.duration and stream.type in scanned:
+                declared = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+                if scanned[stream.type] + 0.5 < declared:
+                    raise self._truncated(scanned[stream.type], declared)
+
+    def _truncated(self, end: float, declared: float) -> ClipError:
+        problem = f"is cut off: it ends at {end:.2f} s of {declared:.2f} s; copy or download it again"
+        return clip_error(self.name, "path", problem)
+
+    # Packets and frames
+
+    def _seek(self, stream: Any, time: float) -> None:
+        """Go to the last key frame at or before `time`, or to the beginning of the file."""
+        if stream.type == "video" and self.container in SEQUENTIAL:
+            self._open()
+            return
+        try:
+            self._file.seek(int(time / stream.time_base), stream=stream, backward=True)
+        except self._av.FFmpegError:  # avi refuses times below 0; some files have no index
+            self._open()
+
+    def _decoded(self, kind: str) -> Iterator:
+        """Decoded frames with a presentation time, from here on."""
+        stream = getattr(self, kind)
+        stream.codec_context.skip_frame = "DEFAULT"
+        by_order = kind == "video" and self.container in TIMED_BY_ORDER
+        count, ticks = 0, deque()  # decoding times come in the order in which frames are shown
+        expected = None  # of several audio frames in one packet, only the first has a time
+        try:
+            for packet in self._file.demux(stream):
+                if by_order and packet.size:
+                    ticks.append(self._decoding_tick(packet, count))
+                    count += 1
+                for frame in packet.decode():
+                    if by_order:
+                        frame.pts = ticks.popleft() if ticks else None
+                    elif frame.pts is None:
+                        frame.pts = frame.dts if expected is None else expected
+                    if frame.time is None:
+                        continue
+                    if kind == "audio" and frame.sample_rate:
+                        expected = frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+                    yield frame
+        except self._av.EOFError:
+            return
+        except self._av.FFmpegError as error:
+            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            raise clip_error(self.name, kind, problem) from error
+
+    def _decoding_tick(self, packet: Any, count: int) -> int:
+        """When a packet is decoded. A raw stream has no times at all: its frames follow at its frame rate."""
+        if packet.dts is not None:
+            return packet.dts
+        return round(count / (self.video.average_rate * self.video.time_base))
+
+    def _frames(self, time: float) -> Iterator:
+        """Decoded frames in order of time, from the last key frame at or before `time`."""
+        self._seek(self.video, time)
+        frames = self._decoded("video")
+        first = next(frames, None)
+        # No index, a bad one, or frames that refresh bit by bit without key frames: read from the beginning.
+        if first is None or first.time > time or not starts_anew(first):
+            self._open()
+            frames = self._decoded("video")
+            first = next(frames, None)
+        if first is not None:
+            yield first
+            yield from frames
+
+    def frames_at(self, times: np.ndarray) -> Frames:
+        """The frame on the screen at each time. Of H.264, frames are not decoded that nobody needs."""
+        codec = self.video.codec_context
+        progressive = getattr(codec, "field_order", None) == PROGRESSIVE  # PyAV before 16 does not tell
+        if codec.name == "h264" and progressive and self.container not in SEQUENTIAL:
+            frames = self._read_runs(times, self._needed_run)
+            if frames is not None:
+                return frames
+            self._open()
+        return self._read_runs(times, self._full_run)
+
+    def _read_runs(self, times: np.ndarray, read_run: Any) -> Frames | None:
+        """Read times that are close together in one go, with a seek before each group."""
+        order = np.argsort(times, kind="stable")
+        far = np.diff(times[order]) > SEEK_AHEAD_SECONDS
+        if self.container in SEQUENTIAL:
+            far[:] = False
+        images, seconds, stream_end = [None] * len(times), np.empty(len(times)), None
+        for run in np.split(order, np.flatnonzero(far) + 1):
+            result = read_run(times[run])
+            if result is None:
+                return None
+            stream_end = result.stream_end
+            for index, image, second in zip(run, result.images, result.seconds, strict=True):
+                images[index], seconds[index] = image, second
+        return Frames(self._stack(images), seconds, stream_end)
+
+    def _full_run(self, times: np.ndarray) -> "Run":
+        """The frames at sorted times, where every frame between them is decoded."""
+        frames = self._frames(times[0])
+        current, following = next(frames, None), next(frames, None)
+        if current is None:
+            raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+        run, image = Run(), self._to_rgb(current)
+        for time in times:
+            passed = False
+            while following is not None and following.time <= time + TIME_ROUNDING:
+                current, following, passed = following, next(frames, None), True
+            if passed:
+                image = self._to_rgb(current)
+            run.images.append(image)
+            run.seconds.append(current.time)
+        if following is None:
+            run.stream_end = current.time + self._frame_seconds(current)
+        return run
+
+    def _needed_run(self, times: np.ndarray) -> "Run | None":
+        """The frames at sorted times, where frames are skipped that none of these needs.
+
+        The presentation times of the packets say which frames are on the screen. Frames that no other frame refers to
+        are skipped unless they are on it. None: the packets do not say enough, or the decoder gave other frames.
+        """
+        packets, at_end = self._packets_until(times)
+        if not packets or any(packet.pts is None for packet in packets):
+            return None
+        tick = float(self.video.time_base)
+        known = np.unique([packet.pts for packet in packets])
+        place = np.searchsorted(known, (times + TIME_ROUNDING) / tick, side="right") - 1
+        shown = known[np.maximum(place, 0)].tolist()  # before its first frame, a stream shows that
+
+        images: dict[int, np.ndarray] = {}
+        for number, frame in enumerate(self._decoded_packets(packets, set(shown))):
+            # The stream only begins with whole frames, or what was taken for a key frame is none.
+            if frame.interlaced_frame or (number == 0 and not starts_anew(frame)):
+                return None
+            if frame.pts in shown and frame.pts not in images:
+                images[frame.pts] = self._to_rgb(frame)
+            if len(images) == len(set(shown)):
+                break
+        else:
+            return None
+        run = Run([images[pts] for pts in shown], [float(pts * self.video.time_base) for pts in shown])
+        if at_end:
+            run.stream_end = max(packet.pts + (packet.duration or 0) for packet in packets) * tick
+        return run
+
+    def _packets_until(self, times: np.ndarray) -> tuple[list, bool]:
+        """The packets from the key frame before the first time to the last time, and whether the stream ends there."""
+        self._seek(self.video, times[0])
+        packets, at_end = self._packets_before(times[-1])
+        if packets and packets[0].pts is not None and packets[0].pts * packets[0].time_base > times[0]:
+            self._open()  # no index, or a bad one: read from the beginning
+            packets, at_end = self._packets_before(times[-1])
+        return packets, at_end
+
+    def _packets_before(self, last: float) -> tuple[list, bool]:
+        packets = []
+        last_tick = (last + TIME_ROUNDING) / self.video.time_base
+        for packet in self._file.demux(self.video):
+            if not packet.size:
+                break
+            # later packets are shown later still: a frame is decoded before it is shown
+            if packet.dts is not None and packet.dts > last_tick:
+                return packets, False
+            packets.append(packet)
+        return packets, True
+
+    def _decoded_packets(self, packets: list, needed: set[int]) -> Iterator:
+        codec = self.video.codec_context
+        last = max(place for place, packet in enumerate(packets) if packet.pts in needed)
+        try:
+            for packet in packets[: last + 1]:
+                codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
+                yield from packet.decode()
+            yield from codec.decode(None)  # the frames that the decoder still holds
+        except self._av.EOFError:
+            return
+        except self._av.FFmpegError as error:
+            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            raise clip_error(self.name, "video", problem) from error
+
+    def frames_between(self, start: float, end: float) -> Frames:
+        """Every frame shown in `[start, end)`."""
+        images: list[np.ndarray] = []
+        seconds: list[float] = []
+        stream_end = None
+        for frame in self._frames(start):
+            if frame.time >= end - TIME_ROUNDING and images:
+                stream_end = None
+                break
+            if images and frame.time <= start + TIME_ROUNDING:
+                images, seconds = [], []  # only the last frame before the window is on the screen when it starts
+            images.append(self._to_rgb(frame))
+            seconds.append(frame.time)
+            stream_end = frame.time + self._frame_seconds(frame)
+        if not images:
+            raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
+        return Frames(self._stack(images), np.array(seconds), stream_end)
+
+    def _frame_seconds(self, frame: Any) -> float:
+        return float((getattr(frame, "duration", 0) or 0) * frame.time_base)
+
+    def _stack(self, images: list[np.ndarray]) -> torch.Tensor:
+        """Images `[H, W, 3]` as one tensor `[T, 3, H, W]`."""
+        sizes = sorted({image.shape[:2] for image in images})
+        if len(sizes) > 1:
+            listed = " and ".join(f"{width}x{height}" for height, width in sizes)
+            raise clip_error(self.name, "video", f"has frames of {listed}; write it again in one size")
+        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+    def _to_rgb(self, frame: Any) -> np.ndarray:
+        """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
+        check_size(frame, self.name, self._max_pixels)
+        # One thread, as for decoding: waiting for others costs more than the conversion. PyAV before 17 has but one.
+        try:
+            rgb = self._converter.reformat(frame, format="rgb24", threads=1)
+        except TypeError:
+            rgb = self._converter.reformat(frame, format="rgb24")
+        image = rgb.to_ndarray()
+        matrix = display_matrix(frame)
+        if matrix is None:
+            return image
+        across, down = matrix[0, 0], matrix[1, 1]
+        if abs(matrix[0, 0]) < abs(matrix[0, 1]):
+            image = image.swapaxes(0, 1)
+            across, down = matrix[1, 0], matrix[0, 1]
+        return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+    def suits_torchcodec(self) -> bool:
+        """Whether torchcodec gives the right frames: not in these containers, nor mirrored, nor without key frames."""
+        if self.container in SEQUENTIAL | {"mpegts"}:
+            return False
+        if self.video is None:
+            return True
+        first = next(self._frames(0.0), None)
+        matrix = None if first is None else display_matrix(first)
+        if matrix is not None and np.linalg.det(matrix[:2, :2]) < 0:
+            return False
+        self._seek(self.video, (self._file.duration or 0) / self._av.time_base)
+        last = next(self._decoded("video"), None)
+        return last is None or starts_anew(last)
+
+    # Samples
+
+    def waveform(self, start: float, end: float) -> Waveform:
+        """The samples between two times, from the first decoded packet on. No samples: the audio ends before."""
+        rate = self.audio.codec_context.sample_rate
+        self._seek(self.audio, start - PREROLL_SECONDS)  # below 0 too: the packet that primes the codec lies there
+        first, count = start, 0
+        parts: list[np.ndarray] = []
+        for frame in self._decoded("audio"):
+            if frame.time >= end:
+                # A hole in the audio is no end of it.
+                parts.append(np.zeros(max(0, round((end - first) * rate) - count), np.float32))
+                break
+            if frame.time + frame.samples / rate <= start:
+                continue
+            if frame.sample_rate != rate:
+                problem = f"the sampling rate changes from {rate} Hz to {frame.sample_rate} Hz"
+                raise clip_error(self.name, "audio", f"{problem}; write the file again with one rate")
+            if not parts:
+                first = frame.time
+            gap = round((frame.time - first) * rate) - count
+            if gap > 0.02 * rate:  # time stamps jump: keep the clock. Smaller steps are rounding of the container
+                parts.append(np.zeros(gap, np.float32))
+                count += gap
+            parts.append(self._to_mono(frame))
+            count += len(parts[-1])
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        return Waveform(torch.from_numpy(samples), first)
+
+    def _to_mono(self, frame: Any) -> np.ndarray:
+        """The samples `[n]` of a frame in -1..1, averaged over its channels."""
+        channels = frame.layout.nb_channels
+        if frame.format.name == "fltp" and channels < 8:
+            return to_mono(frame.to_ndarray())
+        # Others are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
+        kind = (frame.format.name, frame.layout.name)
+        if kind not in self._interleavers:
+            self._interleavers[kind] = self._av.AudioResampler(format="flt")
+        parts = self._interleavers[kind].resample(frame)
+        interleaved = np.concatenate([part.to_ndarray()[0] for part in parts])
+        return to_mono(interleaved.reshape(-1, channels).T)
+
+
+@dataclass
+class Run:
+    """Frames at times that are close together: images `[H, W, 3]`, and as in `Frames`."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    stream_end: float | None = None
+
+
+def starts_anew(frame: Any) -> bool:
+    """Whether a frame needs no other one. Some codecs do not tell."""
+    return frame.pict_type in (0, 1)  # FFmpeg's AV_PICTURE_TYPE_NONE and AV_PICTURE_TYPE_I
+
+
+def display_matrix(frame: Any) -> np.ndarray | None:
+    """`[3, 3]`, how a frame is turned and mirrored on the screen, or None: as it is."""
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    return None if side_data is None else np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
+
+
+def to_mono(samples: np.ndarray) -> np.ndarray:
+    """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights."""
+    if len(samples) == 1:
+        return samples[0]
+    weights = np.array(SURROUND.get(len(samples), (1.0,) * len(samples)), np.float32)
+    return (weights / weights.sum()) @ samples
+
+
+class TorchcodecFile:
+    """torchcodec's decoders in exact mode: every packet's time is read before the first frame is chosen.
+
+    Args:
+        source: path or bytes; None where `video` or `audio`, a decoder of the caller's, is read.
+        name: for messages.
+        video, audio: decoders.
+        pyav_file: the same file in PyAV, which knows the default tracks and where streams end, and reads the audio.
+        max_pixels: of a frame, where PyAV does not check it.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        name: str,
+        video: Any = None,
+        audio: Any = None,
+        pyav_file: PyAVFile | None = None,
+        max_pixels: int = MAX_PIXELS,
+    ):
+        self.name, self._source, self._pyav_file, self._max_pixels = name, source, pyav_file, max_pixels
+        self._video, self._audio = video, audio
+        if torchcodec_decoders() is None:
+            raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
+
+    def close(self) -> None:
+        self._video = self._audio = None
+        if self._pyav_file is not None:
+            self._pyav_file.close()
+
+    @property
+    def video(self) -> Any:
+        if self._video is None and self._source is not None:
+            track = getattr(self._pyav_file, "video", None)
+            index = None if track is None else track.index
+            self._video = torchcodec_decoders().VideoDecoder(self._source, stream_index=index, seek_mode="exact")
+        return self._video
+
+    @property
+    def audio(self) -> Any:
+        if self._audio is None and self._source is not None:
+            decoder = torchcodec_decoders().AudioDecoder
+            self._audio = decoder(self._source)
+        return self._audio
+
+    def info(self, check: bool = False) -> ClipInfo:
+        """From PyAV where it is installed, else from torchcodec's metadata."""
+        if self._pyav_file is not None:
+            return self._pyav_file.info(check)
+        video, audio, failure = None, None, None
+        try:
+            video = self.video.metadata if self.video is not None else None
+        except (RuntimeError, ValueError, IndexError) as error:
+            failure = error
+        try:
+            audio = self.audio.metadata if self.audio is not None else None
+        except (RuntimeError, ValueError, IndexError) as error:
+            failure = error
+        if video is None and audio is None:
+            raise unreadable(self._source, self.name, failure)
+        return self._info_of(video, audio)
+
+    def _info_of(self, video: Any, audio: Any) -> ClipInfo:
+        fields: dict[str, Any] = {}
+        if audio is not None:
+            start = max(0.0, audio.begin_stream_seconds or 0.0)
+            end = start + audio.duration_seconds if audio.duration_seconds else None
+            fields |= {"audio_start": start, "sampling_rate": audio.sample_rate, "num_channels": audio.num_channels}
+        if video is not None:
+            check_size(video, self.name, self._max_pixels)
+            # an audio header may give the whole file's length: the scan of the frames is exact
+            start, end = max(0.0, video.begin_stream_seconds or 0.0), video.end_stream_seconds
+            fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
+            fields |= {"height": video.height, "width": video.width}
+        start = min(fields.get("video_start", start), fields.get("audio_start", start))
+        if self._source is None and start < SHORT_DELAY:
+            start = 0.0  # of a decoder alone, the stream that begins the file is not known
+        return ClipInfo(
+            path=self.name,
+            duration=(end or start) - start,
+            start=start,
+            has_video=video is not None,
+            has_audio=audio is not None,
+            **fields,
+        )
+
+    def frames_at(self, times: np.ndarray) -> Frames:
+        """The frame on the screen at each time."""
+        metadata = self.video.metadata
+        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
+        inside = np.clip(times + TIME_ROUNDING, first, max(first, last - TIME_ROUNDING))
+        batch = self.video.get_frames_played_at(inside.tolist())
+        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
+        if (seconds > inside + TIME_ROUNDING).any():  # seen with streams whose frames claim no length
+            raise RuntimeError(f"{self.name}: torchcodec returned a frame that is not on the screen yet")
+        past = times >= last - TIME_ROUNDING
+        if past.any():  # the last frame may have no length, and then no time at which it is played
+            final = self.video.get_frame_at(len(self.video) - 1)
+            pixels[torch.from_numpy(past)], seconds[past] = final.data, final.pts_seconds
+        return Frames(pixels, seconds, last if times.max() >= last else None)
+
+    def frames_between(self, start: float, end: float) -> Frames:
+        """Every frame shown in `[start, end)`."""
+        metadata = self.video.metadata
+        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
+        begin = min(max(start + TIME_ROUNDING, first), max(first, last - TIME_ROUNDING))
+        batch = self.video.get_frames_played_in_range(begin, min(max(end, begin + TIME_ROUNDING), last))
+        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
+        if end > last:  # the last frame may have no length, and is then in no range
+            final = self.video.get_frame_at(len(self.video) - 1)
+            if not len(seconds) or final.pts_seconds > seconds[-1] + TIME_ROUNDING:
+                pixels, seconds = torch.cat([pixels, final.data[None]]), np.append(seconds, final.pts_seconds)
+        return Frames(pixels, seconds, last if end > last else None)
+
+    def waveform(self, start: float, end: float) -> Waveform:
+        """The samples between two times. PyAV reads them where it is: torchcodec closes gaps, and what follows is early."""
+        if self._pyav_file is not None:
+            return self._pyav_file.waveform(start, end)
+        samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
+        return Waveform(torch.from_numpy(to_mono(samples.data.numpy())), float(samples.pts_seconds))
+
+
+def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
+    """Say whether a file that does not open is empty, cut off, or no media file at all."""
+    head = b""
+    if isinstance(source, bytes):
+        head = source[:12]
+    elif isinstance(source, str) and os.path.isfile(source):
+        with open(source, "rb") as file:
+            head = file.read(12)
+    if not head:
+        problem = "is empty; write or download it again"
+    elif head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or head[:4] == b"RIFF":
+        problem = f"is cut off or damaged ({error}); copy or download it again"
+    elif head == LFS_POINTER[: len(head)]:
+        problem = "is a git-lfs pointer and not the clip; run `git lfs pull` in its repository"
+    else:
+        known = "mp4, mkv, webm, avi, mov or flv"
+        problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as {known}"
+    return clip_error(name, "path", problem)

@@ -1,0 +1,240 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Video processor: clips or frames to the pixels that MA-AVT's vision transformer reads."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.processing_utils import VideosKwargs
+from transformers.video_processing_utils import BaseVideoProcessor
+from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
+
+from .clips import ClipRequest, load_clip
+
+
+class MAAVTVideoProcessorKwargs(VideosKwargs, total=False):
+    """Keyword arguments of `MAAVTVideoProcessor` beside the usual ones.
+
+    frames_per_clip: frames taken from a file when neither `num_frames` nor `fps` says how many.
+    crop_box: `(top, left, bottom, right)` as shares of the frame, cut out before resizing; None for all of it.
+    frame_grid: `(rows, columns)`: so many frames after each other are laid out in one image, row by row.
+    """
+
+    frames_per_clip: int | None
+    crop_box: tuple[float, float, float, float] | list[float] | None
+    frame_grid: tuple[int, int] | list[int] | None
+
+
+class MAAVTVideoProcessor(BaseVideoProcessor):
+    """Turns frames into `pixel_values_videos` float32 `[B, T, 3, H, W]`: resized, scaled to 0..1, normalized.
+
+    Takes uint8 `[T, 3, H, W]` or `[T, H, W, 3]` arrays and tensors, lists of PIL images, paths and torchcodec
+    decoders. Frames that are passed are all kept unless `num_frames` or `fps` asks for fewer; from a file,
+    `frames_per_clip` (8) frames are taken at the centers of equal parts of the clip.
+
+    The default mean and standard deviation, 0.5, are those of the ImageNet-21k ViT; `MAAVTProcessor.from_backbone`
+    takes them from a backbone's own image processor. `crop_box` shows the model a fixed part of the frame, such as
+    the mouth of a talker who sits still. `frame_grid` lays frames out side by side in one image `[B, T / (rows
+    columns), 3, rows H, columns W]`: the model averages over images and would forget the order of frames, but not
+    where in an image a frame stands.
+    """
+
+    resample = PILImageResampling.BILINEAR
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    size = {"height": 224, "width": 224}
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = True
+    frames_per_clip = 8
+    crop_box = None
+    frame_grid = None
+    valid_kwargs = MAAVTVideoProcessorKwargs
+    model_input_names = ["pixel_values_videos"]
+
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Indices `[T]` of the frames at the centers of T equal parts of the video.
+
+        Args:
+            metadata: of the video; `fps` needs its frame rate.
+            num_frames: T; None with `fps` None too keeps every frame.
+            fps: T is the length times this.
+
+        Raises:
+            ValueError: both are given, `fps` without the video's frame rate, or more frames than there are.
+        """
+        # How many frames?
+        total = metadata.total_num_frames
+        if num_frames is not None and fps is not None:
+            raise ValueError("num_frames and fps exclude each other; give one of them")
+        if fps is not None:
+            if metadata.fps is None:
+                raise ValueError("fps needs the video's frame rate; pass video_metadata with fps, or num_frames")
+            num_frames = max(1, round(total / metadata.fps * fps))
+        # Their places
+        if num_frames is None:
+            return np.arange(total)
+        if num_frames > total:
+            raise ValueError(f"num_frames={num_frames}, but the video has {total} frames; ask for fewer")
+        return ((np.arange(num_frames) + 0.5) * total / num_frames).astype(int)
+
+    def _decode_and_sample_videos(
+        self,
+        videos: Any,
+        video_metadata: Any = None,
+        do_sample_frames: bool | None = None,
+        sample_indices_fn: Callable | None = None,
+    ) -> tuple[list, list]:
+        # Files: the reader samples while it decodes.
+        if is_clip_source(videos):
+            videos = [videos]
+        if isinstance(videos, (list, tuple)) and videos and all(is_clip_source(video) for video in videos):
+            options = {} if sample_indices_fn is None else sample_indices_fn.keywords
+            num_frames, fps = options.get("num_frames"), options.get("fps")
+            if num_frames is None and fps is None and do_sample_frames:
+                num_frames = options.get("frames_per_clip") or self.frames_per_clip
+            request = ClipRequest(num_frames=num_frames, fps=fps, streams=("video",))
+            clips = [load_clip(video, request) for video in videos]
+            return [clip.frames for clip in clips], make_batched_metadata([clip.frames for clip in clips], None)
+        # Frames: the base class's metadata and sampling
+        videos = [as_frames(video, index) for index, video in enumerate(make_batched_videos(videos))]
+        video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)
+        if do_sample_frames:
+            for index, (video, metadata) in enumerate(zip(videos, video_metadata, strict=True)):
+                metadata.frames_indices = sample_indices_fn(metadata=metadata)
+                if len(metadata.frames_indices) < len(video):
+                    videos[index] = video[metadata.frames_indices]
+        return videos, video_metadata
+
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        do_resize: bool,
+        size: SizeDict,
+        resample: Any,
+        do_center_crop: bool,
+        crop_size: SizeDict,
+        crop_box: Any = None,
+        frame_grid: Any = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """As in the base class, on a part of the frames (`crop_box`); then laid out side by side (`frame_grid`)."""
+        # Video by video, so that the frames of a whole batch are never copied at their full size
+        resized = []
+        for video in videos:
+            if crop_box is not None:
+                video = cut_box(video, crop_box)
+            if do_resize:
+                video = self.resize(video, size=size, resample=resample)
+            if do_center_crop:
+                video = self.center_crop(video, crop_size)
+            resized.append(video if frame_grid is None else lay_out(video, frame_grid))
+        pixels = self._normalized(resized, **kwargs)
+        return BatchFeature({"pixel_values_videos": pixels}, tensor_type=return_tensors)
+
+    def _normalized(
+        self,
+        videos: list[torch.Tensor],
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: Any,
+        image_std: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Float32 `[B, T, 3, H, W]`; a list where the videos differ in shape."""
+        one_shape = len({(video.shape, video.device) for video in videos}) == 1
+        plain = all(video.dtype == torch.uint8 and video.device.type == "cpu" for video in videos)
+        if not (one_shape and plain and do_normalize):
+            options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+            pixels = [self.rescale_and_normalize(video, *options) for video in videos]
+            return torch.stack(pixels) if one_shape else pixels
+        # Frames of files: each is written to its place in the batch, and normalized there.
+        mean, std, _ = self._fuse_mean_std_and_rescale_factor(
+            do_normalize, image_mean, image_std, do_rescale, rescale_factor
+        )
+        # New memory from NumPy comes in large pages, which takes a third of the time.
+        batch = torch.from_numpy(np.empty((len(videos), *videos[0].shape), np.float32))  # (B, T, 3, H, W)
+        for pixels, video in zip(batch, videos, strict=True):
+            self.normalize(pixels.copy_(video), mean, std, inplace=True)
+        return batch
+
+
+def cut_box(frames: torch.Tensor, box: Any) -> torch.Tensor:
+    """The part `(top, left, bottom, right)`, as shares of height and width, of frames `[T, 3, H, W]`.
+
+    Raises:
+        ValueError: shares outside 0..1, or a box of less than a pixel.
+    """
+    top, left, bottom, right = box
+    height, width = frames.shape[-2:]
+    rows, columns = (
+        slice(round(top * height), round(bottom * height)),
+        slice(round(left * width), round(right * width)),
+    )
+    # A box of less than a pixel would leave nothing.
+    inside = 0 <= top < bottom <= 1 and 0 <= left < right <= 1
+    if not inside or rows.start == rows.stop or columns.start == columns.stop:
+        raise ValueError(
+            f"crop_box={tuple(box)} is no part of a frame of {width}x{height}; give (top, left, bottom, right) as "
+            "shares from 0 to 1"
+        )
+    return frames[..., rows, columns]
+
+
+def lay_out(frames: torch.Tensor, grid: Any) -> torch.Tensor:
+    """Frames `[T, 3, H, W]`, rows times columns of them in one image: `[T / (rows columns), 3, rows H, columns W]`.
+
+    Raises:
+        ValueError: T is no multiple of rows times columns.
+    """
+    rows, columns = grid
+    count, channels, height, width = frames.shape
+    if rows < 1 or columns < 1 or count % (rows * columns):
+        raise ValueError(
+            f"frame_grid={tuple(grid)} takes a multiple of {rows * columns} frames, got {count}; change num_frames"
+        )
+    # (T, 3, H, W) -> (T / (rows columns), 3, rows, H, columns, W)
+    images = frames.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return images.reshape(-1, channels, rows * height, columns * width)
+
+
+def is_clip_source(video: Any) -> bool:
+    """Whether this is something to decode (a path, bytes, a table's row, a file or a decoder) and no frames."""
+    if isinstance(video, (str, bytes, dict)) or hasattr(video, "__fspath__"):
+        return True
+    return hasattr(video, "get_frames_played_at") or (hasattr(video, "read") and hasattr(video, "seek"))
+
+
+def as_frames(video: Any, index: int = 0) -> torch.Tensor:
+    """Frames of one video as a tensor of rank 4, checked.
+
+    Raises:
+        ValueError: no frames, a wrong rank, or no axis of 1, 3 or 4 channels; the message names the video.
+    """
+    # A list of frames, or an array
+    if isinstance(video, (list, tuple)):
+        video = np.stack([np.asarray(frame) for frame in video]) if len(video) else np.zeros((0, 1, 1, 3), np.uint8)
+    frames = video if isinstance(video, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(video)))
+    # Shape
+    if frames.ndim != 4:
+        raise ValueError(f"video {index}: shape {tuple(frames.shape)}; give frames [T, 3, H, W] or [T, H, W, 3]")
+    if len(frames) == 0:
+        raise ValueError(f"video {index}: zero frames; leave the video out (None) or give another clip")
+    if frames.shape[1] not in (1, 3, 4) and frames.shape[-1] not in (1, 3, 4):
+        raise ValueError(f"video {index}: shape {tuple(frames.shape)} has no color axis; give [T, 3, H, W]")
+    # Values: integers of another type, or floats outside 0..255, would be scaled wrongly.
+    if not frames.is_floating_point() and frames.dtype != torch.uint8:
+        raise ValueError(f"video {index}: {frames.dtype} pixels; give uint8 frames, 0 to 255")
+    if frames.is_floating_point() and not frames.abs().max() <= 255:
+        raise ValueError(f"video {index}: pixels above 255, NaN or infinite; give uint8 frames, 0 to 255")
+    return frames

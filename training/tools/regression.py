@@ -1,0 +1,118 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What frozen features alone give: the regressions of the tables, by nested cross-validation over all clips of a recipe.
+
+python -m training.tools.regression configs/drone.yaml --data drone/labels.csv --model_name_or_path deit_tiny \
+    --seeds 0 1 2 3 4 --out results/regression_drone
+
+Five outer folds by group: every clip is tested once, by a regression whose features and penalty were chosen by five inner
+folds over the other clips. A seed deals the groups into other folds. Every other argument is one of `train.py`. Writes
+`<out>.json` and `<out>.md`.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from processing.data.atomic_writing import write_text
+from processing.metrics.classification import bootstrap_interval
+from training.common.commands import run_command, shown_command
+from training.common.regression import group_folds
+from training.common.results import markdown_table, package_versions
+from training.maavt.baseline import LATE_FUSION, FeatureReader, Features, fit_inputs, late_fusion
+from training.maavt.data import build_processor, read_clips
+from training.maavt.feeding import clip_source
+from training.maavt.stages import read_recipe
+
+from .repeated_runs import shown, with_spread
+
+
+COLUMNS = {
+    "model": "model", "input": "input", "top1": "top-1", "top1_interval": "95 % interval, first seed",
+    "seeds": "seeds", "clips": "clips", "groups": "groups",
+}  # fmt: skip
+FOLDS = 5
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Fit and test; returns what is written to `<out>.json`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="YAML file of the run")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True, help="result files without suffix")
+    options, rest = parser.parse_known_args(argv)
+    begin = time.time()
+    recipe = read_recipe([options.config, *rest])
+    clips = read_clips(recipe)
+    if clips.multi_label:
+        raise ValueError(f"{options.config}: clips with several classes; this table needs one class a clip")
+
+    # Features of all clips: with the noise of training to fit on, clean to test on.
+    processor = build_processor(recipe)
+    source, tables = clip_source(recipe, processor, clips.tables)
+    reader = FeatureReader(recipe, tables, source, processor)
+    streams, splits = recipe.data.modalities, ("train", "validation", "test")
+    tested = Features.joined([reader.read(split, None, streams) for split in splits])
+    known = tested
+    if recipe.train_noise is not None:
+        draws = reader.training_draws()
+        known = Features.joined([reader.read(split, recipe.train_noise, streams, draws) for split in splits])
+
+    # One row for each input and seed.
+    keyed = []
+    for seed in options.seeds:
+        for row in nested_rows(known, tested, len(clips.label_names), seed):
+            keyed.append(({name: row.pop(name) for name in ("model", "input")}, row))
+            print({**keyed[-1][0], "seed": seed, "top1": round(row["top1"], 3)}, flush=True)
+    rows = with_spread(keyed, ["top1"], ("top1_interval", "clips", "groups"))
+    record = {
+        "command": shown_command("training.tools.regression", argv),
+        "versions": package_versions(),
+        "minutes": round((time.time() - begin) / 60, 1),
+        "rows": rows,
+    }
+    write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    note = (
+        f"Nested cross-validation, {FOLDS} folds by group; mean ± standard deviation over {len(options.seeds)} seeds."
+    )
+    table = markdown_table(shown(rows), COLUMNS)
+    write_text(
+        options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note} {record['minutes']} minutes.\n\n{table}\n"
+    )
+    print(table)
+    return record
+
+
+def nested_rows(known: Features, tested: Features, num_classes: int, seed: int) -> list[dict]:
+    """Accuracy of every input over all clips, each tested by regressions that saw nothing of its group."""
+    correct: dict[tuple, np.ndarray] = {}
+    chosen: dict[tuple, list] = {}
+    for _, test_rows in group_folds(tested.groups, FOLDS, seed):
+        test = tested.rows(test_rows)
+        train = known.rows(~np.isin(known.groups, test.groups))
+        fitted_inputs = fit_inputs(train, np.arange(len(train.labels)), group_folds(train.groups, FOLDS, seed))
+        probabilities = {}
+        for name, fit in fitted_inputs.items():
+            key = "logistic regression", name
+            probabilities[key] = fit.probabilities(test, num_classes)
+            chosen.setdefault(key, []).append(fit.description)
+        if "both" in fitted_inputs:
+            alone = [probabilities["logistic regression", stream] for stream in ("video", "audio")]
+            probabilities[LATE_FUSION, "both"] = late_fusion(*alone)
+        for key, each in probabilities.items():
+            right = correct.setdefault(key, np.zeros(len(tested.labels)))
+            right[test_rows] = each.argmax(1) == test.labels
+    rows = []
+    for (model, name), right in correct.items():
+        row = {"model": model, "input": name, "top1": float(right.mean())}
+        row["top1_interval"] = list(bootstrap_interval(right, tested.groups, seed=seed))
+        row |= {"clips": len(right), "groups": len(set(tested.groups)), "features": chosen.get((model, name))}
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    run_command(main)
