@@ -41,7 +41,14 @@ from .backbone_maavt import (
 )
 from .configuration_maavt import MAAVTConfig
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
-from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
+from .losses_maavt import (
+    check_classes,
+    classification_loss,
+    contrastive_loss,
+    matching_loss,
+    num_processes,
+    smooth_labels,
+)
 from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
 
 
@@ -51,12 +58,10 @@ logger = logging.get_logger(__name__)
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
 
 
-# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops the model's
-# other losses.
+# A loss that somebody computes from the logits, as Trainer's label_smoothing_factor does, drops the model's other losses.
 NO_LABELS = (
-    "A training step without labels: the classification loss is not computed, and a loss you compute from the logits omits "
-    "the matching and contrastive losses. Trainer's label_smoothing_factor causes this: leave it at 0 and pass soft labels "
-    "[B, C]."
+    "A training step without labels: a loss computed from the logits alone would drop the matching and contrastive losses. "
+    "Set model.config.label_smoothing in place of Trainer's label_smoothing_factor; in a loop of your own pass labels."
 )
 
 
@@ -611,9 +616,13 @@ class MAAVTPreTrainedModel(PreTrainedModel):
 
     def post_init(self):
         # Names of modules that this configuration leaves out would be reported as unknown.
-        leaves = {name.rpartition(".")[2] for name, _ in self.named_modules()}
+        names = [name for name, _ in self.named_modules()]
+        leaves = {name.rpartition(".")[2] for name in names}
         self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict or ()) & leaves
+        # Quantizers read this one, by whole names: they leave what is trained alone.
+        self._keep_in_fp32_modules = {name for name in names if name.rpartition(".")[2] in TRAINED_MODULES}
         super().post_init()
+        self.prepare_inputs_for_generation = generates_no_text
 
     @property
     def dtype(self) -> torch.dtype:
@@ -670,6 +679,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         trunk.token_attention = None
         trunk.prompt.token_self_attention = False
         self.config.token_self_attention = False
+
+
+def generates_no_text(*args, **kwargs):
+    """PEFT takes hold of such a method where `task_type` is `"CAUSAL_LM"` or `"SEQ_2_SEQ_LM"`, and trains without it."""
+    raise TypeError("This model classifies clips and generates no text.")
 
 
 def find_new_modules(model: MAAVTPreTrainedModel) -> tuple[str, ...]:
@@ -848,6 +862,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
     """The trunk: embeddings, learned tokens and blocks, one ViT for video and audio; states pooled over segments."""
 
     _keep_in_fp32_modules_strict = {"prompt", "token_attention", "lavish_adapters", "contrastive_head"}
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^match_head\."]  # heads are left out on purpose
 
     def __init__(self, config: MAAVTConfig):
         super().__init__(config)
@@ -1564,13 +1579,14 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 `output_hidden_states` and `output_attentions`. `output_last_hidden_state` is forced off.
 
         Raises:
-            ValueError: labels or is_matched of another shape, or labels that a loss of this config cannot use.
+            ValueError: labels or is_matched of another shape, labels that a loss of this config cannot use, or a training
+                step without labels (NO_LABELS).
         """
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
         kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}
-        if self.training and labels is None and not torch.compiler.is_compiling():
-            logger.warning_once(NO_LABELS)
+        if labels is None:
+            self._check_unlabeled(is_matched)
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched)
 
@@ -1601,6 +1617,19 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
             return self._build_output(outputs, logits, match_logits, losses, per_block, agreement)
+
+    def _check_unlabeled(self, is_matched: torch.Tensor | None) -> None:
+        """Raises ValueError for a training step whose matching and contrastive losses nobody would see.
+
+        With `is_matched` the output holds them: clips without labels can be trained on. There it is a warning.
+        """
+        more_losses = self.match_head is not None or self.maavt.contrastive_head is not None
+        if not (self.training and torch.is_grad_enabled() and more_losses):
+            return
+        if is_matched is None:
+            raise ValueError(NO_LABELS)
+        if not torch.compiler.is_compiling():
+            logger.warning_once(NO_LABELS)
 
     def _build_output(
         self, outputs, logits, match_logits, losses: dict, per_block, agreement
@@ -1693,8 +1722,17 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         both = pairs.both
         if logits.ndim == 2:
             counted, both = counted.all(1), both[:, 0]  # (B,)
-        options = (self.config.problem_type, self.class_weights)
-        losses = {"classification_loss": classification_loss(logits, labels, counted, *options)}
+        problem_type, smoothing = self.config.problem_type, 0.0
+        if self.training:
+            smoothing = self.config.label_smoothing
+
+        def loss_of(scores: torch.Tensor, classes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            if not self._are_scores(classes):
+                check_classes(classes, self.num_labels)
+            classes = smooth_labels(classes, self.num_labels, smoothing, problem_type)
+            return classification_loss(scores, classes, mask, problem_type, self.class_weights)
+
+        losses = {"classification_loss": loss_of(logits, labels, counted)}
 
         # The class from either half of the head alone.
         video, audio = outputs.video_class_state, outputs.audio_class_state
@@ -1706,7 +1744,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                     classes, mask = labels, counted & both
                 if mask.ndim == 1:
                     half = half.mean(1)  # (B, C)
-                loss_per_modality.append(classification_loss(half, classes, mask, *options))
+                loss_per_modality.append(loss_of(half, classes, mask))
             losses["unimodal_loss"] = sum(loss_per_modality)
         return losses
 

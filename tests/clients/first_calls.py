@@ -24,6 +24,7 @@ sys.meta_path.insert(0, Hidden())
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import (  # noqa: E402
+    AutoModel,
     AutoModelForAudioClassification,
     AutoModelForVideoClassification,
     AutoProcessor,
@@ -107,6 +108,20 @@ def audio_auto_class(folder):
     return type(AutoModelForAudioClassification.from_pretrained(ROOT / folder, **TRUST)).__name__
 
 
+def trunk_alone(folder):
+    """A vector for each clip, without a word on the heads that are left out."""
+    trunk, report = AutoModel.from_pretrained(ROOT / folder, output_loading_info=True, **TRUST)
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    with torch.inference_mode():
+        vectors = trunk.eval()(**processor(CLIPS[:2])).pooler_output
+    return {
+        "vectors": len(vectors),
+        "finite": bool(vectors.isfinite().all()),
+        "report": [sorted(report[name]) for name in ("missing_keys", "unexpected_keys")],
+        "code": type(trunk).__module__,
+    }
+
+
 def processor_of_a_path(folder):
     batch = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)(CLIPS[0])
     return {name: list(value.shape) for name, value in batch.items()}
@@ -175,6 +190,7 @@ def main() -> None:
         pipeline_saved_again,
         pipeline_without_trust,
         audio_auto_class,
+        trunk_alone,
         processor_of_a_path,
         trainer,
     ):

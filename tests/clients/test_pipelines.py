@@ -71,6 +71,13 @@ def test_audio_auto_class(answers, system):
 
 
 @systems
+def test_the_trunk_alone_gives_vectors(answers, system):
+    said = answers[f"trunk_alone {system}"]
+    assert said["vectors"] >= 2 and said["finite"] and said["report"] == [[], []]
+    assert said["code"].startswith("transformers_modules.")  # not a package of this repository
+
+
+@systems
 def test_a_path_gives_video_and_audio(answers, system):
     shapes = answers[f"processor_of_a_path {system}"]
     assert set(shapes) == {"pixel_values_videos", "input_features", "has_video", "has_audio"}

@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig, ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
 from processing.data.atomic_writing import write_csv, write_text
+from processing.data.stream_sources import HUB
 from training.common.class_reports import write_class_reports
 from training.common.plots import plots_of_run
 from training.common.results import markdown_table, package_versions, small_table_note
@@ -160,9 +161,18 @@ def card_texts(
         "data_name": data_name,
         "data_description": card.data_description or f"{data_name}: {num_classes} classes.",
         "data_license": card.data_license,
+        "data_hub": card.data_hub or dataset_on_hub(recipe.data.data),
+        "data_task": card.data_task,
         "skipped": f"Skipped clips: {reasons or 'none'}.",
         "recipe": f"{trained_parameters:,} of {parameters:,} parameters were trained.",
     }
+
+
+def dataset_on_hub(data: str) -> str | None:
+    """`user/name` of `hf://datasets/user/name@branch`; None for a local folder."""
+    if not data.startswith(HUB):
+        return None
+    return data.removeprefix(HUB).partition("@")[0].strip("/")
 
 
 def backbone_name(name: str, config: PreTrainedConfig) -> str:
