@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints travel: to a Hub and back by name, and into a process that has never seen this package."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import parse_eval_result_entries
 from mock_hub import MockHub
 from toy_run import write_backbone, write_clips, write_config
 from transformers import AutoProcessor
 
 from modeling_maavt import MAAVTForAudioVisualClassification
+from training.maavt.upload import ADAPTER_FILES, upload_files
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -69,6 +73,7 @@ def pushed(hub, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pushed")
     config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
     command = [sys.executable, str(REPOSITORY / "train.py"), str(config), "--push_to_hub", "true"]
+    command += ["--card", "{data_hub: tester/colors, data_task: color}"]
     environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1"}
     for kind in ("model", "adapter"):
         change = ["--hub_upload", kind, "--hub_model_id", f"tester/toy-{kind}", "--output_dir", str(folder / kind)]
@@ -110,7 +115,12 @@ def test_fresh_process_without_the_package(pushed, hub, tmp_path, where):
     }
     torch.save(inputs, tmp_path / "elsewhere.npz.inputs")
     source, environment = (str(here), {"HF_HUB_OFFLINE": "1"}) if where == "folder" else ("tester/toy-model", hub.env)
+    hub.requests.clear()
     found, said = load_elsewhere(source, tmp_path, clip, environment)
+    # Nothing is fetched but the repository itself.
+    asked = {path for _, path in hub.requests}
+    assert all(re.match(r"/(api/models/)?tester/toy-model(/|$)", path) for path in asked), asked
+    assert bool(asked) == (where == "hub")
     batch = AutoProcessor.from_pretrained(here)(clips=[clip], return_tensors="pt")
     with torch.inference_mode():
         given, read = model(**inputs), model(**batch)
@@ -132,6 +142,28 @@ def test_upload_is_one_commit_with_code_processor_and_card(pushed, hub):
     assert not [name for name in files if name.startswith(("checkpoint", "runs")) or name.endswith(".part")]
     auto_map = json.loads(repository["files"]["config.json"])["auto_map"]
     assert {"AutoConfig", "AutoModel", "AutoModelForVideoClassification"} <= set(auto_map)
+
+
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_curves_and_log_go_along_and_test_clips_stay(pushed, hub, kind):
+    files = hub.repos[f"tester/toy-{kind}"]["files"]
+    log = json.loads(files["training_log.json"])
+    assert [entry["eval_top1_video"] for entry in log if "eval_loss" in entry] and "pipeline_maavt.py" in files
+    assert str(pushed) not in files["training_log.json"].decode()
+    assert not {"report.html", "predictions.csv", "results.json"} & set(files), "they show the test clips"
+    if importlib.util.find_spec("matplotlib") is not None:
+        card = files["README.md"].decode()
+        for name in ("training_curves", "confusion_matrix"):
+            assert f"](pictures/{name}.png)" in card and files[f"pictures/{name}.png"].startswith(b"\x89PNG")
+
+
+def test_the_adapter_lies_below_its_model_where_others_can_have_the_backbone(tmp_path):
+    for name in ("model/config.json", *(f"adapter/{file}" for file in (*ADAPTER_FILES, "README.md"))):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    of_hub = upload_files(tmp_path, "model", {"card": {"backbone": "google/vit"}})
+    assert set(of_hub) == {"config.json", *(f"adapter/{file}" for file in ADAPTER_FILES)}
+    assert set(upload_files(tmp_path, "model", {"card": {"backbone": "a ViT"}})) == {"config.json"}
 
 
 def test_adapter_by_name(pushed, hub, tmp_path):
@@ -177,6 +209,18 @@ def test_card_is_filled(pushed, hub, kind):
         assert heading in body
 
 
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_results_are_where_the_hub_reads_them(pushed, hub, kind):
+    """In the form of huggingface_hub; the data set is named in the card as well."""
+    files = hub.repos[f"tester/toy-{kind}"]["files"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/colors.yaml"]))
+    rows = json.loads((pushed / kind / "results.json").read_text())["rows"]
+    both = next(row for row in rows if row["model"] == "maavt" and row["input"] == "both")
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("tester/colors", "color", round(both["top1"], 4))
+    assert "6 test clips" in entry.notes
+    assert yaml.safe_load(files["README.md"].decode().split("---\n")[1])["datasets"] == "tester/colors"
+
+
 def push(environment: dict, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "training.command_line", "push", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -189,12 +233,20 @@ def test_a_finished_run_is_uploaded_later(pushed, hub):
     assert "model.safetensors" in listed.stdout and "modeling_maavt.py" in listed.stdout
     assert "missing: a description of the data" in listed.stdout and "the license of the data" in listed.stdout
     assert "tester/later" not in hub.repos
+    # The card, as the Hub will show it.
+    page = (pushed / "model" / "card.html").read_text(encoding="utf-8")
+    assert f"The card is shown in {pushed / 'model' / 'card.html'}" in listed.stdout
+    assert "tester/later" in page and "<table>" in page and str(pushed) not in page and "pipeline_tag" not in page
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert page.count('src="data:image/png;base64,') == 2 and page.count("<img") == 2
     for options in ([], ["--adapter"]):
         done = push(hub.env, pushed / "model", "tester/later", *options)
         assert done.returncode == 0, done.stderr
         assert b"tester/later" in hub.repos["tester/later"]["files"]["README.md"]
+    names = {line.split("bytes  ")[1] for line in listed.stdout.splitlines() if "bytes  " in line}
+    assert names <= set(hub.repos["tester/later"]["files"])
     assert len(hub.repos["tester/later"]["commits"]) == 2
-    assert "adapter_model.safetensors" in hub.repos["tester/later"]["files"]
+    assert {"adapter_model.safetensors", ".eval_results/colors.yaml"} <= set(hub.repos["tester/later"]["files"])
 
 
 def test_a_hub_that_refuses_the_commit(pushed):

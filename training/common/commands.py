@@ -3,8 +3,11 @@
 """How a command is called and recorded: errors as one line, and the command line without this machine's folders."""
 
 import os
+import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from pathlib import Path
 CAUSES = {
     "DataLoader worker": "a loader worker has died; is there enough memory? --resume_from_checkpoint true goes on",
     "PytorchStreamWriter failed": "a file cannot be written; is the disk full?",
+    "inline_container": "a file cannot be written; is the disk full?",
+    "iostream error": "a file cannot be written; is the disk full?",
     "No space left": "the disk is full",
     "gloo": "another process of this run has ended; its own output says why",
 }
@@ -27,6 +32,7 @@ def run_command(main: Callable[[], object]) -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    sys.unraisablehook = _interrupt_again
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher's report shows the error of the process that failed
         from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -39,6 +45,7 @@ def run_command(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # workers are waited for: Ctrl-C ends at once then
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -50,16 +57,45 @@ def run_command(main: Callable[[], object]) -> None:
         sys.exit(status)
 
 
+def _interrupt_again(unraisable: object) -> None:
+    """Python drops a Ctrl-C that falls into a callback, such as those of a fork. It comes again after it."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def explained(error: Exception) -> str | None:
     """One line for an error that a user can mend; None for a fault of the program."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (own_message(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, (ValueError, OSError, ImportError)):
         return line
+    if "DataLoader worker" in line and (file := _file_of_dead_worker(line)):
+        cause = "remove or convert the file, or free memory; --resume_from_checkpoint true goes on"
+        return f"{file}: a loader worker has died while it read this file ({line}); {cause}"
     if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
         for words, cause in CAUSES.items():
             if words in str(error):
                 return f"{cause} ({line})"
     return None
+
+
+def own_message(error: Exception) -> str:
+    """The message of an error; of one that a loader worker raised, without the traceback that PyTorch puts before it."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "\nOriginal Traceback" in text):
+        return text
+    raised = re.search(r"^[\w.]+: (.*)", text.rpartition("Traceback (most recent call last):")[2], re.MULTILINE)
+    return raised[1] if raised else text
+
+
+def _file_of_dead_worker(message: str) -> str:
+    """The file that a loader worker was reading, by the numbers of processes in PyTorch's message; an empty string: none."""
+    from processing.data.worker_records import WorkerRecord
+
+    workers = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\)", message)
+    names = [WorkerRecord.here().read_by(int(worker)) for worker in workers[1].split(",")] if workers else []
+    return next(filter(None, names), "")
 
 
 def shown_command(module: str, argv: list[str] | None) -> str:

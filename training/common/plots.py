@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from processing.data.atomic_writing import atomic_file
-
 from .class_reports import class_reports
+from .map_pictures import plain, save_figure
 from .results import cell
 
 
@@ -29,8 +28,8 @@ MAX_COUNTS = 15  # beyond, its cells carry no counts
 NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "threshold", "model_preparation_time")
 
 
-def save_plots(directory: str | Path) -> list[Path]:
-    """Draws what the run's files allow: `predictions.csv` and `results.json`, `trainer_state.json`.
+def save_plots(directory: str | Path, state: Path | None = None) -> list[Path]:
+    """Draws what the run's files allow: `predictions.csv` and `results.json`, `trainer_state.json` (or `state`).
 
     Returns the plots' paths; none, and one line in the log, without matplotlib.
     """
@@ -44,7 +43,7 @@ def save_plots(directory: str | Path) -> list[Path]:
         if reports:
             figures["confusion_matrix"] = confusion_figure(reports[0])
             figures["per_class"] = class_figure(reports[0])
-    state = directory / "trainer_state.json"
+    state = state or directory / "trainer_state.json"
     if state.is_file():
         history = json.loads(state.read_text(encoding="utf-8"))["log_history"]
         if curves(history, ""):
@@ -52,12 +51,13 @@ def save_plots(directory: str | Path) -> list[Path]:
     return [save_figure(figure, directory / f"{name}.png") for name, figure in figures.items()]
 
 
-def plots_of_run(directory: str | Path) -> list[Path]:
+def plots_of_run(directory: str | Path, state: Path | None = None) -> list[Path]:
     """`save_plots` for the end of a training run, which no plot may cost: what fails is logged and skipped."""
     try:
-        return save_plots(directory)
-    except Exception:
-        logger.exception("plots: not drawn; python -m training.common.plots %s tries again", directory)
+        return save_plots(directory, state)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("plots: not drawn (%s); python -m training.common.plots RUN tries again", reason)
         return []
 
 
@@ -122,8 +122,8 @@ def confusion_figure(report: dict):
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true class")
     axes.set(xlabel="predicted", ylabel="true", title=_title(report))
     if len(names) <= MAX_NAMES:
-        axes.set_xticks(range(len(names)), [_plain(name) for name in names], rotation=90, fontsize=7)
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names], fontsize=7)
+        axes.set_xticks(range(len(names)), [plain(name) for name in names], rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=7)
     if len(names) <= MAX_COUNTS:
         for row, column in np.argwhere(counts > 0):
             color = "white" if shares[row, column] > 0.5 else "black"
@@ -141,7 +141,7 @@ def class_figure(report: dict):
     figure, (axes,) = _figure(7, 1.5 + 0.2 * len(rows), 1)
     bars = axes.barh(range(len(rows)), [row["f1"] for row in rows])
     axes.bar_label(bars, [f"{row['f1']:.2f}" for row in rows], fontsize=6, padding=2)
-    labels = [f"{_plain(row['label'])} ({row['support']})" for row in rows]
+    labels = [f"{plain(row['label'])} ({row['support']})" for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set(xlim=(0, 1.1), xlabel="F1 (number of clips in parentheses)", title=title)
     return figure
@@ -149,10 +149,6 @@ def class_figure(report: dict):
 
 def _title(report: dict) -> str:
     return f"input: {report['input']}, audio: {cell('noise', report['noise'])}, {report['num_clips']} clips"
-
-
-def _plain(name: str) -> str:
-    return name.replace("$", r"\$")  # a pair of dollars would start a formula
 
 
 def _figure(width: float, height: float, columns: int):
@@ -163,12 +159,6 @@ def _figure(width: float, height: float, columns: int):
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
-
-
-def save_figure(figure, path: Path) -> Path:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    return path
 
 
 def main(argv: list[str] | None = None) -> list[Path]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of DeepAVFusion's recipes beside those of the Trainer: a YAML file first, the command line second."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,4 +132,9 @@ def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tupl
     """
     defaults = {"remove_unused_columns": False, "report_to": "none"}
     defaults["dataloader_pin_memory"] = torch.cuda.is_available()  # without a GPU PyTorch warns for every loader
-    return tuple(parse_options((group, TrainingArguments), argv, defaults))
+    task, args = parse_options((group, TrainingArguments), argv, defaults)
+    level = logging.WARNING
+    if args.should_log:
+        level = logging.INFO
+    logging.basicConfig(level=level, format="%(message)s")
+    return task, args

@@ -300,7 +300,8 @@ def save_confusion(path: Path, scores: np.ndarray, labels: np.ndarray, classes: 
     if not can_draw(path):
         return
     # Imported here: only this figure needs it.
-    from training.common.plots import confusion_figure, save_figure
+    from training.common.map_pictures import save_figure
+    from training.common.plots import confusion_figure
 
     report = ClassReport().compute(predictions=scores.argmax(-1), references=labels, label_names=classes)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, Deep
 from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
 from training.common.results import markdown_table, package_versions
-from training.trainer.callbacks import EpochCallback
+from training.trainer.callbacks import EpochCallback, tell_progress
 
 from .arguments import ModelArguments, SeedArguments
 
@@ -53,6 +53,7 @@ def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> 
     if hasattr(dataset, "set_epoch"):
         callbacks.append(EpochCallback(dataset))  # Mixtures: other partners in every epoch
     trainer = Trainer(model=model, args=args, train_dataset=dataset, callbacks=callbacks)
+    tell_progress(trainer)
     print_training(args, trainer.train())
     return model.eval()
 

@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+    model_info,
+)
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from transformers import PreTrainedConfig
 
@@ -14,6 +22,12 @@ from processing.data.atomic_writing import write_text
 from training.common.results import markdown_table, plain_text, small_table_note
 from training.common.shipped_files import shipped_file
 
+
+PICTURES = "pictures"  # folder beside the card
+CARD_PICTURES = {
+    "training_curves.png": "Losses and validation figures by epoch",
+    "confusion_matrix.png": "Confusion matrix of the test clips: rows are true classes, columns predicted ones",
+}
 
 USAGE_MODEL = """from transformers import AutoModelForVideoClassification, AutoProcessor
 
@@ -104,8 +118,31 @@ def hub_name(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
+def write_eval_results(directory: Path, results: dict) -> None:
+    """Writes `.eval_results/NAME.yaml`, which the Hub lists beside the card and on the page of the data set.
+
+    Only where the data set is on the Hub: top-1 (mAP of clips with several classes) of video and audio together.
+    """
+    card = results["card"]
+    dataset = card.get("data_hub")
+    rows = [row for row in results["rows"] if (row["model"], row["input"], row["noise"]) == ("maavt", "both", "clean")]
+    if not dataset or not rows or results["arguments"].get("evaluation_split", "test") != "test":
+        return
+    metric, value = next((name, rows[0][name]) for name in ("top1", "map") if rows[0].get(name) is not None)
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=card["data_task"],
+        value=round(float(value), 4),
+        notes=f"{metric} of video and audio, {rows[0]['clips']} test clips, measured by the maavt package",
+    )
+    folder = directory / EVAL_RESULTS_FOLDER
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+    write_text(folder / f"{dataset.rpartition('/')[2]}.yaml", text)
+
+
 def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]:
-    """The model's own rows in the form that the Hub lists."""
+    """The model's own rows in the older form, `model-index`, which takes data sets that are not on the Hub."""
     results = []
     for row in (r for r in rows if r["model"] == "maavt"):
         condition = "clean" if row["noise"] in ("any", "clean") else f"white noise, {row['noise']} dB"
@@ -126,8 +163,8 @@ def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]
     return results
 
 
-def recipe_text(results: dict) -> str:
-    """How it was trained, in sentences; the YAML below holds only what differs from the defaults."""
+def training_text(results: dict) -> str:
+    """How it was trained, in sentences."""
     training = results["training"]
     text = (
         f"{results['card']['recipe']} Trained for {results['epochs']:g} epochs ({training['steps']} steps of "
@@ -138,19 +175,32 @@ def recipe_text(results: dict) -> str:
     best = results.get("best")
     if best:
         text += f" Epoch {best['epoch']:g} was the best on validation ({best['metric']} {best['value']:.3f})."
-    return text + " What differs from the package's defaults:"
+    return text
 
 
 def results_notes(results: dict) -> str:
     """How to read the table of results."""
     notes = small_table_note(results["rows"])
-    if results["threshold"] is not None:
+    if results["threshold"] is not None and results["card"].get("match_head", True):
         notes += "\n\n" + NOTES.format(threshold=round(results["threshold"], 3))
     return notes.strip()
 
 
-def write_card(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> Path:
-    """Writes `directory/README.md` from the template and a run's `results`; returns its path.
+def card_pictures(directory: Path) -> str:
+    """The pictures that lie beside the card, as Markdown."""
+    shown = [name for name in CARD_PICTURES if (directory / PICTURES / name).is_file()]
+    return "\n\n".join(f"![{CARD_PICTURES[name]}]({PICTURES}/{name})" for name in shown)
+
+
+def write_card(directory: Path, results: dict, **options) -> Path:
+    """Writes `directory/README.md`, a `card_text` with these options, and what the Hub reads beside it; returns its path."""
+    write_text(directory / "README.md", card_text(directory, results, **options))
+    write_eval_results(directory, results)
+    return directory / "README.md"
+
+
+def card_text(directory: Path, results: dict, *, name: str, adapter: bool = False, clip: str = "clip.mp4") -> str:
+    """The card from the template and a run's `results`, with the pictures of `directory`.
 
     Args:
         results: what `train.py` writes to `results.json`.
@@ -170,6 +220,7 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         base_model=hub_name(card["backbone"]),
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
+        datasets=card.get("data_hub"),
         model_name=card["title"],
         eval_results=eval_results(results["rows"], card["data_name"], measured_on) or None,
     )
@@ -193,7 +244,8 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         measured_on=measured_on,
         results_table=markdown_table(results["rows"]),
         results_notes=results_notes(results),
-        recipe_text=recipe_text(results),
+        pictures=card_pictures(directory),
+        recipe_text=training_text(results),
         recipe=yaml.safe_dump(results["arguments"], sort_keys=True, allow_unicode=True)
         .replace("```", "` ` `")
         .strip(),
@@ -201,5 +253,4 @@ def write_card(directory: Path, results: dict, *, name: str, adapter: bool = Fal
         license_text=license_text(card),
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     )
-    write_text(directory / "README.md", str(text))
-    return directory / "README.md"
+    return str(text)

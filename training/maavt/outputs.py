@@ -19,17 +19,19 @@ from transformers import PreTrainedConfig, ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
 from processing.data.atomic_writing import write_csv, write_text
+from processing.data.stream_sources import HUB
 from training.common.class_reports import write_class_reports
 from training.common.plots import plots_of_run
-from training.common.results import markdown_table, package_versions, small_table_note
+from training.common.results import markdown_table, package_versions, plain_text, small_table_note
 
 from .arguments import Recipe, recorded_arguments, training_record
 from .baseline import baseline_rows
-from .card import architecture_text, backbone_license, write_card
+from .card import CARD_PICTURES, PICTURES, architecture_text, backbone_license, write_card
 from .data import Clips, RunData
 from .evaluation import Evaluation, evaluate_model, predict
 from .model import build_model, merged_model, parameter_counts
 from .official_scores import official_scores, official_tables
+from .report import report_of_run
 from .retrieval import retrieval_scores
 from .upload import push_run
 
@@ -37,6 +39,7 @@ from .upload import push_run
 logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished-results"
+TRAINING_LOG = "training_log.json"  # what the Trainer logged; its own state names folders of this machine
 TRAINED_PARTS = {
     "adapter": "learned tokens and heads",
     "full": "all weights",
@@ -83,11 +86,15 @@ def save(
         shutil.rmtree(staged, ignore_errors=True)  # of a run that was killed
         write_results(staged, results, measured.records, official_tables(official))
         write_class_reports(staged)
+        # For a look: plots, report, and pictures in the card.
+        plots_of_run(staged, output / "trainer_state.json")
+        if line := report_of_run(staged, results, measured, recipe, data):
+            with open(staged / "results.md", "a", encoding="utf-8") as file:
+                file.write(f"\n{line}\n")
         kinds = []
         if not run.evaluate_only:
-            kinds = save_model(staged, output, model, data.processor, results)
+            kinds = save_model(staged, output, model, data.processor, results, trainer.state.log_history)
         publish(staged, output)
-        plots_of_run(output)
         print((output / "results.md").read_text(encoding="utf-8"))
         for kind in kinds:
             print(f"The {kind} is in {output / kind}")
@@ -141,9 +148,9 @@ def card_texts(
         what += f", with LoRA of rank {model.lora_rank}"
     num_classes = len(report["classes"])
     skipped = report["skipped_by_reason"] | report.get("skipped_in_preparation", {})
-    reasons = ", ".join(f"{number} ({reason})" for reason, number in skipped.items())
+    reasons = ", ".join(f"{number} ({plain_text(reason)})" for reason, number in skipped.items())
     return {
-        "title": card.title or f"MA-AVT on {data_name}",
+        "title": card.title or f"MA-AVT on {plain_text(data_name)}",
         "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
         f"{backbone}. What was trained: {what}.",
         "architecture": architecture_text(config),
@@ -152,11 +159,20 @@ def card_texts(
         "backbone": backbone,
         "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
         "data_name": data_name,
-        "data_description": card.data_description or f"{data_name}: {num_classes} classes.",
+        "data_description": card.data_description or f"{plain_text(data_name)}: {num_classes} classes.",
         "data_license": card.data_license,
+        "data_hub": card.data_hub or dataset_on_hub(recipe.data.data),
+        "data_task": card.data_task,
         "skipped": f"Skipped clips: {reasons or 'none'}.",
         "recipe": f"{trained_parameters:,} of {parameters:,} parameters were trained.",
     }
+
+
+def dataset_on_hub(data: str) -> str | None:
+    """`user/name` of `hf://datasets/user/name@branch`; None for a local folder."""
+    if not data.startswith(HUB):
+        return None
+    return data.removeprefix(HUB).partition("@")[0].strip("/")
 
 
 def backbone_name(name: str, config: PreTrainedConfig) -> str:
@@ -194,10 +210,13 @@ def write_results(directory: Path, results: dict, records: list[dict], tables: s
     write_csv(directory / "predictions.csv", records, columns)
 
 
-def save_model(staged: Path, output: Path, model: nn.Module, processor: ProcessorMixin, results: dict) -> list[str]:
-    """Writes `model/` (plain AutoModel checkpoint) and, for PEFT runs, `adapter/` into `staged`, with processor and card.
+def save_model(
+    staged: Path, output: Path, model: nn.Module, processor: ProcessorMixin, results: dict, log: list[dict]
+) -> list[str]:
+    """Writes `model/` (plain AutoModel checkpoint) and, for PEFT runs, `adapter/` into `staged`.
 
-    Merging changes `model`: call this last. Returns the names of the folders.
+    Each has processor, card, the card's pictures and the training log. Merging changes `model`: call this last. Returns
+    the names of the folders.
     """
     kinds = ["model"]
     if isinstance(model, PeftModel):
@@ -206,6 +225,11 @@ def save_model(staged: Path, output: Path, model: nn.Module, processor: Processo
     merged_model(model).save_pretrained(staged / "model")
     for kind in kinds:
         processor.save_pretrained(staged / kind)
+        write_text(staged / kind / TRAINING_LOG, json.dumps(log, indent=1) + "\n")
+        for picture in CARD_PICTURES:
+            if (staged / picture).is_file():
+                (staged / kind / PICTURES).mkdir(exist_ok=True)
+                shutil.copy(staged / picture, staged / kind / PICTURES)
         write_card(staged / kind, results, name=str(output / kind), adapter=kind == "adapter")
     return kinds
 

@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback
 from processing.data.class_balance import BalancedSampler, sampling_weights
 from processing.data.mixup import PairMixUp
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, best_checkpoint, compute_metrics
-from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
+from training.trainer.callbacks import METRIC_NAMES, CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import DAMAGED, REMOVED, STAGED, checkpoint_to_resume, stopped_early
 from training.trainer.gradient_modulation import GradientModulation
 from training.trainer.stream_training import StreamCallback
@@ -23,8 +23,6 @@ from .data import Clips, RunData
 
 
 logger = logging.getLogger(__name__)
-
-METRIC_NAMES = {"top1": "top-1", "map": "mAP", "match_auroc": "match AUROC", "macro_f1": "macro F1"}
 
 
 def build_trainer(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> AudioVisualTrainer:

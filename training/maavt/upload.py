@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import CommitOperationAdd, create_commit, create_repo
 
 from processing.data.atomic_writing import write_text
+from training.common.html_pages import html_page
 
-from .card import hub_name, write_card
+from .card import card_text, hub_name, write_card
+
+
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
 
 
 def push_run(
@@ -21,7 +25,7 @@ def push_run(
     token: str | None = None,
     revision: str | None = None,
 ) -> str:
-    """Uploads a finished run in one commit: weights, code, processor and card. Returns the address of the repository.
+    """Uploads a finished run in one commit (`upload_files`). Returns the address of the repository.
 
     Args:
         directory: the output folder of a run.
@@ -39,11 +43,13 @@ def push_run(
         address = create_repo(name, private=private, token=token, exist_ok=True)
         # The card was written with the name of a folder.
         write_card(directory / kind, results, name=address.repo_id, adapter=kind == "adapter")
-        if kind == "adapter":
-            name_backbone(directory / kind / "adapter_config.json", hub_name(results["card"]["backbone"]))
-        upload_folder(
-            repo_id=address.repo_id,
-            folder_path=directory / kind,
+        files = upload_files(directory, kind, results)
+        for file in files.values():
+            if file.name == "adapter_config.json":
+                name_backbone(file, hub_name(results["card"]["backbone"]))
+        create_commit(
+            address.repo_id,
+            [CommitOperationAdd(name, path) for name, path in files.items()],
             token=token,
             revision=revision,
             commit_message="Fine-tuned MA-AVT",
@@ -74,12 +80,34 @@ def finished_results(directory: Path, kind: str) -> dict:
     return json.loads((directory / "results.json").read_text(encoding="utf-8"))
 
 
-def show_upload(directory: Path, kind: str) -> list[str]:
-    """Prints the files that an upload would hold, and what the card lacks. Returns the latter."""
-    missing = missing_facts(finished_results(directory, kind))
-    for file in sorted((directory / kind).rglob("*")):
-        if file.is_file():
-            print(f"{file.stat().st_size:>12,} bytes  {file.relative_to(directory / kind)}")
+def upload_files(directory: Path, kind: str, results: dict) -> dict[str, Path]:
+    """What an upload holds, by its name on the Hub: weights, code of model and pipeline, processor, card, its pictures
+    and the training log. Below a model lies its adapter in `adapter/`, if others can have the backbone.
+
+    The report and the predictions stay here: they show the test clips, which may not be the user's to publish.
+    """
+    folder = directory / kind
+    files = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    adapter = directory / "adapter"
+    if kind == "model" and adapter.is_dir() and hub_name(results["card"]["backbone"]):
+        files |= {f"adapter/{name}": adapter / name for name in ADAPTER_FILES}
+    return files
+
+
+def show_upload(directory: Path, kind: str, repository: str) -> list[str]:
+    """Prints the files that an upload would hold, where the card can be read, and what it lacks. Returns the latter."""
+    results = finished_results(directory, kind)
+    files = upload_files(directory, kind, results)
+    for name, file in files.items():
+        print(f"{file.stat().st_size:>12,} bytes  {name}")
+    print(f"{sum(file.stat().st_size for file in files.values()):>12,} bytes in {len(files)} files")
+    # The card as the Hub will show it, without the header that only the Hub reads.
+    text = card_text(directory / kind, results, name=repository, adapter=kind == "adapter")
+    pictures = {name: file.read_bytes() for name, file in files.items() if name.endswith(".png")}
+    page = directory / "card.html"
+    write_text(page, html_page(results["card"]["title"], text.split("---\n", 2)[2], pictures))
+    print(f"The card is shown in {page}")
+    missing = missing_facts(results)
     for fact in missing:
         print(f"missing: {fact}")
     return missing

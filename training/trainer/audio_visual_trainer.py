@@ -13,12 +13,14 @@ from processing.data.mixup import PairMixUp
 from processing.metrics.classification import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
 from processing.metrics.multilabel import MultiLabelScore
 
+from .callbacks import tell_progress
 from .checkpoint_trainer import CheckpointTrainer
 from .even_batches import EvenBatchTrainer
+from .modality_validation import ModalityTrainer
 from .stream_training import stream_batches
 
 
-class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
+class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
     """`Trainer` that averages every scalar output ending in `_loss` into the log, for training and evaluation alike.
 
     Args:
@@ -32,6 +34,7 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
         self._training_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self._evaluation_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.mixup, self._micro_batch = mixup, (-1, -1)
+        tell_progress(self)
 
     def training_step(self, model: nn.Module, inputs: dict, *args, **kwargs) -> torch.Tensor:
         if self.mixup is not None:
@@ -63,6 +66,18 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
             return loss, outputs
         return loss
 
+    def prediction_step(
+        self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ):
+        """As in `Trainer`; predictions are the class and match logits of clips, or of segments where those have labels."""
+        if ignore_keys is None:
+            ignored = {"logits", *getattr(self.model.config, "keys_to_ignore_at_inference", [])}
+            predictions = {"logits", "match_logits"}
+            if inputs["is_matched"].ndim == 2 and "segment_logits" in ignored:
+                predictions = {"segment_logits", "segment_match_logits"}
+            ignore_keys = sorted(ignored - predictions)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As in `Trainer`, without the learned tokens: decay would pull them to zero, like a bias or a norm."""
         return [name for name in super().get_decay_parameter_names(model) if "prompt." not in name]
@@ -77,11 +92,8 @@ class AudioVisualTrainer(EvenBatchTrainer, CheckpointTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with each part of the loss over its own count, and their weighted sum as the loss.
 
-        A mean over batches would weigh a batch of two matched pairs like one of fifty. Predictions hold the match logits too.
+        A mean over batches would weigh a batch of two matched pairs like one of fifty.
         """
-        if kwargs.get("ignore_keys") is None:
-            ignored = getattr(self.model.config, "keys_to_ignore_at_inference", [])
-            kwargs["ignore_keys"] = [name for name in ignored if name != "match_logits"]
         self._evaluation_parts.clear()  # a run that was interrupted leaves some
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         gathered = self._gathered(self._evaluation_parts)
@@ -161,23 +173,43 @@ def best_checkpoint(trainer: Trainer) -> dict | None:
 
 def split_predictions(predictions: np.ndarray | tuple) -> tuple[np.ndarray, np.ndarray | None]:
     """Trainer predictions to (logits [n, C], match logits [n] or None)."""
-    if isinstance(predictions, tuple):
-        return predictions[0], predictions[1] if len(predictions) > 1 else None
-    return predictions, None
+    if not isinstance(predictions, tuple):
+        return predictions, None
+    logits, *others = predictions
+    match_logits = [other for other in others if other.ndim < logits.ndim]
+    return logits, match_logits[0] if match_logits else None
+
+
+def modality_predictions(predictions: np.ndarray | tuple) -> dict[str, np.ndarray]:
+    """`{"video": [n, C], "audio": [n, C]}` of `ModalityTrainer`, zeros where a clip lacks it; or nothing."""
+    if not isinstance(predictions, tuple):
+        return {}
+    logits, *others = predictions
+    halves = [other for other in others if other.ndim == logits.ndim]
+    return dict(zip(("video", "audio"), halves, strict=False))
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Validation metrics: top-1, macro F1, top-5 (C > 5) over matched pairs; match AUROC and combined where mined.
 
-    Clips with several classes are measured by mAP instead. The threshold of the combined accuracy is chosen on the same
+    `top1_video` and `top1_audio` are those of one modality alone, over the clips that have it (`ModalityTrainer`). Clips with several classes are measured by mAP instead. The threshold of the combined accuracy is chosen on the same
     (validation) pairs.
     """
     logits, match_logits = split_predictions(prediction.predictions)
+    alone = modality_predictions(prediction.predictions)
     labels, is_matched = prediction.label_ids[0], prediction.label_ids[1].astype(bool)
     if logits.ndim == 3:  # [n, S, C]: a segment is judged like a clip
         logits, labels, is_matched = logits.reshape(-1, logits.shape[-1]), labels.ravel(), is_matched.ravel()
     several = labels.ndim == 2  # multi-hot
-    metrics = multi_label_metrics(logits, labels) if several else class_metrics(logits, labels)
+    measure = multi_label_metrics if several else class_metrics
+    metrics = measure(logits, labels)
+    # One modality alone, over the clips that have it, where the clips have both.
+    alone = {name: rows.reshape(logits.shape) for name, rows in alone.items()}
+    if all(rows.any() for rows in alone.values()):
+        for name, rows in alone.items():
+            present = rows.any(-1)
+            figures = measure(rows[present], labels[present])
+            metrics |= {f"{key}_{name}": figures[key] for key in ("top1", "map") if key in figures}
     if match_logits is None or is_matched.all():
         return metrics
     scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)

@@ -41,9 +41,9 @@ class CheckpointTrainer(Trainer):
     def train(self, *args, **kwargs):
         try:
             return super().train(*args, **kwargs)
-        finally:  # also after an exception the signals mean again what they meant before
+        finally:  # also after an exception signals and terminal are what they were before
             for callback in self.callback_handler.callbacks:
-                if isinstance(callback, TerminationCallback):
+                if hasattr(callback, "restore"):
                     callback.restore()
 
     def _save_checkpoint(self, model: nn.Module, trial) -> None:
