@@ -7,14 +7,15 @@ Both readers have the same methods and the same clock, the file's own presentati
 * `info()` gives a `ClipInfo`;
 * `frames_at(times)` gives the frame on the screen at each time, as `Frames`;
 * `frames_between(start, end)` gives every frame shown in `[start, end)`, as `Frames`;
-* `waveform(start, end)` gives a mono `Waveform`.
+* `waveform(start, end)` gives mono samples part after part, as `Samples`.
 """
 
 import functools
 import io
 import os
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,11 @@ SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer o
 SHORT_DELAY = 0.1  # seconds by which one stream of a file usually begins after the other
 TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
 MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
+MAX_BYTES = 1 << 34  # of the frames of one window
 DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
 ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
+FrameTransform = Callable[[torch.Tensor], torch.Tensor]  # uint8 [1, 3, H, W] to [1, 3, h, w]
 LFS_POINTER = b"version https://git-lfs"
 # FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775, without the low-frequency channel), scaled to sum to one
 SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
@@ -109,28 +112,36 @@ class Frames:
 
 
 @dataclass
-class Waveform:
-    """Decoded mono samples, float32 `[n]`, and the presentation time of the first one."""
+class Samples:
+    """A part of the decoded audio: mono float32 `[n]`, `offset` samples after the first one, which is heard at `start`."""
 
-    samples: torch.Tensor
+    samples: np.ndarray
+    offset: int
     start: float
 
 
-def open_file(source: str | bytes, name: str, decoder: str = "auto", max_pixels: int = MAX_PIXELS) -> Any:
+def open_file(
+    source: str | bytes,
+    name: str,
+    decoder: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    transform: FrameTransform | None = None,
+) -> Any:
     """The reader for a file: PyAV, which skips frames that nobody asks for, or torchcodec where PyAV is not installed.
 
-    With `decoder="torchcodec"`, PyAV still reads the files whose frames torchcodec times or turns wrongly.
+    With `decoder="torchcodec"`, PyAV still reads the files whose frames torchcodec times or turns wrongly. `transform`
+    is applied to each frame as soon as it is decoded.
 
     Raises:
         ClipError: not a media file, or its frames have more than `max_pixels`.
         ImportError: the decoder is not installed.
     """
     if decoder == "pyav" or (decoder == "auto" and (has_pyav() or torchcodec_decoders() is None)):
-        return PyAVFile(source, name, max_pixels)
+        return PyAVFile(source, name, max_pixels, transform)
     if not has_pyav():
-        return TorchcodecFile(source, name, max_pixels=max_pixels)
-    file = PyAVFile(source, name, max_pixels)
-    return TorchcodecFile(source, name, pyav_file=file) if file.suits_torchcodec() else file
+        return TorchcodecFile(source, name, max_pixels=max_pixels, transform=transform)
+    file = PyAVFile(source, name, max_pixels, transform)
+    return TorchcodecFile(source, name, pyav_file=file, transform=transform) if file.suits_torchcodec() else file
 
 
 def check_size(frame: Any, name: str, max_pixels: int) -> None:
@@ -138,6 +149,13 @@ def check_size(frame: Any, name: str, max_pixels: int) -> None:
     if frame.width * frame.height > max_pixels:
         problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={max_pixels} pixels"
         raise clip_error(name, "video", f"{problem}; scale the video down, or raise ClipRequest(max_pixels=...)")
+
+
+def check_total(name: str, count: int, image: np.ndarray) -> None:
+    """Refuse frames that would fill the memory."""
+    if count * image.nbytes > MAX_BYTES:
+        problem = f"{count} frames of {image.shape[1]}x{image.shape[0]} take more than {MAX_BYTES >> 30} GiB"
+        raise clip_error(name, "frames", f"{problem}; give a shorter window, num_frames, fps or a transform")
 
 
 @functools.lru_cache(maxsize=1)
@@ -167,13 +185,21 @@ def has_pyav() -> bool:
 class PyAVFile:
     """One open container for both streams. Right by presentation time for any frame rate; seeks in long files."""
 
-    def __init__(self, source: str | bytes, name: str, max_pixels: int = MAX_PIXELS):
+    def __init__(
+        self,
+        source: str | bytes,
+        name: str,
+        max_pixels: int = MAX_PIXELS,
+        transform: FrameTransform | None = None,
+    ):
         try:
             import av
         except ImportError as error:
             raise ImportError("reading clips needs PyAV (pip install av) or torchcodec with FFmpeg") from error
-        self.name, self._av, self._source, self._max_pixels = name, av, source, max_pixels
+        self.name, self._av, self._source = name, av, source
+        self._max_pixels, self._transform = max_pixels, transform
         self._converter = av.video.reformatter.VideoReformatter()
+        self._matrices: dict[int, np.ndarray | None] = {}  # by the angle of a frame
         self._interleavers: dict[tuple[str, str], Any] = {}  # by sample format and layout
         self._open()
 
@@ -249,7 +275,7 @@ class PyAVFile:
             frame = next(self._frames(start), None)
             if frame is None:
                 raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
-            height, width, _ = self._to_rgb(frame).shape
+            height, width, _ = self._upright(frame).shape
         return {"fps": float(rate) if rate else None, "height": height, "width": width}
 
     def _stream_times(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -337,7 +363,7 @@ class PyAVFile:
         stream.codec_context.skip_frame = "DEFAULT"
         by_order = kind == "video" and self.container in TIMED_BY_ORDER
         count, ticks = 0, deque()  # decoding times come in the order in which frames are shown
-        expected = None  # of several audio frames in one packet, only the first has a time
+        previous = None
         try:
             for packet in self._file.demux(stream):
                 if by_order and packet.size:
@@ -347,17 +373,24 @@ class PyAVFile:
                     if by_order:
                         frame.pts = ticks.popleft() if ticks else None
                     elif frame.pts is None:
-                        frame.pts = frame.dts if expected is None else expected
+                        frame.pts = self._end_of(previous)
+                        if frame.pts is None:
+                            frame.pts = frame.dts
                     if frame.time is None:
                         continue
-                    if kind == "audio" and frame.sample_rate:
-                        expected = frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+                    previous = frame
                     yield frame
         except self._av.EOFError:
             return
         except self._av.FFmpegError as error:
-            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            problem = f"cannot be decoded ({error.strerror or error}); the file is damaged, write it again"
             raise clip_error(self.name, kind, problem) from error
+
+    def _end_of(self, frame: Any) -> int | None:
+        """When an audio frame ends: of several in one packet, only the first has a time. None where that is unknown."""
+        if frame is None or not getattr(frame, "sample_rate", 0):
+            return None
+        return frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
 
     def _decoding_tick(self, packet: Any, count: int) -> int:
         """When a packet is decoded. A raw stream has no times at all: its frames follow at its frame rate."""
@@ -440,7 +473,8 @@ class PyAVFile:
         shown = known[np.maximum(place, 0)].tolist()  # before its first frame, a stream shows that
 
         images: dict[int, np.ndarray] = {}
-        for number, frame in enumerate(self._decoded_packets(packets, set(shown))):
+        packets_of_shown = self._without_needless_groups(packets, set(shown))
+        for number, frame in enumerate(self._decoded_packets(packets_of_shown, set(shown))):
             # The stream only begins with whole frames, or what was taken for a key frame is none.
             if frame.interlaced_frame or (number == 0 and not starts_anew(frame)):
                 return None
@@ -476,18 +510,32 @@ class PyAVFile:
             packets.append(packet)
         return packets, True
 
+    def _without_needless_groups(self, packets: list, needed: set[int]) -> list:
+        """The packets without those that follow the last needed one of their group.
+
+        A group begins with an IDR picture. No frame refers to another across it, which is not so of other key frames.
+        """
+        extradata = self.video.codec_context.extradata or b""
+        chosen: list = []
+        group: list = []
+        for packet in packets:
+            if packet.is_keyframe and is_idr(packet, extradata):
+                chosen += group[: last_needed(group, needed) + 1]
+                group = []
+            group.append(packet)
+        return chosen + group[: last_needed(group, needed) + 1]
+
     def _decoded_packets(self, packets: list, needed: set[int]) -> Iterator:
         codec = self.video.codec_context
-        last = max(place for place, packet in enumerate(packets) if packet.pts in needed)
         try:
-            for packet in packets[: last + 1]:
+            for packet in packets:
                 codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
                 yield from packet.decode()
             yield from codec.decode(None)  # the frames that the decoder still holds
         except self._av.EOFError:
             return
         except self._av.FFmpegError as error:
-            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            problem = f"cannot be decoded ({error.strerror or error}); the file is damaged, write it again"
             raise clip_error(self.name, "video", problem) from error
 
     def frames_between(self, start: float, end: float) -> Frames:
@@ -503,6 +551,7 @@ class PyAVFile:
                 images, seconds = [], []  # only the last frame before the window is on the screen when it starts
             images.append(self._to_rgb(frame))
             seconds.append(frame.time)
+            check_total(self.name, len(images), images[-1])
             stream_end = frame.time + self._frame_seconds(frame)
         if not images:
             raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
@@ -513,6 +562,7 @@ class PyAVFile:
 
     def _stack(self, images: list[np.ndarray]) -> torch.Tensor:
         """Images `[H, W, 3]` as one tensor `[T, 3, H, W]`."""
+        check_total(self.name, len(images), images[0])
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             listed = " and ".join(f"{width}x{height}" for height, width in sizes)
@@ -520,6 +570,14 @@ class PyAVFile:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
+        """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says, and transformed."""
+        image = self._upright(frame)
+        if self._transform is None:
+            return image
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+        return self._transform(pixels[None])[0].permute(1, 2, 0).numpy()
+
+    def _upright(self, frame: Any) -> np.ndarray:
         """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
         check_size(frame, self.name, self._max_pixels)
         # One thread, as for decoding: waiting for others costs more than the conversion. PyAV before 17 has but one.
@@ -528,7 +586,11 @@ class PyAVFile:
         except TypeError:
             rgb = self._converter.reformat(frame, format="rgb24")
         image = rgb.to_ndarray()
-        matrix = display_matrix(frame)
+        # PyAV keeps a frame for long whose side data was asked for, so that only the first one at each angle is asked.
+        angle = getattr(frame, "rotation", 0)
+        if angle not in self._matrices:
+            self._matrices[angle] = display_matrix(frame)
+        matrix = self._matrices[angle]
         if matrix is None:
             return image
         across, down = matrix[0, 0], matrix[1, 1]
@@ -553,38 +615,34 @@ class PyAVFile:
 
     # Samples
 
-    def waveform(self, start: float, end: float) -> Waveform:
-        """The samples between two times, from the first decoded packet on. No samples: the audio ends before."""
+    def waveform(self, start: float, end: float) -> Iterator[Samples]:
+        """The samples between two times, from the first decoded packet on. Nothing: the audio ends before."""
         rate = self.audio.codec_context.sample_rate
         self._seek(self.audio, start - PREROLL_SECONDS)  # below 0 too: the packet that primes the codec lies there
-        first, count = start, 0
-        parts: list[np.ndarray] = []
+        first, count = None, 0
         for frame in self._decoded("audio"):
             if frame.time >= end:
-                # A hole in the audio is no end of it.
-                parts.append(np.zeros(max(0, round((end - first) * rate) - count), np.float32))
-                break
+                yield Samples(np.zeros(0, np.float32), 0, end)  # a hole in the audio is no end of it
+                return
             if frame.time + frame.samples / rate <= start:
                 continue
             if frame.sample_rate != rate:
                 problem = f"the sampling rate changes from {rate} Hz to {frame.sample_rate} Hz"
                 raise clip_error(self.name, "audio", f"{problem}; write the file again with one rate")
-            if not parts:
+            if first is None:
                 first = frame.time
             gap = round((frame.time - first) * rate) - count
             if gap > 0.02 * rate:  # time stamps jump: keep the clock. Smaller steps are rounding of the container
-                parts.append(np.zeros(gap, np.float32))
                 count += gap
-            parts.append(self._to_mono(frame))
-            count += len(parts[-1])
-        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        return Waveform(torch.from_numpy(samples), first)
+            samples = self._to_mono(frame)
+            yield Samples(samples, count, first)
+            count += len(samples)
 
     def _to_mono(self, frame: Any) -> np.ndarray:
         """The samples `[n]` of a frame in -1..1, averaged over its channels."""
         channels = frame.layout.nb_channels
         if frame.format.name == "fltp" and channels < 8:
-            return to_mono(frame.to_ndarray())
+            return to_mono([np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes[:channels]])
         # Others are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
         kind = (frame.format.name, frame.layout.name)
         if kind not in self._interleavers:
@@ -603,6 +661,26 @@ class Run:
     stream_end: float | None = None
 
 
+def last_needed(packets: list, needed: set[int]) -> int:
+    """The place of the last packet whose frame is needed; -1: none is."""
+    return max((place for place, packet in enumerate(packets) if packet.pts in needed), default=-1)
+
+
+def is_idr(packet: Any, extradata: bytes) -> bool:
+    """Whether the first picture in a packet of H.264 is an IDR picture."""
+    data = bytes(packet)
+    if extradata[:1] == b"\x01":  # mp4, mkv and flv: the size of each unit stands before it
+        width, place = (extradata[4] & 3) + 1, 0
+        kinds = []
+        while place + width < len(data):
+            kinds.append(data[place + width] & 31)
+            place += width + int.from_bytes(data[place : place + width], "big")
+    else:  # a start code stands before it
+        kinds = [match[1][0] & 31 for match in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL)]
+    pictures = [kind for kind in kinds if 1 <= kind <= 5]
+    return pictures[:1] == [5]
+
+
 def starts_anew(frame: Any) -> bool:
     """Whether a frame needs no other one. Some codecs do not tell."""
     return frame.pict_type in (0, 1)  # FFmpeg's AV_PICTURE_TYPE_NONE and AV_PICTURE_TYPE_I
@@ -614,12 +692,12 @@ def display_matrix(frame: Any) -> np.ndarray | None:
     return None if side_data is None else np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
 
 
-def to_mono(samples: np.ndarray) -> np.ndarray:
+def to_mono(samples: Sequence[np.ndarray]) -> np.ndarray:
     """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights."""
     if len(samples) == 1:
         return samples[0]
     weights = np.array(SURROUND.get(len(samples), (1.0,) * len(samples)), np.float32)
-    return (weights / weights.sum()) @ samples
+    return (weights / weights.sum()) @ np.asarray(samples)
 
 
 class TorchcodecFile:
@@ -631,6 +709,7 @@ class TorchcodecFile:
         video, audio: decoders.
         pyav_file: the same file in PyAV, which knows the default tracks and where streams end, and reads the audio.
         max_pixels: of a frame, where PyAV does not check it.
+        transform: see `open_file`.
     """
 
     def __init__(
@@ -641,9 +720,10 @@ class TorchcodecFile:
         audio: Any = None,
         pyav_file: PyAVFile | None = None,
         max_pixels: int = MAX_PIXELS,
+        transform: FrameTransform | None = None,
     ):
         self.name, self._source, self._pyav_file, self._max_pixels = name, source, pyav_file, max_pixels
-        self._video, self._audio = video, audio
+        self._video, self._audio, self._transform = video, audio, transform
         if torchcodec_decoders() is None:
             raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
 
@@ -713,15 +793,29 @@ class TorchcodecFile:
         metadata = self.video.metadata
         first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
         inside = np.clip(times + TIME_ROUNDING, first, max(first, last - TIME_ROUNDING))
-        batch = self.video.get_frames_played_at(inside.tolist())
-        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
+        pixels, seconds = self._played_at(inside)
         if (seconds > inside + TIME_ROUNDING).any():  # seen with streams whose frames claim no length
             raise RuntimeError(f"{self.name}: torchcodec returned a frame that is not on the screen yet")
         past = times >= last - TIME_ROUNDING
         if past.any():  # the last frame may have no length, and then no time at which it is played
             final = self.video.get_frame_at(len(self.video) - 1)
-            pixels[torch.from_numpy(past)], seconds[past] = final.data, final.pts_seconds
+            pixels[torch.from_numpy(past)], seconds[past] = self._transformed(final.data[None]), final.pts_seconds
         return Frames(pixels, seconds, last if times.max() >= last else None)
+
+    def _played_at(self, times: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Frames and their seconds; where they are transformed, only one of full size is in memory."""
+        if self._transform is None:
+            batch = self.video.get_frames_played_at(times.tolist())
+            return batch.data, batch.pts_seconds.numpy().astype(np.float64)
+        pixels, seconds = [], []
+        for time in times.tolist():
+            frame = self.video.get_frame_played_at(time)
+            pixels.append(self._transform(frame.data[None]))
+            seconds.append(frame.pts_seconds)
+        return torch.cat(pixels), np.array(seconds)
+
+    def _transformed(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels if self._transform is None else self._transform(pixels)
 
     def frames_between(self, start: float, end: float) -> Frames:
         """Every frame shown in `[start, end)`."""
@@ -734,18 +828,20 @@ class TorchcodecFile:
             final = self.video.get_frame_at(len(self.video) - 1)
             if not len(seconds) or final.pts_seconds > seconds[-1] + TIME_ROUNDING:
                 pixels, seconds = torch.cat([pixels, final.data[None]]), np.append(seconds, final.pts_seconds)
-        return Frames(pixels, seconds, last if end > last else None)
+        return Frames(self._transformed(pixels), seconds, last if end > last else None)
 
-    def waveform(self, start: float, end: float) -> Waveform:
+    def waveform(self, start: float, end: float) -> Iterator[Samples]:
         """The samples between two times. PyAV reads them where it is: torchcodec closes gaps, and what follows is early."""
         if self._pyav_file is not None:
-            return self._pyav_file.waveform(start, end)
+            yield from self._pyav_file.waveform(start, end)
+            return
         samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
-        return Waveform(torch.from_numpy(to_mono(samples.data.numpy())), float(samples.pts_seconds))
+        yield Samples(to_mono(samples.data.numpy()), 0, float(samples.pts_seconds))
 
 
 def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
     """Say whether a file that does not open is empty, cut off, or no media file at all."""
+    reason = getattr(error, "strerror", None) or error  # without a number and the name again
     head = b""
     if isinstance(source, bytes):
         head = source[:12]
@@ -755,10 +851,10 @@ def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
     if not head:
         problem = "is empty; write or download it again"
     elif head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or head[:4] == b"RIFF":
-        problem = f"is cut off or damaged ({error}); copy or download it again"
+        problem = f"is cut off or damaged ({reason}); copy or download it again"
     elif head == LFS_POINTER[: len(head)]:
         problem = "is a git-lfs pointer and not the clip; run `git lfs pull` in its repository"
     else:
         known = "mp4, mkv, webm, avi, mov or flv"
-        problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as {known}"
+        problem = f"is not a media file that FFmpeg can read ({reason}); give a clip such as {known}"
     return clip_error(name, "path", problem)

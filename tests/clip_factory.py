@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips whose content says when it was: numbered frames, and a flash with a beep."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,99 @@ def beep_onset(waveform: Any, sampling_rate: int) -> float:
     """Seconds until the sound reaches a fifth of its peak."""
     level = np.abs(np.asarray(waveform))
     return float(np.argmax(level > 0.2 * level.max())) / sampling_rate
+
+
+# Ways in which a clip of a folder is bad, and what the table check says of it. "crash" and "stall" are good files whose
+# names tell a planted decoder what to do.
+BAD = {
+    "empty": "is empty",
+    "text": "is not a media file",
+    "noise": "is not a media file",
+    "half": "is cut off or damaged",
+    "half_mkv": "is cut off",
+    "header": "is cut off or damaged",
+    "no_packets": "is cut off or damaged|no frames|holds neither",
+    "lfs": "git-lfs pointer",
+    "sdp": "is a playlist",
+    "hls": "is a playlist",
+    "image": "is an image",
+    "mute": "no audio stream",
+    "blind": "no video stream",
+    "silent": "silent",
+    "nan": "NaN or infinite samples",
+    "copy": "duplicate",
+    "bytes": "name is not UTF-8",
+    "ending": "the name ends in none of",
+    "large": "more than max_pixels",
+    "pipe": "no file: a pipe",
+    "crash": "the decoder crashed .SIGSEGV.",
+    "stall": "the decoder took more than",
+}
+
+
+def write_bad(folder: Path, kind: str, seconds: float, other: Path) -> Path:
+    """A clip that is bad in one of the `BAD` ways; its length makes it another one than other clips. `other` is a good one."""
+    name = folder / f"{kind}_{round(seconds * 100)}"
+    path = name.with_suffix(".mp4")
+    options = {"fps": 10, "sound": kind != "mute", "picture": kind != "blind"}
+    data = write_numbered(path, seconds, **options).read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"This is a text, and no clip.\n" * 20,
+        "noise": np.random.default_rng(round(seconds * 100)).bytes(5000),
+        "half": data[: len(data) // 2],
+        "header": data[:40],
+        "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+        "sdp": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
+        "hls": b"#EXTM3U\n#EXTINF:1,\nother.ts\n",
+        "image": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "copy": other.read_bytes(),
+    }
+    if kind in contents:
+        path.write_bytes(
+            contents[kind] + (b" " * round(seconds * 100) if kind in ("text", "lfs", "sdp", "hls") else b"")
+        )
+    elif kind == "bytes":
+        path = path.rename(os.fsdecode(os.fsencode(name) + b"\xe9.mp4"))
+    elif kind == "ending":
+        path = path.rename(name.with_suffix(".part"))
+    elif kind == "pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif kind == "half_mkv":
+        path.unlink()
+        path = write_numbered(name.with_suffix(".mkv"), seconds + 2, **options)
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+    elif kind in ("silent", "nan", "no_packets", "large"):
+        path.unlink()
+        path = write_odd_streams(name.with_suffix(".mov" if kind == "large" else ".mkv"), kind, seconds)
+    return path
+
+
+def write_odd_streams(path: Path, kind: str, seconds: float) -> Path:
+    """Video and raw audio: "silent", "nan" in the samples, "large" frames, or "no_packets" at all."""
+    import av
+
+    waveform = tone(seconds)
+    height, width = (6000, 6000) if kind == "large" else (64, 96)
+    frames = numbered_frames(1 if kind == "large" else round(seconds * 10), height, width)
+    if kind == "silent":
+        waveform[:] = 0
+    elif kind == "nan":
+        waveform[len(waveform) // 2 :][:50] = np.nan
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("png" if kind == "large" else "mpeg4", rate=10)
+        video.width, video.height, video.pix_fmt = width, height, "rgb24" if kind == "large" else "yuv420p"
+        audio = container.add_stream("pcm_f32le", rate=16000, layout="mono")
+        if kind == "no_packets":
+            container.start_encoding()
+            return path
+        for image in frames:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(video.encode())
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="flt", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return path

@@ -11,7 +11,8 @@ from processing.clips import Clip, ClipRequest
 class ClipCache:
     """Stands in for a processor in a `ClipDataset` and remembers what its `load_clip` returned.
 
-    Frames and waveform are kept as decoded, before augmentation and noise, so that items are the same with and without it.
+    Frames and waveform are kept as `load_clip` gives them, before augmentation and noise, so that items are the same with and
+    without it.
     One cache serves all data sets of a process. Each loader worker has one of its own, which lives across epochs with
     `dataloader_persistent_workers`; with no workers there is just one. When `max_gb` is full, further clips are decoded
     every time. Clips that are held as bytes are not kept.
@@ -36,7 +37,7 @@ class ClipCache:
             return self.processor.load_clip(source, request)
         keys = {stream: (path, request.start, request.end, stream) for stream in request.streams}
         if "video" in keys:  # the number of frames does not change the waveform
-            keys["video"] += (request.num_frames,)
+            keys["video"] += (request.num_frames, request.transform is None)
         missing = tuple(stream for stream, key in keys.items() if key not in self.kept)
         if not missing:
             clips = [self.kept[keys[stream]] for stream in request.streams]

@@ -15,6 +15,7 @@ from processing.clips import Clip, ClipRequest, clip_window
 from .augmentation import ClipAugmentation, add_white_noise
 from .clip_targets import ClipTargets
 from .conventions import MODALITIES
+from .worker_records import WorkerRecord
 
 
 PAIRING, AUGMENTATION, NOISE, WINDOW = range(4)  # one stream of random numbers for each purpose
@@ -100,6 +101,10 @@ class ClipDataset(torch.utils.data.Dataset):
         self.modalities = tuple(modalities)
         self.num_frames = num_frames
         self.augmentation = augmentation if training else None
+        # Augmentation crops and flips frames of full size; without it they are resized as they are decoded.
+        self._transform = None
+        if self.augmentation is None and hasattr(processor, "video_processor"):
+            self._transform = processor.video_processor.resizer()
         # What is changed at random.
         self.noise_db = noise_db
         self.clean_probability = clean_probability
@@ -115,6 +120,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self._whole = np.array([row["video"] is not None and row["audio"] is not None for row in table], dtype=bool)
         self._rows_with_both = np.flatnonzero(self._whole)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        self._record = WorkerRecord.here()
         if pairs:
             self._check_partners()
         self._rows_of_kind: dict[Any, list[int]] = {}
@@ -267,15 +273,24 @@ class ClipDataset(torch.utils.data.Dataset):
         # A longer clip is cut to `clip_seconds`.
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
-            start, end = clip_window(row[kind], ClipRequest(start, end))
+            with self._record.reading(row["clip_id"]):
+                start, end = clip_window(row[kind], ClipRequest(start, end))
             room = max(0.0, end - start - self.clip_seconds)
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
             end = min(end, start + self.clip_seconds)
         # Segments with windows share the frames of the clip.
         windows = row["segment_windows"] if self.windows else [(start, end)]
-        request = ClipRequest(num_frames=self.num_frames // len(windows), streams=streams, on_missing=self.on_missing)
-        clips = [self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows]
+        request = ClipRequest(
+            num_frames=self.num_frames // len(windows),
+            streams=streams,
+            on_missing=self.on_missing,
+            transform=self._transform,
+        )
+        with self._record.reading(row["clip_id"]):
+            clips = [
+                self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows
+            ]
         return clips[0] if len(clips) == 1 else _join(clips)
 
     def _add_noise(self, waveform: torch.Tensor, index: int) -> torch.Tensor:

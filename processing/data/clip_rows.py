@@ -79,7 +79,7 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
             if columns["split"] is not False:
                 split = top.name
         for class_folder in class_folders:
-            files = sorted(file for file in class_folder.rglob("*") if file.is_file() and not _hidden(file, folder))
+            files = sorted(file for file in class_folder.rglob("*") if not file.is_dir() and not _hidden(file, folder))
             if not any(file.suffix.lower() in VIDEO_SUFFIXES for file in files):
                 name = printable(class_folder.relative_to(folder).as_posix())
                 warnings.append(f"{name}: no clip in it ({', '.join(VIDEO_SUFFIXES)})")
@@ -98,6 +98,8 @@ def _file_problem(file: Path, name: str) -> dict[str, str]:
         fields["problem"] = "name is not UTF-8: rename it"
     elif file.suffix.lower() not in VIDEO_SUFFIXES:
         fields["problem"] = f"no clip: the name ends in none of {', '.join(VIDEO_SUFFIXES)}"
+    elif not file.is_file():
+        fields["problem"] = "no file: a pipe, a device or a link to nothing; remove it, or put the clip there"
     return fields
 
 

@@ -19,6 +19,7 @@ from processing.clips import Clip, ClipError
 from .clip_dataset import PAIRING, ClipDataset
 from .conventions import MODALITIES
 from .stream_sources import RowReader, read_remote
+from .worker_records import WorkerRecord
 
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         if "segment_labels" not in reader.columns:  # whose number only a row tells
             _ShownPair([], 0, 0, reader, **self._options)  # refuses bad options now and not in a worker
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        self._record = WorkerRecord.here()
         self._resume: dict[str, Any] = {"epoch": None}
 
     @property
@@ -157,6 +159,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         others = recent if self.mismatch_probability > 0 else ()
         pairs = _ShownPair([row, *others], number, epoch, self.reader, **self._options)
         pairs.draw(self.mismatch_probability)
+        pairs._record = self._record
         try:
             return pairs[0]
         except ClipError as error:

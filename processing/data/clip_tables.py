@@ -158,7 +158,7 @@ def _one_modality(rows: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str
     return warnings
 
 
-def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
+def report_text(report: Mapping[str, Any], limit: int = 100) -> str:
     """The report as a few lines of plain text; of the skipped clips at most `limit` per reason are named."""
     lines = [f"{report['source']}: {report['clips']} of {report['rows']} clips, {len(report['classes'])} classes"]
     lines.append(f"split {report['split']}")
@@ -168,7 +168,10 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     for reason, number in report["skipped_by_reason"].items():
         lines.append(f"skipped {number}, {reason}")
         of_reason = [entry for entry in report["skipped"] if entry["reason"].split(":")[0] == reason]
-        lines += [f"  {entry['file']}: {entry['reason']}" for entry in of_reason[:limit]]
+        for entry in of_reason[:limit]:
+            # an error names the file again, by its whole path
+            _, named, problem = entry["reason"].partition(f"{entry['file']}: ")
+            lines.append(f"  {entry['file']}: {problem if named else entry['reason']}")
         if len(of_reason) > limit:
             lines.append(f"  and {len(of_reason) - limit} more")
     return "\n".join(lines + [f"warning: {warning}" for warning in report["warnings"]])

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ class FeatureShards:
         self._write_json(self.folder / "settings.json", self.settings)
         listed = []
         # One shard under a temporary name; clips are written as they come.
-        temporary = self.folder / f".{os.getpid()}.arrow.part"
+        temporary = self.folder / f".{secrets.token_hex(8)}.arrow.part"  # other machines may write here too
         with open(temporary, "wb") as file:
             with pa.ipc.new_file(file, SCHEMA) as writer:
                 for entry, array, scale in clips:

@@ -18,6 +18,8 @@ from torch.utils.data import Dataset
 from processing.clips import ClipRequest, clip_window, load_clip, safe_join
 from processing.metrics.localization import consensus_map
 
+from .worker_records import WorkerRecord
+
 
 Box = tuple[float, float, float, float]
 
@@ -127,16 +129,20 @@ class LabeledFrames(Dataset):
                 )
         self.rows, self.processor, self.target, self.classes = list(rows), processor, target, list(classes)
         self._kept: dict[int, dict[str, torch.Tensor]] | None = {} if cache else None
+        self._record = WorkerRecord.here()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        if self._kept is None:
-            return self._load(self.rows[index])
-        if index not in self._kept:
-            self._kept[index] = self._load(self.rows[index])
-        return dict(self._kept[index])
+        if self._kept is not None and index in self._kept:
+            return dict(self._kept[index])
+        row = self.rows[index]
+        with self._record.reading(row.frame or row.audio):
+            example = self._load(row)
+        if self._kept is not None:
+            self._kept[index] = example
+        return dict(example)
 
     def _load(self, row: LabeledFrame) -> dict[str, torch.Tensor]:
         # The window of audio around the frame.

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from processing.clips import ClipRequest, clip_window, load_clip, safe_join
 
 from .labeled_frames import window_around
+from .worker_records import WorkerRecord
 
 
 class Mixtures(Dataset):
@@ -58,6 +59,7 @@ class Mixtures(Dataset):
         self.pairs = None if pairs is None else list(pairs)
         self.seed, self.epoch, self.num_frames = seed, 0, num_frames
         self._kept: dict[int, dict[str, torch.Tensor]] | None = {} if cache else None
+        self._record = WorkerRecord.here()
 
     def set_epoch(self, epoch: int) -> None:
         """Other partners from now on."""
@@ -98,10 +100,11 @@ class Mixtures(Dataset):
             return self._kept[clip]
         extractor, path = self.processor.feature_extractor, self.clips[clip]
         # The window in the middle of the clip.
-        duration = clip_window(path)[1]
-        start, end = window_around(None, extractor.segment_seconds, duration)
-        request = ClipRequest(start, end, num_frames=self.num_frames, sampling_rate=extractor.sampling_rate)
-        loaded = load_clip(path, request)
+        with self._record.reading(path):
+            duration = clip_window(path)[1]
+            start, end = window_around(None, extractor.segment_seconds, duration)
+            request = ClipRequest(start, end, num_frames=self.num_frames, sampling_rate=extractor.sampling_rate)
+            loaded = load_clip(path, request)
         waveform = self.processor.mixture_windows([loaded.waveform])[0, 0]
         pixels = self.processor(videos=[loaded.frames])["pixel_values_videos"][0]
         example = {"waveform": waveform, "pixels": pixels, "features": self._features(waveform)}

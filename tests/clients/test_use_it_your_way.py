@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from tiny_models import TINY_VIT
 from transformers import ViTConfig, ViTModel
@@ -15,12 +16,13 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "use_it_your_way.md"
 
 
 def test_snippets(folders, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folders.maavt, "you/maavt")
     shutil.copy(folders.clips[0], "clip.mp4")
     ViTModel(ViTConfig(**TINY_VIT), add_pooling_layer=False).save_pretrained("you/vit")
     snippets = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(snippets) == 7
+    assert len(snippets) == 8
     names = {"__name__": "use_it_your_way"}
     for snippet in snippets:
         exec(compile(snippet, str(PAGE), "exec"), names)

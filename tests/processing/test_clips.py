@@ -293,7 +293,7 @@ def test_a_decoder_that_skips_too_much_is_asked_again(tmp_path, monkeypatch):
     monkeypatch.setattr(clip_decoders.PyAVFile, "_decoded_packets", key_frames_only)
     decoded = count_decoded(monkeypatch)
     assert read_numbers(load_clip(path, ClipRequest(times=[1.0, 2.2, 3.0], streams=("video",))).frames) == [25, 55, 75]
-    assert decoded != sorted(decoded)  # from the beginning once more
+    assert decoded.count(decoded[0]) == 2  # from the beginning once more
 
 
 def test_h264_in_avi_is_decoded_once(tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ import train
 from processing.clips import ClipRequest, load_clip
 from processing.data.clip_splits import check_leaks
 from processing.data.clip_tables import build_clip_table
+from processing.data.engines import Engine
 from processing.data.prepared_folders import load_prepared, read_report
 from processing.prepare import __main__ as command
 from processing.prepare.annotations import Annotations, ClipRow, FileIndex, PrepareError, split_by_id
@@ -122,9 +123,9 @@ def counting(opened):
 def test_changed_file_is_checked_again(clips, tmp_path):
     path = clips.truncated(tmp_path / "a.mp4")
     job, record = Job("a.mp4", "a.mp4"), tmp_path / "record.jsonl"
-    assert scan([job], tmp_path, record, workers=0)[job].error is not None
+    assert scan([job], tmp_path, record, engine=Engine(workers=0))[job].error is not None
     clips.good(path)
-    assert scan([job], tmp_path, record, workers=0)[job].error is None
+    assert scan([job], tmp_path, record, engine=Engine(workers=0))[job].error is None
 
 
 def test_a_clip_that_kills_its_process_is_broken_and_stops_nothing(tmp_path):
@@ -132,7 +133,7 @@ def test_a_clip_that_kills_its_process_is_broken_and_stops_nothing(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     jobs = [Job(name, name) for name in names]
-    facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", workers=2, check=crash_on_bad)
+    facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", engine=Engine(workers=2), check=crash_on_bad)
     assert [job.video for job in jobs if facts[job].error] == ["bad3.mp4", "bad9.mp4"]
     assert "the decoder crashed (exit code 7)" in facts[jobs[3]].error
     assert len((tmp_path / "record.jsonl").read_text().splitlines()) == 12

@@ -28,6 +28,16 @@ def test_help_does_not_wait_for_pytorch():
     assert subprocess.check_output([sys.executable, "-c", code], cwd=REPOSITORY, text=True).strip() == "[]"
 
 
+def test_a_torchaudio_that_refuses_this_torch_is_one_line_with_the_cure(tmp_path):
+    refusal = 'raise RuntimeError("torchaudio 2.11.0\\n needs torch below 2.15")'
+    (tmp_path / "torchaudio.py").write_text(refusal)
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from training.command_line import main; main()"
+    command = [sys.executable, "-c", code, "prepare", "ave", "--root", "x", "--out", "y"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "needs torch below 2.15" in done.stderr
+    assert "torchaudio>=2.11.1" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize("command", ["train", "predict", "prepare", "demo", "export", "push"])
 def test_each_program_is_listed(command):
     assert command in call("--help").output

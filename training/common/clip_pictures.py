@@ -21,7 +21,16 @@ import torch
 
 from processing.clips import Clip, ClipRequest
 
-from .map_pictures import displayed_frame, enlarged, label_axes, plain, save_figure, show_map, show_spectrogram
+from .map_pictures import (
+    displayed_frame,
+    enlarged,
+    label_axes,
+    label_color_bar,
+    plain,
+    save_figure,
+    show_map,
+    show_spectrogram,
+)
 
 
 # What the maps of a model are, by the end of its class's name.
@@ -241,41 +250,39 @@ def draw_clip(view: ClipView, top_k: int = 5, num_frames: int = 4, narrow: bool 
             DRAW[kind](axes, view, int(index))
     if image is not None:
         bar = figure.colorbar(image, ax=map_panels, location="bottom", shrink=0.8, aspect=40, pad=0.03)
-        bar.set_label(f"{MAP_NAMES[view.task]}\n(output)", fontsize=8)
-        bar.ax.tick_params(labelsize=7)
-        bar.solids.set_alpha(1)  # the maps are laid over gray, the bar over white
+        columns = len({name for name in rows[-1] if name.endswith("map")})
+        label_color_bar(bar, textwrap.fill(f"{MAP_NAMES[view.task]} (output)", 32 * max(columns, 1)))
     return figure
 
 
 def layout(view: ClipView, num_frames: int, narrow: bool) -> list[list[str]]:
     """The names of the panels, row by row; a name that stands several times is one wide panel."""
+    below_frames = "mask" if view.masks is not None else "frame map"
+    fields = {
+        "frame": view.frames,
+        below_frames: view.frame_maps if view.masks is None else view.masks,
+        "spectrogram": view.spectrograms,
+        "spectrogram map": view.spectrogram_maps,
+        "separated": view.separated,
+    }
+    given = [kind for kind, items in fields.items() if items is not None]
+    # A dense task in a wide figure: one row for each window, from left to right.
+    if view.probabilities is None and not narrow:
+        return [[f"{kind} {index}" for kind in given] for index in chosen(fields[given[0]], MAX_SEGMENTS)]
+
+    # One row a kind.
     frames = chosen(view.frames, min(num_frames, 2) if narrow else num_frames)
     segments = chosen(view.spectrograms, 1 if narrow else MAX_SEGMENTS)
-    # Separation in a wide figure: one row for each window, from the mixture to the result.
-    kinds = ["spectrogram", "spectrogram map", "separated"]
-    if view.separated is not None and not narrow:
-        if view.frames is not None:
-            kinds.insert(0, "frame")
-        return [[f"{kind} {index}" for kind in kinds] for index in segments]
-
-    # What stands above, and what below it: maps, or masks, or nothing.
-    below_frames = "mask" if view.masks is not None else "frame map" if view.frame_maps is not None else None
-    video, audio = [[f"frame {i}" for i in frames]], [[f"spectrogram {i}" for i in segments]]
-    if below_frames is not None:
-        video.append([f"{below_frames} {i}" for i in frames])
-    if view.spectrogram_maps is not None:
-        audio.append([f"spectrogram map {i}" for i in segments])
-    if view.separated is not None:
-        audio.append([f"separated {i}" for i in segments])
+    video = [[f"{kind} {i}" for i in frames] for kind in given if kind in ("frame", below_frames)]
+    audio = [[f"{kind} {i}" for i in segments] for kind in given if kind not in ("frame", below_frames)]
     bars = ["classes 0"] if view.probabilities is not None else []
     if narrow:
         width = max(len(frames), 1)
-        rows = [row for row in video if row]
-        rows += [row * width for row in audio if row]
-        return rows + [bars * width] * 2 * len(bars)
+        return video + [row * width for row in audio] + [bars * width] * 2 * len(bars)
+    # Video beside audio.
     height = max(len(video), len(audio))
-    for panels, count in ((video, len(frames)), (audio, len(segments))):
-        panels += [["."] * count] * (height - len(panels))
+    for rows, count in ((video, len(frames)), (audio, len(segments))):
+        rows += [["."] * count] * (height - len(rows))
     return [left + right + bars for left, right in zip(video, audio, strict=True)]
 
 

@@ -3,6 +3,7 @@
 """How a command is called and recorded: errors as one line, and the command line without this machine's folders."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -55,11 +56,23 @@ def explained(error: Exception) -> str | None:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, (ValueError, OSError, ImportError)):
         return line
+    if "DataLoader worker" in line and (file := _file_of_dead_worker(line)):
+        cause = "remove or convert the file, or free memory; --resume_from_checkpoint true goes on"
+        return f"{file}: a loader worker has died while it read this file ({line}); {cause}"
     if isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError":
         for words, cause in CAUSES.items():
             if words in str(error):
                 return f"{cause} ({line})"
     return None
+
+
+def _file_of_dead_worker(message: str) -> str:
+    """The file that a loader worker was reading, by the numbers of processes in PyTorch's message; an empty string: none."""
+    from processing.data.worker_records import WorkerRecord
+
+    workers = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\)", message)
+    names = [WorkerRecord.here().read_by(int(worker)) for worker in workers[1].split(",")] if workers else []
+    return next(filter(None, names), "")
 
 
 def shown_command(module: str, argv: list[str] | None) -> str:

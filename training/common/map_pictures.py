@@ -68,13 +68,19 @@ class PictureGrid:
     def color_bar(self, image: Any, label: str) -> None:
         """The scale of all panels that `image`, one of theirs, stands for; the label has the unit."""
         bar = self.figure.colorbar(image, ax=self.axes, shrink=min(1.0, 2.0 / len(self.axes)), pad=0.01)
-        bar.set_label(label, fontsize=8)
-        bar.ax.tick_params(labelsize=7)
+        label_color_bar(bar, label)
 
     def save(self, path: str | Path) -> None:
         """Write a png file."""
         description = " | ".join(heading.replace("\n", " ") for heading in self.headings) + f". {self.legend}"
         save_figure(self.figure, path, description)
+
+
+def label_color_bar(bar: Any, label: str) -> None:
+    """What a scale is of. Its colors are full: maps are laid over gray, the bar over white."""
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.solids.set_alpha(1)
 
 
 def save_figure(figure: Any, path: str | Path, description: str = "") -> Path:

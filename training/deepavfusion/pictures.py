@@ -15,7 +15,6 @@ from training.common.map_pictures import PictureGrid, can_draw, label_axes, show
 
 
 POWER = "log10 of mel power"
-OUTPUT = "output\non its own means"
 
 
 def reconstructed(
@@ -38,14 +37,15 @@ def reconstructed(
     fillings = {
         "masked\n(input)": torch.full_like(patches, torch.nan),
         "true patch means\n(no model)": means.expand_as(patches),
-        OUTPUT: logits,
     }
-    if standardized:
+    if not standardized:
+        fillings["output\n(model)"] = logits
+    else:
         # The model's own scale: mean and deviation over the patches that it sees.
         visible = torch.where(hidden, torch.nan, patches)
         mean = visible.nanmean((1, 2), keepdim=True)
         deviation = (visible - mean).square().nanmean((1, 2), keepdim=True).sqrt()
-        fillings[OUTPUT] = logits * deviation + mean
+        fillings["output\non its own means"] = logits * deviation + mean
         fillings["output on the true means\nand deviations"] = (
             logits * (patches.var(-1, keepdim=True) + 1e-6).sqrt() + means
         )
@@ -90,7 +90,8 @@ def save_reconstructions(
     legend = "Odd rows: frames; gray patches are hidden. Even rows: spectrograms; blue patches are hidden."
     if config.norm_pix_loss:
         legend += (
-            " The model is trained on standardized patches: 'output' has one mean and deviation, of what it sees."
+            " The model is trained on standardized patches, without their brightness and contrast: 'on its own means' takes"
+            " those of the visible patches, the last column the true ones."
         )
     # Two rows a clip; a spectrogram's shades span what the clip has.
     grid = PictureGrid(2 * len(frames), list(panels["image"]), legend)
@@ -112,20 +113,21 @@ def save_spectrograms(
     """Write one figure (png): for each row the frame that is seen, then the spectrograms of mixture, output and truth.
 
     Args:
-        rows: (`[3, H, W]` normalized pixels, three waveforms `[n]`); brightness is relative to the mixture.
+        rows: (`[3, H, W]` normalized pixels, three waveforms `[n]`).
         processor: gives the spectrograms, and says how the pixels are normalized.
     """
     if not rows or not can_draw(path):
         return
     headings = ["frame seen\n(input)", "mixture\n(input)", "separated\n(output)", "source of the frame\n(truth)"]
-    legend = "Each row: the model hears the mixture and gives the audio of what the frame shows. One scale a row."
+    legend = "Each row: the model hears the mixture and gives the audio of what the frame shows."
     grid = PictureGrid(len(rows), headings, legend, [1.0, 1.5, 1.5, 1.5])
     extractor = processor.feature_extractor
-    for axes, (pixels, waveforms) in zip(grid.axes, rows, strict=True):
-        features = extractor(list(waveforms), sampling_rate=extractor.sampling_rate)["input_features"]
-        spectrograms = torch.as_tensor(np.stack(features))[:, 0]  # (3, F, W)
-        # Shades relative to the mixture.
-        limits = [float(limit) for limit in spectrograms[0].aminmax()]
+    rate = extractor.sampling_rate
+    features = [extractor(list(waves), sampling_rate=rate)["input_features"] for _, waves in rows]
+    features = torch.as_tensor(np.stack(features))[:, :, 0]  # (rows, 3, F, W)
+    # Shades span what the mixtures have.
+    limits = [float(limit) for limit in features[:, 0].aminmax()]
+    for axes, (pixels, _), spectrograms in zip(grid.axes, rows, features, strict=True):
         show_frame(axes[0], pixels, processor.video_processor)
         for axis, spectrogram in zip(axes[1:], spectrograms, strict=True):
             image = show_spectrogram(axis, spectrogram, limits, extractor)

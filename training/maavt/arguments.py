@@ -19,7 +19,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, TrainingArguments
 
 from processing.data.augmentation import ClipAugmentation
-from processing.data.stream_sources import HUB
+from processing.data.remote_files import is_remote
 from training.common.options import parse_options
 
 from .options import (
@@ -67,8 +67,8 @@ class Recipe:
 
     @property
     def streams(self) -> bool:
-        """Whether training clips are read from shards as they come: asked for, or the data lie on the Hub."""
-        return self.data.streaming or self.data.data.startswith(HUB)
+        """Whether training clips are read from shards as they come: asked for, or the data lie on the Hub or in a store."""
+        return self.data.streaming or is_remote(self.data.data)
 
     @property
     def split_seed(self) -> int:
@@ -247,7 +247,7 @@ def prepare(recipe: Recipe) -> None:
         FileExistsError: checkpoints of an earlier run would be mixed with those of this run.
     """
     data, run = recipe.data, recipe.run
-    if not data.data.startswith(HUB) and not Path(data.data).exists():
+    if not is_remote(data.data) and not Path(data.data).exists():
         raise FileNotFoundError(f"data: {data.data}: no such file or folder")
     if not run.dry_run:
         check_output_folder(run)

@@ -165,6 +165,11 @@ class DataArguments:
         "resized frames (150 kB each at 224 pixels) and spectrograms; with random crops or flips the frames as decoded "
         "(2.8 MB each at 720p), with noise or gain the waveform.",
     )
+    cache_engine: Literal["process", "ray"] = option(
+        "process",
+        "Who fills feature_cache. process: as many processes as dataloader_num_workers. ray: the cluster that RAY_ADDRESS "
+        "names, or all cores of this machine (docs/scale.md).",
+    )
     block_states: str | None = option(
         None,
         "Folder for what enters block `model_config.prompt_start_layer` (above 0), computed once per clip: later epochs and "

@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes, match scores, embeddings and pictures of clips, by a checkpoint. `predict.py` is its command line."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
@@ -14,6 +17,7 @@ from transformers.utils import ModelOutput
 import modeling_deepavfusion
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
+from processing.data.isolated_calls import Lost, isolated_calls
 from training.common.clip_pictures import class_probabilities, gather_views
 from training.common.picture_folder import PictureFolder
 
@@ -40,6 +44,7 @@ class PredictionOptions:
         stride: seconds between the starts of two windows; None: the window.
         modalities: what the model is given.
         embeddings: also give the class tokens of a MA-AVT.
+        scores: also give the probabilities of all classes, as an array `scores` [C].
         pictures: a folder for pictures of every window, timelines of long files, masks and audio. Without `window`, a file of
             which the model would hear less than half is then cut into windows that it hears.
         skip_broken: report a file that cannot be read as a record with `error` instead of raising.
@@ -54,6 +59,7 @@ class PredictionOptions:
     stride: float | None = None
     modalities: Sequence[str] = MODALITIES
     embeddings: bool = False
+    scores: bool = False
     pictures: str | Path | None = None
     skip_broken: bool = False
 
@@ -96,19 +102,75 @@ def heard_length(file: str, processor: ProcessorMixin) -> float | None:
 def read_windows(
     files: Iterable[str | Path], processor: ProcessorMixin, options: PredictionOptions
 ) -> Iterator[tuple[dict, Clip | None]]:
-    """(record, decoded clip) of every window of every file; the clip is None where the record says `error`."""
-    for file in map(str, files):
-        try:
-            length = options.window
-            if length is None and options.pictures is not None:
-                length = heard_length(file, processor)
-            for start, end in windows(file, length, options.stride or length):
-                request = ClipRequest(start, end, streams=tuple(options.modalities), on_missing="none")
-                yield {"file": file, "start": start, "end": end}, processor.load_clip(file, request)
-        except ClipError as error:
-            if not options.skip_broken:
-                raise
-            yield {"file": file, "start": None, "end": None, "error": str(error)}, None
+    """(record, decoded clip) of every window of every file; the clip is None where the record says `error`.
+
+    With `skip_broken` files are read in a process of its own: one that crashes or stalls a decoder costs no other file its
+    result.
+    """
+    call = map
+    if options.skip_broken and not multiprocessing.current_process().daemon:  # else this one is isolated already
+        call = call_isolated
+    last_record: dict = {}
+
+    def pending() -> Iterator[dict]:
+        for records in call(partial(list_windows, processor=processor, options=options), map(str, files)):
+            for record in records:
+                yield record
+                if "error" in last_record:  # the rest of the file is no better
+                    break
+
+    for last_record, clip in call(partial(read_window, processor=processor, options=options), pending()):
+        yield last_record, clip
+
+
+def call_isolated(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """The results in the order of the items; see `isolated_calls`. `function` also takes (item, why it was lost)."""
+    for item, result in isolated_calls(function, items, workers=1):
+        yield function((item, result.reason)) if isinstance(result, Lost) else result
+
+
+def list_windows(file: str | tuple[str, str], processor: ProcessorMixin, options: PredictionOptions) -> list[dict]:
+    """A record for each window of a file, or one that says why the file cannot be read."""
+    if isinstance(file, tuple):
+        return [failed(file[0], f"{file[0]}: {file[1]}")]
+    try:
+        length = options.window
+        if length is None and options.pictures is not None:
+            length = heard_length(file, processor)
+        cuts = windows(file, length, options.stride or length)
+        return [{"file": file, "start": start, "end": end} for start, end in cuts]
+    except ClipError as error:
+        if not options.skip_broken:
+            raise
+        return [failed(file, str(error))]
+
+
+def failed(file: str, error: str) -> dict:
+    return {"file": file, "start": None, "end": None, "error": error}
+
+
+def read_window(
+    record: dict | tuple[dict, str], processor: ProcessorMixin, options: PredictionOptions
+) -> tuple[dict, Clip | None]:
+    """(record, decoded clip) of one window; the clip is None where the record says `error`."""
+    if isinstance(record, tuple):
+        file = record[0]["file"]
+        return failed(file, f"{file}: {record[1]}"), None
+    if "error" in record:
+        return record, None
+    request = ClipRequest(
+        record["start"],
+        record["end"],
+        streams=tuple(options.modalities),
+        on_missing="none",
+        transform=None if options.pictures is not None else processor.video_processor.resizer(),
+    )
+    try:
+        return record, processor.load_clip(record["file"], request)
+    except ClipError as error:
+        if not options.skip_broken:
+            raise
+        return failed(record["file"], str(error)), None
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -148,30 +210,38 @@ def classify(
         ValueError: options that make no sense, or no model that answers to clips.
         ImportError: pictures are asked for, and matplotlib is not installed.
     """
-    # Load the model and its processor.
-    chosen = PredictionOptions(**options)
-    model = load_model(checkpoint, device)
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    check_answers(model, checkpoint, chosen)
-    pictures = None
-    if chosen.pictures is not None:
-        pictures = PictureFolder(chosen.pictures, chosen.top_k)
-    if compile:
-        model.compile(fullgraph=True)
+    return Predictor(checkpoint, device, compile)(files, PredictionOptions(**options))
 
-    # Read and classify batch after batch; unreadable clips have a record too.
-    records, full_size = [], 0
-    for batch in batched(read_windows(files, processor, chosen), chosen.batch_size):
-        records += [record for record, _ in batch]
-        readable = [(record, clip) for record, clip in batch if clip is not None]
-        if not readable:
-            continue
-        if compile:  # a last batch of another size would be compiled anew
-            full_size = max(full_size, len(readable))
-        classify_batch(model, processor, readable, chosen, full_size, pictures)
-    if pictures is not None:
-        add_timelines(records, pictures.finish())
-    return records
+
+class Predictor:
+    """A model with its processor, called with files and options as often as you like; arguments as for `classify`."""
+
+    def __init__(self, checkpoint: str | Path, device: str | None = None, compile: bool = False):
+        self.checkpoint, self.compile = checkpoint, compile
+        self.model = load_model(checkpoint, device)
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+        if compile:
+            self.model.compile(fullgraph=True)
+
+    def __call__(self, files: Iterable[str | Path], options: PredictionOptions) -> list[dict]:
+        """One record per window, as of `classify`."""
+        check_answers(self.model, self.checkpoint, options)
+        pictures = None
+        if options.pictures is not None:
+            pictures = PictureFolder(options.pictures, options.top_k)
+        # Read and classify batch after batch; unreadable clips have a record too.
+        records, full_size = [], 0
+        for batch in batched(read_windows(files, self.processor, options), options.batch_size):
+            records += [record for record, _ in batch]
+            readable = [(record, clip) for record, clip in batch if clip is not None]
+            if not readable:
+                continue
+            if self.compile:  # a last batch of another size would be compiled anew
+                full_size = max(full_size, len(readable))
+            classify_batch(self.model, self.processor, readable, options, full_size, pictures)
+        if pictures is not None:
+            add_timelines(records, pictures.finish())
+        return records
 
 
 def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedModel:
@@ -281,6 +351,8 @@ def add_predictions(
         agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
         if agreement is not None and paired[row]:
             record["class_agreement"] = round(agreement[row].float().mean().item(), 6)
+        if options.scores:
+            record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
             record[name] = rows[row]
     return outputs
