@@ -125,6 +125,8 @@ class MAAVTConfig(PreTrainedConfig):
     # The Trainer's predictions are `logits` alone: an array, as `compute_metrics` of every tutorial expects.
     keys_to_ignore_at_inference = [
         "match_logits",
+        "segment_logits",
+        "segment_match_logits",
         "classification_loss",
         "matching_loss",
         "contrastive_loss",

@@ -1592,31 +1592,27 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
         # Heads and losses are small and sensitive to rounding: autocast leaves them in float32.
         with maybe_autocast(pairs.both.device.type, enabled=False):
-            # Class logits (equation 3).
+            # Class logits (equation 3), and match logits (equation 4) of the pairs and of those that training adds.
             video, audio = outputs.video_class_state, outputs.audio_class_state
-            logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-            per_clip = self._labels_per_clip(labels, logits)
-            agreement = self._class_agreement(outputs, pairs, per_clip)  # (B,) or (B, S)
-            if per_clip:
-                logits = logits.mean(1)  # (B, C)
-
-            # Match logits (equation 4), of the pairs and of those that training adds.
+            segment_logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
+            agreement = self._class_agreement(outputs, pairs)  # (B,)
             added = self._added_mismatches(pairs, labels)  # (K, B, S)
-            match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
-            if match_logits is not None and self._matched_per_clip(is_matched, pairs):
-                match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
+            segment_match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
 
             # Losses (equation 5).
             losses, per_block = {}, None
             if labels is not None:
-                losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
+                targets = (video_targets, audio_targets)
+                losses |= self._classification_losses(outputs, segment_logits, labels, targets, pairs)
             if labels is not None or is_matched is not None:
-                if match_logits is not None:
-                    losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
+                if segment_match_logits is not None:
+                    losses["matching_loss"] = self._matching_loss(
+                        segment_match_logits, added_logits, added, pairs, is_matched
+                    )
                 per_block = self._contrastive_losses(outputs, pairs, labels)
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-            return self._build_output(outputs, logits, match_logits, losses, per_block, agreement)
+            return self._build_output(outputs, segment_logits, segment_match_logits, losses, per_block, agreement)
 
     def _check_unlabeled(self, is_matched: torch.Tensor | None) -> None:
         """Raises ValueError for a training step whose matching and contrastive losses nobody would see.
@@ -1632,15 +1628,19 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             logger.warning_once(NO_LABELS)
 
     def _build_output(
-        self, outputs, logits, match_logits, losses: dict, per_block, agreement
+        self, outputs, segment_logits, segment_match_logits, losses: dict, per_block, agreement
     ) -> MAAVTClassifierOutput:
-        loss = None
+        loss = match_logits = None
         if losses:
             loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
+        if segment_match_logits is not None:
+            match_logits = segment_match_logits.mean(1)  # (B,)
         return MAAVTClassifierOutput(
             loss=loss,
-            logits=logits,
+            logits=segment_logits.mean(1),  # (B, C)
             match_logits=match_logits,
+            segment_logits=segment_logits,
+            segment_match_logits=segment_match_logits,
             **losses,
             contrastive_loss_per_block=per_block,
             class_agreement=agreement,
@@ -1688,11 +1688,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         """Whether labels hold a value per class, not a class index."""
         return torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification"
 
-    def _labels_per_clip(self, labels: torch.Tensor | None, logits: torch.Tensor) -> bool:
-        """Whether the logits `[B, S, C]` are averaged over segments: what the shape of `labels` asks for."""
-        num_clips, num_segments, num_labels = logits.shape
-        if labels is None:
-            return num_segments == 1
+    def _labels_per_clip(self, labels: torch.Tensor, segment_logits: torch.Tensor) -> bool:
+        """Whether `labels` are those of clips, not of segments, by their shape; another shape is refused."""
+        num_clips, num_segments, num_labels = segment_logits.shape
         per_clip, per_segment = (num_clips,), (num_clips, num_segments)
         if self._are_scores(labels):
             per_clip, per_segment = (*per_clip, num_labels), (*per_segment, num_labels)
@@ -1701,12 +1699,6 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 f"labels have shape {tuple(labels.shape)}; expected {per_clip} (per clip) or {per_segment} (per segment)."
             )
         return tuple(labels.shape) == per_clip
-
-    def _matched_per_clip(self, is_matched: torch.Tensor | None, pairs: MAAVTPairs) -> bool:
-        """Whether match logits are averaged over segments: what the shape of `is_matched` asks for."""
-        if is_matched is None:
-            return pairs.both.shape[1] == 1
-        return is_matched.ndim == 1
 
     # Classification (equations 3 and 7)
 
@@ -1720,8 +1712,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         counted = (pairs.has_video | pairs.has_audio)[:, None] & pairs.matched  # (B, S)
         both = pairs.both
-        if logits.ndim == 2:
-            counted, both = counted.all(1), both[:, 0]  # (B,)
+        if self._labels_per_clip(labels, logits):
+            logits, counted, both = logits.mean(1), counted.all(1), both[:, 0]  # (B, C), (B,), (B,)
         problem_type, smoothing = self.config.problem_type, 0.0
         if self.training:
             smoothing = self.config.label_smoothing
@@ -1750,15 +1742,13 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
     # Matching (equations 4 and 8)
 
-    def _class_agreement(self, outputs: MAAVTModelOutput, pairs: MAAVTPairs, per_clip: bool) -> torch.Tensor | None:
-        """sum_c p_v(c) p_a(c) of the two halves of the class head, `[B]` or `[B, S]`, without gradient."""
+    def _class_agreement(self, outputs: MAAVTModelOutput, pairs: MAAVTPairs) -> torch.Tensor | None:
+        """sum_c p_v(c) p_a(c) of the two halves of the class head, `[B]`, without gradient."""
         video, audio = outputs.video_class_state, outputs.audio_class_state
         if video is None or audio is None or self.config.problem_type == "multi_label_classification":
             return None
-        halves, both = self.classifier.halves(video.detach(), audio.detach()), pairs.both  # (B, S, C) each
-        if per_clip:
-            halves, both = [half.mean(1) for half in halves], both[:, 0]
-        return log_agreement(*halves).exp().detach() * both
+        halves = [half.mean(1) for half in self.classifier.halves(video.detach(), audio.detach())]  # (B, C) each
+        return log_agreement(*halves).exp().detach() * pairs.both[:, 0]
 
     def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
         """Pairs of a video with the audio k clips earlier that training adds as mismatched: `[K, B, S]`.
@@ -1820,13 +1810,19 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         return logits[0] * both, logits[1:]
 
     def _matching_loss(
-        self, match_logits: torch.Tensor, added_logits: torch.Tensor, added: torch.Tensor, pairs: MAAVTPairs
+        self,
+        logits: torch.Tensor,
+        added_logits: torch.Tensor,
+        added: torch.Tensor,
+        pairs: MAAVTPairs,
+        is_matched: torch.Tensor | None,
     ) -> torch.Tensor:
         matched, both = pairs.matched, pairs.both
-        if match_logits.ndim == 1:
+        if is_matched is not None and is_matched.ndim == 1:  # per clip: the mean logit of its segments
+            logits, added_logits = logits.mean(1), added_logits.mean(2)
             matched, both, added = matched.all(1), both[:, 0], added.all(2)
         return matching_loss(
-            torch.cat([match_logits.flatten(), added_logits.flatten()]),
+            torch.cat([logits.flatten(), added_logits.flatten()]),
             torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),
             torch.cat([both.flatten(), added.flatten()]),
         )

@@ -5,6 +5,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,7 +115,12 @@ def test_fresh_process_without_the_package(pushed, hub, tmp_path, where):
     }
     torch.save(inputs, tmp_path / "elsewhere.npz.inputs")
     source, environment = (str(here), {"HF_HUB_OFFLINE": "1"}) if where == "folder" else ("tester/toy-model", hub.env)
+    hub.requests.clear()
     found, said = load_elsewhere(source, tmp_path, clip, environment)
+    # Nothing is fetched but the repository itself.
+    asked = {path for _, path in hub.requests}
+    assert all(re.match(r"/(api/models/)?tester/toy-model(/|$)", path) for path in asked), asked
+    assert bool(asked) == (where == "hub")
     batch = AutoProcessor.from_pretrained(here)(clips=[clip], return_tensors="pt")
     with torch.inference_mode():
         given, read = model(**inputs), model(**batch)

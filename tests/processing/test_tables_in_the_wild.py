@@ -18,7 +18,7 @@ from datasets import Audio, Dataset, Features, Value, Video
 from processing import MAAVTProcessor
 from processing.clips import Clip, ClipError
 from processing.data import clip_checks
-from processing.data.atomic_writing import write_csv
+from processing.data.atomic_writing import write_csv, written_text
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.conventions import VIDEO_SUFFIXES
@@ -191,6 +191,21 @@ def test_a_spreadsheet_runs_no_cell(tmp_path):
     write_csv(tmp_path / "predictions.csv", rows, ["clip_id", "label", "score"])
     with open(tmp_path / "predictions.csv", newline="") as file:
         assert list(csv.reader(file))[1:] == [["'=HYPERLINK(1)", "-x", "-1.5"], ["--PJHxphWEs", "'@a", ""]]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "@a", "\tx", "-2+3", "-cmd|' /C calc'!A0", "-SUM(A1)", "'=1", "''+1"])
+def test_a_formula_in_a_cell_is_text_and_read_back(tmp_path, text):
+    write_csv(tmp_path / "cells.csv", [{"text": text}], ["text"])
+    with open(tmp_path / "cells.csv", newline="") as file:
+        cell = list(csv.reader(file))[1][0]
+    assert cell == f"'{text}" and written_text(cell) == text
+
+
+@pytest.mark.parametrize("text", ["dog", "-x", "--PJHxphWEs", "-e0_000000/Church bell", "'quoted'", "a=b", ""])
+def test_other_cells_stay_as_they_are(tmp_path, text):
+    write_csv(tmp_path / "cells.csv", [{"text": text, "more": 1}], ["text", "more"])
+    with open(tmp_path / "cells.csv", newline="") as file:
+        assert list(csv.reader(file))[1][0] == text == written_text(text)
 
 
 @pytest.mark.parametrize(("start", "end", "pieces"), [(None, None, 4), (30.0, 170.5, 2), (0.0, 120.0, 1)])

@@ -566,6 +566,36 @@ def test_names_of_classes_break_no_table_and_no_card():
     assert markdown_table([{"label": "a|b\n<c>"}], {"label": "class"}).splitlines()[-1] == "| a\\|b &lt;c&gt; |"
 
 
+def test_a_run_with_hostile_names_of_classes(toy, tmp_path):
+    """Markdown, HTML, line breaks, slashes and formulas in labels: the card, the tables and the folder stay sound."""
+    names = {"blue": "=1+1|<script>\n# x", "green": "../../up/*x*", "red": "-2+3 [a](http://b)"}
+    shown = {label: " ".join(name.split()) for label, name in names.items()}  # one line
+    data = tmp_path / "data"
+    data.mkdir()
+    table = Path(toy).parent / "data" / "metadata.csv"
+    (data / "clips").symlink_to(table.parent / "clips")
+    rows = read_csv(table)
+    with open(data / "metadata.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"label": names[row["label"]]} for row in rows)
+    options = "--check none --baseline false --num_train_epochs 1"
+    results = recipe.main([toy, "--data", str(data), "--output_dir", str(tmp_path / "run"), *options.split()])
+    assert sorted(results["label_names"]) == sorted(shown.values())
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "run"}
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert ", ".join(plain_text(name) for name in results["label_names"]) in card
+    assert "<script>" not in card.split("```yaml")[0].split("---")[2] and "\n# x" not in card
+    cells = [cell for row in read_csv(tmp_path / "run" / "predictions.csv") for cell in row.values()]
+    assert f"'{shown['blue']}" in cells and not [cell for cell in cells if cell.startswith(("=", "-2"))]
+    report = json.loads((tmp_path / "run" / "class_report.json").read_text(encoding="utf-8"))
+    assert {row["label"] for row in report[0]["classes"]} == set(shown.values())
+    table = (tmp_path / "run" / "class_report.md").read_text(encoding="utf-8")
+    assert "<script>" not in table and all(line.startswith("|") for line in table.splitlines()[2:])
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert set(config["id2label"].values()) == set(shown.values())
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(toy, tmp_path, monkeypatch, caplog):
     step = AudioVisualTrainer.training_step
 

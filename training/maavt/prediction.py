@@ -348,12 +348,12 @@ def add_predictions(
         record["match_logit"], record["match_probability"] = None, None
         match_logits = getattr(outputs, "match_logits", None)
         if match_logits is not None and paired[row]:
-            match = match_logits[row].float().mean()
+            match = match_logits[row].float()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
         agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
         if agreement is not None and paired[row]:
-            record["class_agreement"] = round(agreement[row].float().mean().item(), 6)
+            record["class_agreement"] = round(agreement[row].float().item(), 6)
         if options.scores:
             record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
