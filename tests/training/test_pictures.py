@@ -254,6 +254,8 @@ def test_what_cannot_be_answered_is_one_line(folder, tmp_path, monkeypatch):
     ViTModel(ViTConfig(**tiny_models.TINY_VIT), add_pooling_layer=False).save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="is a vit checkpoint; train it first"):
         classify(tmp_path / "vit", clip)
+    with pytest.raises(FileExistsError, match="is a file; give a folder"):
+        PictureFolder(clip[0])
     monkeypatch.setattr(picture_folder.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install"):
         PictureFolder(tmp_path / "none")
