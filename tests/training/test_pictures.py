@@ -192,8 +192,9 @@ def test_localization_draws_its_map(folder, tmp_path):
 def test_a_long_file_gets_a_timeline(folder, tmp_path, capsys):
     """Half a second is heard of three, so that the file is cut; figures of table, captions and records agree."""
     predict.main([str(folder / "maavt"), str(folder / "long.mp4"), "--pictures", str(tmp_path), "--top_k", "3"])
-    records = json.loads(capsys.readouterr().out)
-    assert len(records) >= 6
+    printed = capsys.readouterr()
+    records = json.loads(printed.out)
+    assert len(records) >= 6 and "long.mp4: cut into windows of 0.48 s" in printed.err
     picture, table, captions = records[0]["timeline"]
     assert Image.open(picture).width > 500 and all("timeline" not in record for record in records[1:])
     with open(table, encoding="utf-8") as file:
