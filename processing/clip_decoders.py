@@ -12,6 +12,7 @@ Both readers have the same methods and the same clock, the file's own presentati
 
 import functools
 import io
+import itertools
 import os
 import re
 from collections import deque
@@ -34,8 +35,12 @@ ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
 FrameTransform = Callable[[torch.Tensor], torch.Tensor]  # uint8 [1, 3, H, W] to [1, 3, h, w]
 LFS_POINTER = b"version https://git-lfs"
-# FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775, without the low-frequency channel), scaled to sum to one
-SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
+# FFmpeg's downmix of surround sound (ITU-R BS.775, without the low-frequency channel), which is scaled to sum to one
+WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0, "LFE": 0.0, "FLC": 0.7071, "FRC": 0.7071}
+WEIGHTS |= dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5)
+# Layouts by their number of channels
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+CHANNELS = {6: ("FL", "FR", "FC", "LFE", "BL", "BR"), 8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR")}
 
 # FFmpeg's names of the containers that are opened. Playlists, session descriptions, image sequences, text and capture
 # devices are not among them: they open other files and addresses.
@@ -52,8 +57,11 @@ GUESSED_LENGTH = {
 FILE_LENGTH = {"asf"}
 # Containers whose frames are read from the beginning of the file: seeking gives frames with wrong times ...
 SEQUENTIAL = {"avi", "h264", "hevc", "m4v", "mpeg", "mpegvideo", "obu", "vc1"}
-# ... and those that give no presentation times: their frames are timed by their order.
+# ... those that give no presentation times: their frames are timed by their order ...
 TIMED_BY_ORDER = SEQUENTIAL - {"mpeg"}
+# ... and those that may give decoding times in their place
+DOUBTED = {"asf", "mxf", "wtv"}
+DOUBTED_FRAMES = 16  # that are looked at
 
 
 class ClipError(ValueError):
@@ -199,7 +207,11 @@ class PyAVFile:
         self.name, self._av, self._source = name, av, source
         self._max_pixels, self._transform = max_pixels, transform
         self._converter = av.video.reformatter.VideoReformatter()
+        self._sequential: bool = False
+        self._by_order: bool | None = None
+        self._delay = 0  # of frames that are timed by their order, after they are decoded
         self._matrices: dict[int, np.ndarray | None] = {}  # by the angle of a frame
+        self._graphs: dict[tuple[int, int, str], Any] = {}  # by size and pixel format
         self._interleavers: dict[tuple[str, str], Any] = {}  # by sample format and layout
         self._open()
 
@@ -225,6 +237,36 @@ class PyAVFile:
             # for frames that are larger than the header says; FFmpeg counts their padding too
             self.video.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 16))}
             self.video.codec_context.thread_count = 1  # a short window ends before more threads have begun
+            if self._by_order is None:
+                self._judge_times()
+
+        if self.audio is not None:
+            self._channels = self._mend_layout(self.audio.codec_context)
+
+    def _judge_times(self) -> None:
+        """Decide whether frames are read from the beginning, and timed by their order."""
+        self._sequential, self._by_order = self.container in SEQUENTIAL, self.container in TIMED_BY_ORDER
+        if self.container in DOUBTED:
+            frames = list(itertools.islice(self._decoded("video"), DOUBTED_FRAMES))
+            times = [frame.pts for frame in frames]
+            self._sequential = self._by_order = times != sorted(times)
+            if self._by_order:  # the first frame is shown when the stream starts
+                self._delay = (self.video.start_time or 0) - self._first_dts()
+            self._file.close()
+            self._open()
+
+    def _first_dts(self) -> int:
+        self._file.seek(0)
+        times = (packet.dts for packet in self._file.demux(self.video))
+        return next((time for time in times if time is not None), 0)
+
+    def _mend_layout(self, codec: Any) -> list[str]:
+        """The names of the channels. A layout in an order of its own is replaced: PyAV would free it twice and crash."""
+        layout = codec.layout
+        names = [channel.name for channel in layout.channels]
+        if "(" in layout.name:
+            codec.layout = LAYOUTS.get(len(names), f"{len(names)} channels")
+        return names
 
     def close(self) -> None:
         self._file.close()
@@ -322,8 +364,11 @@ class PyAVFile:
             if not packet.size:
                 continue
             kind, tick = packet.stream.type, packet.pts
-            if kind == "video" and self.container in TIMED_BY_ORDER:
-                tick = self._decoding_tick(packet, frames)
+            if kind == "video":
+                if self._by_order:
+                    tick = self._decoding_tick(packet, frames)
+                elif tick is None and self._sequential:
+                    tick = self._tick_of(frames)
                 frames += 1
             if tick is not None:
                 end = float((tick + (packet.duration or 0)) * packet.time_base)
@@ -349,7 +394,7 @@ class PyAVFile:
 
     def _seek(self, stream: Any, time: float) -> None:
         """Go to the last key frame at or before `time`, or to the beginning of the file."""
-        if stream.type == "video" and self.container in SEQUENTIAL:
+        if stream.type == "video" and self._sequential:
             self._open()
             return
         try:
@@ -361,7 +406,7 @@ class PyAVFile:
         """Decoded frames with a presentation time, from here on."""
         stream = getattr(self, kind)
         stream.codec_context.skip_frame = "DEFAULT"
-        by_order = kind == "video" and self.container in TIMED_BY_ORDER
+        by_order = kind == "video" and self._by_order
         count, ticks = 0, deque()  # decoding times come in the order in which frames are shown
         previous = None
         try:
@@ -387,16 +432,29 @@ class PyAVFile:
             raise clip_error(self.name, kind, problem) from error
 
     def _end_of(self, frame: Any) -> int | None:
-        """When an audio frame ends: of several in one packet, only the first has a time. None where that is unknown."""
-        if frame is None or not getattr(frame, "sample_rate", 0):
+        """When a frame ends that another one without a time follows; None where that is unknown.
+
+        Of several audio frames in one packet only the first has a time, of H.264 in MPEG-PS one frame of ten.
+        """
+        if frame is None:
             return None
-        return frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+        if getattr(frame, "sample_rate", 0):
+            return frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+        if self._sequential and self.video.average_rate:
+            return frame.pts + round(1 / (self.video.average_rate * frame.time_base))
+        return None
 
     def _decoding_tick(self, packet: Any, count: int) -> int:
         """When a packet is decoded. A raw stream has no times at all: its frames follow at its frame rate."""
         if packet.dts is not None:
-            return packet.dts
-        return round(count / (self.video.average_rate * self.video.time_base))
+            return packet.dts + self._delay
+        return self._tick_of(count)
+
+    def _tick_of(self, count: int) -> int | None:
+        """When frame `count` of the file is shown, if all follow each other at the frame rate."""
+        if not self.video.average_rate:
+            return None
+        return (self.video.start_time or 0) + round(count / (self.video.average_rate * self.video.time_base))
 
     def _frames(self, time: float) -> Iterator:
         """Decoded frames in order of time, from the last key frame at or before `time`."""
@@ -416,7 +474,7 @@ class PyAVFile:
         """The frame on the screen at each time. Of H.264, frames are not decoded that nobody needs."""
         codec = self.video.codec_context
         progressive = getattr(codec, "field_order", None) == PROGRESSIVE  # PyAV before 16 does not tell
-        if codec.name == "h264" and progressive and self.container not in SEQUENTIAL:
+        if codec.name == "h264" and progressive and not self._sequential:
             frames = self._read_runs(times, self._needed_run)
             if frames is not None:
                 return frames
@@ -427,7 +485,7 @@ class PyAVFile:
         """Read times that are close together in one go, with a seek before each group."""
         order = np.argsort(times, kind="stable")
         far = np.diff(times[order]) > SEEK_AHEAD_SECONDS
-        if self.container in SEQUENTIAL:
+        if self._sequential:
             far[:] = False
         images, seconds, stream_end = [None] * len(times), np.empty(len(times)), None
         for run in np.split(order, np.flatnonzero(far) + 1):
@@ -580,6 +638,8 @@ class PyAVFile:
     def _upright(self, frame: Any) -> np.ndarray:
         """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
         check_size(frame, self.name, self._max_pixels)
+        if frame.interlaced_frame:
+            frame = self._without_fields(frame)
         # One thread, as for decoding: waiting for others costs more than the conversion. PyAV before 17 has but one.
         try:
             rgb = self._converter.reformat(frame, format="rgb24", threads=1)
@@ -599,9 +659,21 @@ class PyAVFile:
             across, down = matrix[1, 0], matrix[0, 1]
         return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
+    def _without_fields(self, frame: Any) -> Any:
+        """The frame, no longer marked as two fields: PyAV would mix the colors of each by itself, which no one else does."""
+        kind = (frame.width, frame.height, frame.format.name)
+        if kind not in self._graphs:
+            graph = self._av.filter.Graph()
+            size = {"width": frame.width, "height": frame.height, "format": frame.format}
+            source = graph.add_buffer(**size, time_base=frame.time_base)
+            graph.link_nodes(source, graph.add("setfield", "prog"), graph.add("buffersink")).configure()
+            self._graphs[kind] = graph
+        self._graphs[kind].vpush(frame)
+        return self._graphs[kind].vpull()
+
     def suits_torchcodec(self) -> bool:
         """Whether torchcodec gives the right frames: not in these containers, nor mirrored, nor without key frames."""
-        if self.container in SEQUENTIAL | {"mpegts"}:
+        if self._sequential or self.container in DOUBTED | {"mpegts"}:
             return False
         if self.video is None:
             return True
@@ -640,16 +712,20 @@ class PyAVFile:
 
     def _to_mono(self, frame: Any) -> np.ndarray:
         """The samples `[n]` of a frame in -1..1, averaged over its channels."""
-        channels = frame.layout.nb_channels
-        if frame.format.name == "fltp" and channels < 8:
-            return to_mono([np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes[:channels]])
+        names = self._channels
+        if frame.layout.nb_channels != len(names):
+            names = [channel.name for channel in frame.layout.channels]
+        if frame.format.name == "fltp" and len(names) < 8:
+            return to_mono(
+                [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes[: len(names)]], names
+            )
         # Others are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
         kind = (frame.format.name, frame.layout.name)
         if kind not in self._interleavers:
             self._interleavers[kind] = self._av.AudioResampler(format="flt")
         parts = self._interleavers[kind].resample(frame)
         interleaved = np.concatenate([part.to_ndarray()[0] for part in parts])
-        return to_mono(interleaved.reshape(-1, channels).T)
+        return to_mono(interleaved.reshape(-1, len(names)).T, names)
 
 
 @dataclass
@@ -692,11 +768,14 @@ def display_matrix(frame: Any) -> np.ndarray | None:
     return None if side_data is None else np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
 
 
-def to_mono(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights."""
+def to_mono(samples: Sequence[np.ndarray], names: Sequence[str] = ()) -> np.ndarray:
+    """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights, by the names of its channels."""
     if len(samples) == 1:
         return samples[0]
-    weights = np.array(SURROUND.get(len(samples), (1.0,) * len(samples)), np.float32)
+    names = names or CHANNELS.get(len(samples), ())
+    weights = np.array([WEIGHTS.get(name, np.nan) for name in names], np.float32)
+    if len(weights) != len(samples) or not weights.sum() > 0:
+        weights = np.ones(len(samples), np.float32)
     return (weights / weights.sum()) @ np.asarray(samples)
 
 
