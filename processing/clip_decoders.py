@@ -16,31 +16,37 @@ import itertools
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from .clip_types import (
+    MAX_PIXELS,
+    TIME_ROUNDING,
+    ClipError,
+    ClipInfo,
+    Frames,
+    FrameTransform,
+    Samples,
+    check_size,
+    check_total,
+    clip_error,
+    to_mono,
+    unreadable,
+)
+from .torchcodec_clips import TorchcodecFile, torchcodec_decoders
+
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
-SHORT_DELAY = 0.1  # seconds by which one stream of a file usually begins after the other
-TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
-MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
-MAX_BYTES = 1 << 34  # of the frames of one window
 DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
 ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
-FrameTransform = Callable[[torch.Tensor], torch.Tensor]  # uint8 [1, 3, H, W] to [1, 3, h, w]
-LFS_POINTER = b"version https://git-lfs"
-# FFmpeg's downmix of surround sound (ITU-R BS.775, without the low-frequency channel), which is scaled to sum to one
-WEIGHTS = {"FL": 0.7071, "FR": 0.7071, "FC": 1.0, "LFE": 0.0, "FLC": 0.7071, "FRC": 0.7071}
-WEIGHTS |= dict.fromkeys(("BL", "BR", "BC", "SL", "SR"), 0.5)
 # Layouts by their number of channels
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
-CHANNELS = {6: ("FL", "FR", "FC", "LFE", "BL", "BR"), 8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR")}
 
 # FFmpeg's names of the containers that are opened. Playlists, session descriptions, image sequences, text and capture
 # devices are not among them: they open other files and addresses.
@@ -62,70 +68,6 @@ TIMED_BY_ORDER = SEQUENTIAL - {"mpeg"}
 # ... and those that may give decoding times in their place
 DOUBTED = {"asf", "mxf", "wtv"}
 DOUBTED_FRAMES = 16  # that are looked at
-
-
-class ClipError(ValueError):
-    """A clip that cannot be read. The message names the file, the field at fault and the cure.
-
-    Attributes:
-        path: the file's name as the caller gave it.
-        field: what is at fault: "path", "video", "audio", "window", "times", "waveform" or "frames".
-    """
-
-    def __init__(self, message: str, path: str | None = None, field: str | None = None):
-        super().__init__(message)
-        self.path, self.field = path, field
-
-
-def clip_error(path: str, field: str, problem: str) -> ClipError:
-    """The error for a file. A name that is not UTF-8 is written with backslashes, so that it can be printed."""
-    printable = path.encode("utf-8", "backslashreplace").decode()
-    return ClipError(f"{printable}: {field}: {problem}", path, field)
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What a file holds. `start` is on the file's clock; `duration` runs from there to the last stream's end."""
-
-    path: str
-    duration: float
-    start: float
-    has_video: bool
-    has_audio: bool
-    fps: float | None = None
-    height: int | None = None
-    width: int | None = None
-    sampling_rate: int | None = None
-    num_channels: int | None = None
-    video_start: float | None = None
-    video_end: float | None = None
-    audio_start: float | None = None
-    audio_end: float | None = None
-
-    @property
-    def end(self) -> float:
-        return self.start + self.duration
-
-
-@dataclass
-class Frames:
-    """Decoded frames: uint8 `pixels` `[T, 3, H, W]` and the presentation time of each in `seconds` `[T]`.
-
-    `stream_end` is where the video ended if reading met the end of the stream, else None.
-    """
-
-    pixels: torch.Tensor
-    seconds: np.ndarray
-    stream_end: float | None = None
-
-
-@dataclass
-class Samples:
-    """A part of the decoded audio: mono float32 `[n]`, `offset` samples after the first one, which is heard at `start`."""
-
-    samples: np.ndarray
-    offset: int
-    start: float
 
 
 def open_file(
@@ -150,33 +92,6 @@ def open_file(
         return TorchcodecFile(source, name, max_pixels=max_pixels, transform=transform)
     file = PyAVFile(source, name, max_pixels, transform)
     return TorchcodecFile(source, name, pyav_file=file, transform=transform) if file.suits_torchcodec() else file
-
-
-def check_size(frame: Any, name: str, max_pixels: int) -> None:
-    """Refuse a frame, or a track, of more pixels than are allowed."""
-    if frame.width * frame.height > max_pixels:
-        problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={max_pixels} pixels"
-        raise clip_error(name, "video", f"{problem}; scale the video down, or raise ClipRequest(max_pixels=...)")
-
-
-def check_total(name: str, count: int, image: np.ndarray) -> None:
-    """Refuse frames that would fill the memory."""
-    if count * image.nbytes > MAX_BYTES:
-        problem = f"{count} frames of {image.shape[1]}x{image.shape[0]} take more than {MAX_BYTES >> 30} GiB"
-        raise clip_error(name, "frames", f"{problem}; give a shorter window, num_frames, fps or a transform")
-
-
-@functools.lru_cache(maxsize=1)
-def torchcodec_decoders() -> Any:
-    """`torchcodec.decoders`, or None where it is not installed or finds no FFmpeg."""
-    try:
-        import torchcodec
-        from torchcodec import decoders
-
-        # recent versions import without FFmpeg, and look for it anew, in vain, at every file
-        return None if getattr(torchcodec, "ffmpeg_major_version", True) is None else decoders
-    except (ImportError, OSError, RuntimeError):
-        return None
 
 
 @functools.lru_cache(maxsize=1)
@@ -766,174 +681,3 @@ def display_matrix(frame: Any) -> np.ndarray | None:
     """`[3, 3]`, how a frame is turned and mirrored on the screen, or None: as it is."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     return None if side_data is None else np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
-
-
-def to_mono(samples: Sequence[np.ndarray], names: Sequence[str] = ()) -> np.ndarray:
-    """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights, by the names of its channels."""
-    if len(samples) == 1:
-        return samples[0]
-    names = names or CHANNELS.get(len(samples), ())
-    weights = np.array([WEIGHTS.get(name, np.nan) for name in names], np.float32)
-    if len(weights) != len(samples) or not weights.sum() > 0:
-        weights = np.ones(len(samples), np.float32)
-    return (weights / weights.sum()) @ np.asarray(samples)
-
-
-class TorchcodecFile:
-    """torchcodec's decoders in exact mode: every packet's time is read before the first frame is chosen.
-
-    Args:
-        source: path or bytes; None where `video` or `audio`, a decoder of the caller's, is read.
-        name: for messages.
-        video, audio: decoders.
-        pyav_file: the same file in PyAV, which knows the default tracks and where streams end, and reads the audio.
-        max_pixels: of a frame, where PyAV does not check it.
-        transform: see `open_file`.
-    """
-
-    def __init__(
-        self,
-        source: Any,
-        name: str,
-        video: Any = None,
-        audio: Any = None,
-        pyav_file: PyAVFile | None = None,
-        max_pixels: int = MAX_PIXELS,
-        transform: FrameTransform | None = None,
-    ):
-        self.name, self._source, self._pyav_file, self._max_pixels = name, source, pyav_file, max_pixels
-        self._video, self._audio, self._transform = video, audio, transform
-        if torchcodec_decoders() is None:
-            raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
-
-    def close(self) -> None:
-        self._video = self._audio = None
-        if self._pyav_file is not None:
-            self._pyav_file.close()
-
-    @property
-    def video(self) -> Any:
-        if self._video is None and self._source is not None:
-            track = getattr(self._pyav_file, "video", None)
-            index = None if track is None else track.index
-            self._video = torchcodec_decoders().VideoDecoder(self._source, stream_index=index, seek_mode="exact")
-        return self._video
-
-    @property
-    def audio(self) -> Any:
-        if self._audio is None and self._source is not None:
-            decoder = torchcodec_decoders().AudioDecoder
-            self._audio = decoder(self._source)
-        return self._audio
-
-    def info(self, check: bool = False) -> ClipInfo:
-        """From PyAV where it is installed, else from torchcodec's metadata."""
-        if self._pyav_file is not None:
-            return self._pyav_file.info(check)
-        video, audio, failure = None, None, None
-        try:
-            video = self.video.metadata if self.video is not None else None
-        except (RuntimeError, ValueError, IndexError) as error:
-            failure = error
-        try:
-            audio = self.audio.metadata if self.audio is not None else None
-        except (RuntimeError, ValueError, IndexError) as error:
-            failure = error
-        if video is None and audio is None:
-            raise unreadable(self._source, self.name, failure)
-        return self._info_of(video, audio)
-
-    def _info_of(self, video: Any, audio: Any) -> ClipInfo:
-        fields: dict[str, Any] = {}
-        if audio is not None:
-            start = max(0.0, audio.begin_stream_seconds or 0.0)
-            end = start + audio.duration_seconds if audio.duration_seconds else None
-            fields |= {"audio_start": start, "sampling_rate": audio.sample_rate, "num_channels": audio.num_channels}
-        if video is not None:
-            check_size(video, self.name, self._max_pixels)
-            # an audio header may give the whole file's length: the scan of the frames is exact
-            start, end = max(0.0, video.begin_stream_seconds or 0.0), video.end_stream_seconds
-            fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
-            fields |= {"height": video.height, "width": video.width}
-        start = min(fields.get("video_start", start), fields.get("audio_start", start))
-        if self._source is None and start < SHORT_DELAY:
-            start = 0.0  # of a decoder alone, the stream that begins the file is not known
-        return ClipInfo(
-            path=self.name,
-            duration=(end or start) - start,
-            start=start,
-            has_video=video is not None,
-            has_audio=audio is not None,
-            **fields,
-        )
-
-    def frames_at(self, times: np.ndarray) -> Frames:
-        """The frame on the screen at each time."""
-        metadata = self.video.metadata
-        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        inside = np.clip(times + TIME_ROUNDING, first, max(first, last - TIME_ROUNDING))
-        pixels, seconds = self._played_at(inside)
-        if (seconds > inside + TIME_ROUNDING).any():  # seen with streams whose frames claim no length
-            raise RuntimeError(f"{self.name}: torchcodec returned a frame that is not on the screen yet")
-        past = times >= last - TIME_ROUNDING
-        if past.any():  # the last frame may have no length, and then no time at which it is played
-            final = self.video.get_frame_at(len(self.video) - 1)
-            pixels[torch.from_numpy(past)], seconds[past] = self._transformed(final.data[None]), final.pts_seconds
-        return Frames(pixels, seconds, last if times.max() >= last else None)
-
-    def _played_at(self, times: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """Frames and their seconds; where they are transformed, only one of full size is in memory."""
-        if self._transform is None:
-            batch = self.video.get_frames_played_at(times.tolist())
-            return batch.data, batch.pts_seconds.numpy().astype(np.float64)
-        pixels, seconds = [], []
-        for time in times.tolist():
-            frame = self.video.get_frame_played_at(time)
-            pixels.append(self._transform(frame.data[None]))
-            seconds.append(frame.pts_seconds)
-        return torch.cat(pixels), np.array(seconds)
-
-    def _transformed(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels if self._transform is None else self._transform(pixels)
-
-    def frames_between(self, start: float, end: float) -> Frames:
-        """Every frame shown in `[start, end)`."""
-        metadata = self.video.metadata
-        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        begin = min(max(start + TIME_ROUNDING, first), max(first, last - TIME_ROUNDING))
-        batch = self.video.get_frames_played_in_range(begin, min(max(end, begin + TIME_ROUNDING), last))
-        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
-        if end > last:  # the last frame may have no length, and is then in no range
-            final = self.video.get_frame_at(len(self.video) - 1)
-            if not len(seconds) or final.pts_seconds > seconds[-1] + TIME_ROUNDING:
-                pixels, seconds = torch.cat([pixels, final.data[None]]), np.append(seconds, final.pts_seconds)
-        return Frames(self._transformed(pixels), seconds, last if end > last else None)
-
-    def waveform(self, start: float, end: float) -> Iterator[Samples]:
-        """The samples between two times. PyAV reads them where it is: torchcodec closes gaps, and what follows is early."""
-        if self._pyav_file is not None:
-            yield from self._pyav_file.waveform(start, end)
-            return
-        samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
-        yield Samples(to_mono(samples.data.numpy()), 0, float(samples.pts_seconds))
-
-
-def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
-    """Say whether a file that does not open is empty, cut off, or no media file at all."""
-    reason = getattr(error, "strerror", None) or error  # without a number and the name again
-    head = b""
-    if isinstance(source, bytes):
-        head = source[:12]
-    elif isinstance(source, str) and os.path.isfile(source):
-        with open(source, "rb") as file:
-            head = file.read(12)
-    if not head:
-        problem = "is empty; write or download it again"
-    elif head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or head[:4] == b"RIFF":
-        problem = f"is cut off or damaged ({reason}); copy or download it again"
-    elif head == LFS_POINTER[: len(head)]:
-        problem = "is a git-lfs pointer and not the clip; run `git lfs pull` in its repository"
-    else:
-        known = "mp4, mkv, webm, avi, mov or flv"
-        problem = f"is not a media file that FFmpeg can read ({reason}); give a clip such as {known}"
-    return clip_error(name, "path", problem)

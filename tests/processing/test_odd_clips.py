@@ -16,7 +16,7 @@ import pytest
 import torch
 from clip_factory import numbered_frames, read_numbers, tone, write_numbered
 
-from processing import MAAVTProcessor, clip_decoders, clips
+from processing import MAAVTProcessor, clip_decoders, clip_types, clips
 from processing.clips import ClipError, ClipRequest, load_clip, probe_clip
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.generate.clip_writing import write_clip
@@ -555,7 +555,7 @@ def test_large_frames_are_resized_as_they_are_decoded(tmp_path, decoder):
 
 def test_more_frames_than_fit_into_the_memory_are_named(tmp_path, monkeypatch):
     path = str(write_numbered(tmp_path / "clip.mp4", 0.4))
-    monkeypatch.setattr(clip_decoders, "MAX_BYTES", 5 * 64 * 96 * 3)
+    monkeypatch.setattr(clip_types, "MAX_BYTES", 5 * 64 * 96 * 3)
     for request in (ClipRequest(), ClipRequest(num_frames=6)):
         with pytest.raises(ClipError, match=r"frames: 6 frames of 96x64 take more than .*; give a shorter window"):
             load_clip(path, request)
