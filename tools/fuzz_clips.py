@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode damaged clips for a given time, and count crashes, hangs and exceptions that are no `ClipError`.
 
-    python tools/fuzz_clips.py --seconds 600 --keep found --output results/fuzz.md
+    python tools/fuzz_clips.py --seconds 600 --tries 10000 --keep found --output results/fuzz.md
 
 The ffmpeg command line writes one small file of each kind. Each try damages one of them at random (`--seed`) and decodes
 it in a process that may die. `--keep` is a folder for the files that did harm, with the number of the try in their names.
@@ -210,15 +210,15 @@ class Worker:
         self._connection.close()
 
 
-def fuzz(seconds: float, seed: int, keep: Path | None = None) -> tuple[dict[str, Counter], list[str]]:
-    """-> (results by kind of file, one line for each file that did harm)."""
+def fuzz(seconds: float, seed: int, keep: Path | None = None, tries: int = 0) -> tuple[dict[str, Counter], list[str]]:
+    """-> (results by kind of file, one line for each file that did harm); as long as both limits say."""
     counts: dict[str, Counter] = defaultdict(Counter)
     lines: list[str] = []
     decoders = ["pyav", "torchcodec"] if clip_decoders.torchcodec_decoders() else ["pyav"]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: path.read_bytes() for name, path in write_kinds(Path(folder)).items()}
         worker, number, end = Worker(seed, files, decoders, folder), 0, time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or number < tries:
             result = worker.run(number)
             kind, decoder, data, _ = make_try(number, seed, files, decoders)
             outcome = result.split(":")[0]
@@ -262,12 +262,14 @@ def report(counts: dict[str, Counter], lines: list[str], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="how long to try")
+    parser.add_argument("--tries", type=int, default=0, help="go on until so many are made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that did harm")
     parser.add_argument("--output", type=Path, help="write the counts to this Markdown file")
     arguments = parser.parse_args()
-    counts, lines = fuzz(arguments.seconds, arguments.seed, arguments.keep)
-    text = report(counts, lines, f"python tools/fuzz_clips.py --seconds {arguments.seconds:g} --seed {arguments.seed}")
+    counts, lines = fuzz(arguments.seconds, arguments.seed, arguments.keep, arguments.tries)
+    options = f"--seconds {arguments.seconds:g} --tries {arguments.tries} --seed {arguments.seed}"
+    text = report(counts, lines, f"python tools/fuzz_clips.py {options}")
     print(text)
     if arguments.output is not None:
         arguments.output.write_text(text)
