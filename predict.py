@@ -5,6 +5,7 @@
 python predict.py examples/digits clip.mp4 other.mp4 --top_k 3 --output predictions.json
 python predict.py examples/digits clip.mp4 --pictures pictures
 python predict.py user/checkpoint recordings/ --window 3 --stride 1.5 --embeddings embeddings.npz
+python predict.py user/checkpoint many_clips/ --parquet predictions/ --workers 16    # or --engine ray; goes on where it stopped
 
 In Python: `from training.maavt.prediction import classify; classify("examples/digits", ["clip.mp4"])`.
 """
@@ -38,7 +39,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "(png, csv, vtt captions); without --window, files of which the model would hear less than half are cut. Of "
         "DeepAVFusion's segmentation masks, of its separation wav files. Needs matplotlib",
     )
-    return parser.parse_args(argv)
+    many = parser.add_argument_group("many clips (docs/scale.md)")
+    many.add_argument(
+        "--parquet", type=Path, help="folder for shards of all class scores, match scores and embeddings"
+    )
+    many.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; with Ray all cores)")
+    many.add_argument("--engine", choices=["process", "ray"], default="process", help="ray: pip install 'maavt[ray]'")
+    many.add_argument("--address", help="of a running Ray cluster (auto: this machine's); default: start Ray here")
+    arguments = parser.parse_args(argv)
+    if arguments.parquet is None and (arguments.engine == "ray" or arguments.workers is not None):
+        parser.error("--engine ray and --workers write shards: add --parquet FOLDER")
+    if arguments.parquet is not None and (arguments.output or arguments.embeddings or arguments.pictures):
+        parser.error("--parquet holds scores and embeddings: leave --output, --embeddings and --pictures out")
+    return arguments
 
 
 def find_files(paths: list[str]) -> list[Path]:
@@ -52,12 +65,13 @@ def find_files(paths: list[str]) -> list[Path]:
         if not path.is_dir():
             clips.append(path)
             continue
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("[!.]*") if file.is_file())
         inside = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
         if not inside:
             raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(VIDEO_SUFFIXES)}")
-        if len(inside) < len(files):
-            print(f"{path}: {len(files) - len(inside)} files of other endings are skipped", file=sys.stderr)
+        for file in files:
+            if file.suffix.lower() not in VIDEO_SUFFIXES:
+                print(f"{file}: skipped, the name ends in none of {', '.join(VIDEO_SUFFIXES)}", file=sys.stderr)
         clips += inside
     return clips
 
@@ -81,10 +95,37 @@ def save_embeddings(path: Path, records: list[dict]) -> None:
         np.savez(stream, **arrays)
 
 
+def write_shards(arguments: argparse.Namespace, files: list[Path]) -> int:
+    """Writes the predictions as Parquet; returns 1 where a file could not be read, else 0."""
+    from processing.data.engines import Engine
+    from training.maavt.prediction_shards import write_predictions
+
+    on_gpu = arguments.engine == "ray" and str(arguments.device).startswith("cuda")
+    errors = write_predictions(
+        arguments.checkpoint,
+        files,
+        arguments.parquet,
+        engine=Engine(arguments.engine, arguments.workers, arguments.address, gpus=int(on_gpu)),
+        device=arguments.device,
+        compile=arguments.compile,
+        top_k=arguments.top_k,
+        batch_size=arguments.batch_size,
+        window=arguments.window,
+        stride=arguments.stride,
+        modalities=arguments.modalities,
+    )
+    print(arguments.parquet)
+    if errors:
+        print(f"{errors} files could not be read; the column `error` says why", file=sys.stderr)
+    return int(bool(errors))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Writes the predictions; returns 1 where a file could not be read, else 0."""
     arguments = parse_arguments(argv)
     files = find_files(arguments.files)
+    if arguments.parquet:
+        return write_shards(arguments, files)
     from processing.data.atomic_writing import write_text  # PyTorch and transformers: only now, they take seconds
     from training.maavt.prediction import classify
 
@@ -109,6 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         write_text(arguments.output, text)
     else:
         print(text, end="")
+    for record in records:
+        if "timeline" in record and arguments.window is None:
+            seconds = record["end"] - record["start"]
+            print(
+                f"{record['file']}: cut into windows of {seconds:g} s, what is heard at once; --window chooses",
+                file=sys.stderr,
+            )
     errors = [record["error"] for record in records if "error" in record]
     for error in errors:
         print(error, file=sys.stderr)

@@ -21,6 +21,7 @@ from processing.data.block_state_cache import BlockStateCollator, build_block_st
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table
 from processing.data.collators import AudioVisualCollator
+from processing.data.engines import Engine
 from processing.data.feature_cache import build_feature_cache
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.video_processing_maavt import MAAVTVideoProcessor
@@ -87,7 +88,9 @@ def measure(blocks: int = 12) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         clips = link_clips(clip_files(None, f"{folder}/demo"), Path(folder) / "clips")
         tables, _ = build_clip_table(clips, check="none", validation_fraction=0, test_fraction=0)
-        cache = build_feature_cache(f"{folder}/cache", processor, tables, num_frames=NUM_FRAMES, num_workers=2)
+        cache = build_feature_cache(
+            f"{folder}/cache", processor, tables, num_frames=NUM_FRAMES, engine=Engine(workers=2)
+        )
         states = build_block_state_cache(
             f"{folder}/states", cache, trunk.block_states, trunk.block_states_fingerprint(), dtype=torch.bfloat16
         )

@@ -2,6 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """From clips to batches: decoding, spectrograms, frames, the processor; tables, data sets, collators and metrics."""
 
+from importlib.metadata import version
+
+
+try:
+    import torchaudio  # noqa: F401
+except (ImportError, OSError, RuntimeError) as error:  # 2.11.0 refuses torch 2.15, and any a torch of another CUDA
+    raise ImportError(
+        f"torchaudio {version('torchaudio')} does not load beside torch {version('torch')} "
+        f"({' '.join(str(error).split())[:200]}); run pip install -U 'torchaudio>=2.11.1', or where the index has only "
+        "2.11.0, pip install 'torch<2.15'"
+    ) from error
+
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor
 
 from .clips import Clip, ClipError, ClipInfo, ClipRequest, frame_times, load_clip, probe_clip, safe_join

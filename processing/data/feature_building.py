@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 from datasets import Audio, Dataset, DatasetDict, Video
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from processing.clips import Clip, ClipError, ClipRequest, clip_error, probe_clip
 
 from .conventions import MODALITIES
+from .engines import Engine
 from .feature_shards import FeatureShards, fingerprint
-from .worker_records import WorkerRecord
+from .isolated_calls import TIME_LIMIT, Lost
 
 
 logger = logging.getLogger(__name__)
@@ -136,19 +136,14 @@ def stale_clips(shards: FeatureShards, sources: Iterable[Source]) -> list[tuple[
     return stale
 
 
-class ShardJobs(torch.utils.data.Dataset):
-    """Item i is what became of job i: a `DataLoader` over it is the pool of processes."""
+class ShardWriter:
+    """Called with a job, writes its shard and says what became of it. Other processes get a copy."""
 
-    def __init__(self, processor: Any, tables: Mapping[str, Dataset], shards: Mapping, jobs: list, num_frames: int):
-        self.processor, self.tables, self.shards, self.jobs = processor, tables, shards, jobs
-        self.num_frames = num_frames
-        self._record = WorkerRecord.here()
+    def __init__(self, processor: Any, tables: Mapping[str, Dataset], shards: Mapping, num_frames: int):
+        self.processor, self.tables, self.shards, self.num_frames = processor, tables, shards, num_frames
 
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        streams, sources = self.jobs[index]
+    def __call__(self, job: tuple[tuple, list[Source]]) -> dict[str, Any]:
+        streams, sources = job
         failures: list[str] = []
         decoded = self._decode(streams, sources, failures)
         size = 0
@@ -172,8 +167,7 @@ class ShardJobs(torch.utils.data.Dataset):
         for source in sources:
             split, index, column = source.cell
             try:
-                with self._record.reading(source.name):
-                    clip = self._load(self.tables[split][index][column], source, streams)
+                clip = self._load(self.tables[split][index][column], source, streams)
                 frames = None if clip.frames is None else self._frames(clip.frames)
                 audio = (None, None) if clip.waveform is None else self._audio(clip.waveform)
             except ClipError as error:
@@ -214,39 +208,40 @@ class ShardJobs(torch.utils.data.Dataset):
         return (waveform / scale).round().to(torch.int16), scale
 
 
-def run_jobs(
-    jobs: ShardJobs, sources: Mapping[str, Source], num_workers: int, multiprocessing_context: str | None
-) -> None:
-    for shards in jobs.shards.values():
+def run_jobs(writer: ShardWriter, jobs: list[tuple[tuple, list[Source]]], engine: Engine) -> None:
+    """Writes the shards of all jobs.
+
+    Raises:
+        ClipError: clips cannot be decoded, or end the process that decodes them; all others are cached by then.
+        ValueError: too little room on the disk.
+    """
+    for shards in writer.shards.values():
         shards.remove_leftovers()
-    loader = DataLoader(
-        jobs,
-        batch_size=None,
-        collate_fn=_as_is,
-        num_workers=min(num_workers, len(jobs)),
-        multiprocessing_context=multiprocessing_context if num_workers else None,
-    )
-    # Report progress, and stop before the disk is full.
-    total, done, written, failures = sum(len(group) for _, group in jobs.jobs), 0, 0, []
+    total, done, written, failures = sum(len(sources) for _, sources in jobs), 0, 0, []
     with tqdm(total=total, desc="feature cache", unit="clip", disable=None) as progress:
-        for result in loader:
-            progress.update(result["clips"])
-            done, written = done + result["clips"], written + result["bytes"]
-            failures += result["failures"]
-            check_room(next(iter(jobs.shards.values())).root, written / done * (total - done), "feature_cache")
-    for shards in jobs.shards.values():
+        # A shard that ended its process comes a second time clip by clip, which names the clip that did it.
+        for time_limit in (10 * TIME_LIMIT, TIME_LIMIT):
+            singles = []
+            for (streams, sources), result in engine.calls(writer, jobs, time_limit):
+                if isinstance(result, Lost) and len(sources) > 1:
+                    singles += [(streams, [source]) for source in sources]
+                    continue
+                if isinstance(result, Lost):
+                    result = {"bytes": 0, "failures": [f"{sources[0].name}: {result.reason}"]}
+                # Report progress, and stop before the disk is full.
+                progress.update(len(sources))
+                done, written = done + len(sources), written + result["bytes"]
+                failures += result["failures"]
+                check_room(next(iter(writer.shards.values())).root, written / done * (total - done), "feature_cache")
+            jobs = singles
+    for shards in writer.shards.values():
         shards.reload()
-    # All other clips are cached by now.
     if failures:
         shown = "\n".join(f"  {failure}" for failure in failures[:5])
         raise ClipError(
-            f"feature cache: {len(failures)} of {len(sources)} clips cannot be decoded (the others are cached); leave "
+            f"feature cache: {len(failures)} of {total} clips cannot be decoded (the others are cached); leave "
             f"them out, or let check: decode find them:\n{shown}"
         )
-
-
-def _as_is(value: Any) -> Any:
-    return value
 
 
 def check_room(folder: Path, needed: float, what: str) -> None:

@@ -25,8 +25,9 @@ from processing.clips import Clip, ClipRequest, clip_error
 
 from .augmentation import ClipAugmentation
 from .conventions import MODALITIES
+from .engines import IN_THIS_PROCESS, Engine
 from .feature_building import (
-    ShardJobs,
+    ShardWriter,
     announce,
     keyed_tables,
     missing_jobs,
@@ -144,8 +145,7 @@ def build_feature_cache(
     streams: Sequence[str] = MODALITIES,
     frames: str = "resized",
     audio: str = "spectrogram",
-    num_workers: int = 0,
-    multiprocessing_context: str | None = None,
+    engine: Engine = IN_THIS_PROCESS,
 ) -> FeatureCache:
     """Decode what is not cached yet, and give the cache.
 
@@ -161,11 +161,10 @@ def build_feature_cache(
         streams: "video", "audio" or both.
         frames: "resized" or "decoded".
         audio: "spectrogram" or "waveform".
-        num_workers: processes beside this one that decode.
-        multiprocessing_context: "fork" or "spawn"; None is the platform's.
+        engine: who decodes. Ray's machines need `root`, the clips and the cache of `datasets` in folders that all share.
 
     Raises:
-        ClipError: clips cannot be decoded; all others are cached by then.
+        ClipError: clips cannot be decoded, or end the process that decodes them; all others are cached by then.
         ValueError: a bad option, a damaged shard, or too little room on the disk.
     """
     # Options and settings; shards of other settings lie in other folders.
@@ -184,8 +183,7 @@ def build_feature_cache(
         missing = missing_jobs(shards, sources)
         if missing:
             announce(shards, sources, missing)
-            jobs = ShardJobs(processor, tables, shards, missing, num_frames)
-            run_jobs(jobs, sources, num_workers, multiprocessing_context)
+            run_jobs(ShardWriter(processor, tables, shards, num_frames), missing, engine)
     return FeatureCache(processor, shards, keyed, frames, num_frames)
 
 

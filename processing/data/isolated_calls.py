@@ -25,7 +25,12 @@ class Lost:
 
 
 def isolated_calls(
-    function: Callable[[Any], Any], items: Iterable[Any], *, workers: int, time_limit: float = TIME_LIMIT
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    workers: int,
+    time_limit: float = TIME_LIMIT,
+    start_method: str | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Calls `function(item)` for every item in other processes.
 
@@ -35,6 +40,7 @@ def isolated_calls(
         items: the arguments.
         workers: number of processes.
         time_limit: seconds after which a call is ended.
+        start_method: "fork", "spawn" or "forkserver"; None: the platform's.
 
     Yields:
         (item, result) in the order in which results come; the result is a `Lost` where there is none.
@@ -49,7 +55,7 @@ def isolated_calls(
         while True:
             # A process starts when an item waits for it, so that a small table starts few.
             while len(busy) < workers and (item := next(waiting, END)) is not END:
-                worker = free.pop() if free else _Worker(function)
+                worker = free.pop() if free else _Worker(function, start_method)
                 worker.give(item, time_limit)
                 busy.append(worker)
             if not busy:
@@ -78,11 +84,19 @@ def isolated_calls(
 class _Worker:
     """A process, and the item that it works on."""
 
-    def __init__(self, function: Callable[[Any], Any]):
-        self.pipe, other_end = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=_serve, args=(function, other_end, self.pipe), daemon=True)
+    def __init__(self, function: Callable[[Any], Any], start_method: str | None):
+        context = multiprocessing.get_context(start_method)
+        self.pipe, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(function, other_end, self.pipe), daemon=True)
         self.process.start()
         other_end.close()  # the process has it alone, so its death can be seen in the pipe
+        try:
+            self.pipe.recv()  # it is there: what it imports before does not count as time of an item
+        except EOFError:
+            self.process.join()
+            raise RuntimeError(
+                f"a process cannot start ({_death(self.process.exitcode)}); its output says why"
+            ) from None
         self.item: Any = None
         self.deadline = 0.0
 
@@ -112,6 +126,7 @@ def _serve(function: Callable[[Any], Any], pipe: Connection, other_end: Connecti
     other_end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    pipe.send("ready")
     while True:
         try:
             item = pipe.recv()

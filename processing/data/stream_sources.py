@@ -1,17 +1,19 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets that are read as they come: on the Hub, in Parquet shards, in WebDataset tar shards."""
+"""Data sets that are read as they come: Parquet or WebDataset tar shards, on the Hub, in object storage or here."""
 
 import hashlib
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow
 import pyarrow.parquet
 from datasets import (
     Audio,
@@ -33,9 +35,10 @@ from .conventions import AUDIO_SUFFIXES, MODALITIES, VIDEO_SUFFIXES
 from .feature_shards import fingerprint
 from .media_columns import as_media, storage
 from .prepared_folders import is_prepared
+from .remote_files import is_remote, list_files, patiently, with_retries
 
 
-HUB = "hf://datasets/"
+HUB, BUCKETS = "hf://datasets/", "hf://buckets/"
 SEGMENT_COLUMNS = {
     "segment_labels": List(Value("int64")),
     "segment_matched": List(Value("bool")),
@@ -134,9 +137,7 @@ class RowReader:
         if path.startswith("hf://") and self.folder is None:
             return {"path": path, "bytes": None}
         if self.folder is None:
-            raise clip_error(
-                clip_id, "path", "the data set on the Hub names a file that is not in it; embed the clips"
-            )
+            raise clip_error(clip_id, "path", "the shard names a file that is not in it; embed the clips")
         return {"path": table_path(self.folder, path, self.allow_absolute_paths), "bytes": None}
 
 
@@ -174,7 +175,8 @@ def open_source(
 
     Args:
         data: `hf://datasets/user/name`, `user/name`, a folder of `*.parquet` or `*.tar` shards (split by the first word
-            of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`), or one such file. Columns
+            of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`), here or in a store
+            (`s3://bucket/folder`, `gs://bucket/folder`), or one such file. Columns
             `video` and / or `audio` and a label; tar members `mp4`, `cls` and / or `json` (label, start, end, group,
             clip_id), and `wav` or the like for audio in a separate file.
         label: column of the class.
@@ -186,11 +188,12 @@ def open_source(
         allow_absolute_paths: shards may name files by their absolute paths, as those of `processing.prepare` do.
 
     Raises:
-        ValueError: no such data, no clips or no label in it, or classes that nothing names.
+        ValueError: no such data, a damaged shard, no clips or no label in it, or classes that nothing names.
     """
     # Tar shards: the members of the first clip say which columns there are.
     folder, builder, options = _builder(str(data), revision)
     files = dict(builder.config.data_files or {})
+    _check_footers(files)
     if _is_webdataset(builder):
         fields = _tar_fields(next(iter(files.values()))[0])
         features = {name: _tar_feature(name) for name in [*fields, "__key__", "__url__"]}
@@ -207,7 +210,7 @@ def open_source(
                 splits = {name: part.cast_column(kind, feature) for name, part in splits.items()}
         splits = {name: part.select_columns(sorted(set(columns.values()))) for name, part in splits.items()}
     # Class names, splits, and the number of clips where the source knows it.
-    names = _class_names(class_names, folder) or _names_in(splits, columns, builder, options, data)
+    names = _class_names(class_names, folder, str(data)) or _names_in(splits, columns, builder, options, data)
     named = _named_splits(splits, test_split, data)
     lengths = {split: _length(builder, name, files.get(name, [])) for split, name in named.items()}
     # What identifies the data: cached tables of another source are not taken for this one.
@@ -218,6 +221,18 @@ def open_source(
         lengths,
         fingerprint([str(data), state, columns, list(names)]),
     )
+
+
+def _check_footers(files: Mapping[str, Sequence]) -> None:
+    """Raises ValueError for a Parquet shard of this machine that is cut off or damaged at its end."""
+    for shards in files.values():
+        for shard in map(str, shards):
+            if not shard.endswith(".parquet") or not os.path.isfile(shard):
+                continue
+            try:
+                pyarrow.parquet.read_metadata(shard)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise ValueError(f"{shard}: cannot be read ({error}); get the file again") from error
 
 
 def as_table(source: ClipSource, split: str, keep: Any = None, part: str = "") -> Dataset:
@@ -247,35 +262,46 @@ def read_remote(cell: dict[str, Any] | None) -> dict[str, Any] | None:
     """A cell whose file lies on the Hub, with its bytes; any other as it is."""
     if cell is None or cell["bytes"] is not None or "://" not in (cell["path"] or ""):
         return cell
-    with fsspec.open(cell["path"], "rb") as file:
-        return {"path": cell["path"], "bytes": file.read()}
+
+    def read() -> bytes:
+        with fsspec.open(cell["path"], "rb") as file:
+            return file.read()
+
+    return {"path": cell["path"], "bytes": patiently(read, cell["path"])}
 
 
 def _builder(data: str, revision: str | None) -> tuple[str | None, Any, dict[str, Any]]:
     path = Path(data)
-    if not data.startswith("hf://") and path.exists():
-        files, folder = [path], str(path.parent)
-        if path.is_dir():
-            files, folder = sorted(file for file in path.rglob("*") if file.is_file()), str(path)
-        for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
-            shards: dict[str, list[str]] = {}
-            for file in files:
-                if file.suffix == suffix and not file.name.startswith("."):
-                    shards.setdefault(_split_of(file), []).append(str(file))
-            if shards:
-                options = {"path": kind, "data_files": shards}
-                return folder, load_dataset_builder(**options), options
-        raise ValueError(
-            f"{data}: no *.parquet and no *.tar in it to stream; leave streaming off for a folder of clips or a csv"
-        )
-    if data.startswith("hf://") and not data.startswith(HUB):
+    if data.startswith("hf://") and not data.startswith((HUB, BUCKETS)):
         raise ValueError(f"{data}: is no data set; write hf://datasets/user/name")
+    # Shards in object storage, or in a folder here.
+    if is_remote(data) and not data.startswith(HUB):
+        return _shards([with_retries(file) for file in list_files(data)], None, data)
+    if not data.startswith(HUB) and path.exists():
+        if path.is_dir():
+            return _shards(sorted(str(file) for file in path.rglob("*") if file.is_file()), str(path), data)
+        return _shards([data], str(path.parent), data)
     name, _, tag = data.removeprefix(HUB).partition("@")
     options = {"path": name, "revision": revision or tag or None}
     try:
         return None, load_dataset_builder(**options), options
     except FileNotFoundError as error:  # what `datasets` raises for an unknown name too
         raise ValueError(f"{data}: neither a folder here nor a data set on the Hub ({error})") from error
+
+
+def _shards(files: Sequence[str], folder: str | None, data: str) -> tuple[str | None, Any, dict[str, Any]]:
+    for suffix, kind in ((".parquet", "parquet"), (".tar", "webdataset")):
+        shards: dict[str, list[str]] = {}
+        for file in files:
+            path = Path(file)
+            if path.suffix == suffix and not path.name.startswith("."):
+                shards.setdefault(_split_of(path), []).append(file)
+        if shards:
+            options = {"path": kind, "data_files": shards}
+            return folder, load_dataset_builder(**options), options
+    raise ValueError(
+        f"{data}: no *.parquet and no *.tar in it to stream; leave streaming off for a folder of clips or a csv"
+    )
 
 
 def _split_of(file: Path) -> str:
@@ -349,12 +375,19 @@ def _table_columns(features: Features, given: Mapping[str, Any], data: Any) -> d
     return columns
 
 
-def _class_names(given: Any, folder: str | None) -> list[str]:
-    if given is None and folder is not None and (Path(folder) / "classes.txt").is_file():
+def _class_names(given: Any, folder: str | None, data: str) -> list[str]:
+    """The classes that the caller gives, or that stand beside the shards; none where neither is so."""
+    if given is not None and not isinstance(given, (str, os.PathLike)):
+        return list(given)
+    if given is None and is_remote(data) and not data.startswith(HUB):
+        found = list_files(f"{data}/classes.txt")
+        given = with_retries(found[0]) if found else None
+    elif given is None and folder is not None and (Path(folder) / "classes.txt").is_file():
         given = Path(folder) / "classes.txt"
-    if isinstance(given, (str, os.PathLike)):
-        given = [line.strip() for line in Path(given).read_text(encoding="utf-8").splitlines() if line.strip()]
-    return list(given or [])
+    if given is None:
+        return []
+    with fsspec.open(str(given), "rt", encoding="utf-8") as file:
+        return [line.strip() for line in file if line.strip()]
 
 
 def _names_in(splits: Mapping, columns: Mapping[str, str], builder: Any, options: dict, data: Any) -> list[str]:
@@ -395,6 +428,12 @@ def _length(builder: Any, split: str, files: Sequence[str]) -> int | None:
     info = (builder.info.splits or {}).get(split)
     if info is not None and info.num_examples:
         return info.num_examples
-    if files and all(str(file).endswith(".parquet") and os.path.isfile(file) for file in files):
-        return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-    return None
+    if not files or not all(str(file).endswith(".parquet") for file in files):
+        return None
+    with ThreadPoolExecutor(16) as pool:  # a store answers many requests at a time
+        return sum(pool.map(_num_rows, map(str, files)))
+
+
+def _num_rows(file: str) -> int:
+    with fsspec.open(file, "rb") as stream:
+        return pyarrow.parquet.read_metadata(stream).num_rows

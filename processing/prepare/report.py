@@ -10,13 +10,18 @@ from processing.data.clip_splits import SPLITS
 from processing.data.prepared_folders import FORMAT
 
 from .annotations import Annotations
+from .fingerprints import FLAGS
 from .selection import MEANING, PROBLEMS, USED, Verdict
 
 
 def make_report(
-    name: str, annotations: Annotations, verdicts: list[Verdict], settings: Mapping[str, Any]
+    name: str,
+    annotations: Annotations,
+    verdicts: list[Verdict],
+    flags: list[dict[str, Any]],
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """JSON-able: settings, counts per split and class, every clip that is not used with its reason.
+    """JSON-able: settings, counts per split and class, every clip that is not used with its reason, and flagged clips.
 
     `listed` rows are in the annotations; of them `found` have their file; `used` go into the table. In a multi-label
     set a clip counts in each of its classes.
@@ -53,6 +58,7 @@ def make_report(
         "splits": splits,
         "per_class": per_class,
         "problems": problems,
+        "flags": flags,
         "warnings": warnings,
     }
 
@@ -74,9 +80,12 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     for status in statuses:
         lines += ["", f"{status}: {total[status]} ({MEANING[status]})"]
         reasons = [problem["reason"] for problem in report["problems"] if problem["status"] == status]
-        lines += [f"  {reason}" for reason in reasons[:limit]]
-        if len(reasons) > limit:
-            lines.append(f"  and {len(reasons) - limit} more, see report.json")
+        lines += _first(reasons, limit)
+    # Clips that are used, and worth a look.
+    for flag, meaning in FLAGS.items():
+        reasons = [flagged["reason"] for flagged in report["flags"] if flagged["flag"] == flag]
+        if reasons:
+            lines += ["", f"{flag}: {len(reasons)} used all the same ({meaning})", *_first(reasons, limit)]
     lines += [""] + [f"warning: {warning}" for warning in report["warnings"]]
     # A table of classes.
     splits = list(report["splits"])
@@ -88,6 +97,13 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
             row.append("-" if count is None else f"{count['used']}/{count['listed']}")
         table.append(row)
     return "\n".join([*lines, "", *_align(table)]).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _first(reasons: list[str], limit: int) -> list[str]:
+    lines = [f"  {reason}" for reason in reasons[:limit]]
+    if len(reasons) > limit:
+        lines.append(f"  and {len(reasons) - limit} more, see report.json")
+    return lines
 
 
 def _count(verdicts: list[Verdict]) -> dict[str, int]:

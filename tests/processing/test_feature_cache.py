@@ -21,11 +21,12 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import ConcatDataset, DataLoader
 
 from processing.clips import ClipError, ClipRequest
-from processing.data import feature_building
+from processing.data import feature_building, feature_shards
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table
 from processing.data.collators import AudioVisualCollator
+from processing.data.engines import Engine
 from processing.data.feature_cache import build_feature_cache
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.generate.clip_writing import write_clip
@@ -255,7 +256,7 @@ def test_nothing_is_decoded_twice_and_splits_do_not_matter(tables, processor, tm
 @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_build_it(tables, processor, tmp_path, small_shards, context):
     cache = build_feature_cache(
-        tmp_path, processor, tables, num_frames=2, num_workers=2, multiprocessing_context=context
+        tmp_path, processor, tables, num_frames=2, engine=Engine(workers=2, start_method=context)
     )
     assert len(list(tmp_path.glob("*/*.arrow"))) == 2 * CLIPS // 3
     plain = ClipDataset(tables["train"], processor, num_frames=2)
@@ -403,6 +404,27 @@ def test_changed_files_are_named_and_decoded_anew(processor, tmp_path, caplog, s
         build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2)
 
 
+def test_a_clip_that_ends_its_process_is_named_and_stops_nothing_else(processor, tmp_path, small_shards, monkeypatch):
+    """Its shard comes again clip by clip."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    tables = read_tables(write_folder(folder, 6))
+    load_clip = MAAVTProcessor.load_clip
+
+    def end_on_two(self, source, request):
+        if Path(source["path"]).name == "2.mp4":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return load_clip(self, source, request)
+
+    monkeypatch.setattr(MAAVTProcessor, "load_clip", end_on_two)  # the processes are forked
+    with pytest.raises(
+        ClipError, match=r"1 of 6 clips cannot be decoded(.|\n)*2.mp4: the decoder crashed \(SIGKILL\)"
+    ):
+        build_feature_cache(tmp_path / "cache", processor, tables, num_frames=2, engine=Engine(workers=2))
+    listed = [json.loads(file.read_text())["clips"] for file in (tmp_path / "cache").glob("video-*/[!s]*.json")]
+    assert sum(map(len, listed)) == 5
+
+
 def test_broken_clips_are_all_named_and_stop_nothing_else(processor, tmp_path, small_shards):
     folder = tmp_path / "clips"
     folder.mkdir()
@@ -468,3 +490,21 @@ def test_waveforms_are_kept_below_their_own_peak(processor, tmp_path):
             ).waveform
             assert (kept - original).abs().max() <= original.abs().max() * (0.51 / 32767)
             assert np.isfinite(kept.numpy()).all() and original.abs().max() > 0
+
+
+@pytest.mark.parametrize("part", ["values", "footer", "list"])
+def test_a_shard_damaged_later_is_named(tables, processor, tmp_path, part):
+    """Of equal length, with other bytes: a wrong value would train a model unseen."""
+    cache = build_feature_cache(tmp_path, processor, tables, num_frames=2)
+    shard = next(cache.shards["video"].folder.glob("*.arrow"))
+    damaged = shard.with_suffix(".json") if part == "list" else shard
+    data = bytearray(damaged.read_bytes())
+    position = {"values": len(data) // 2, "footer": len(data) - 200, "list": 0}[part]
+    data[position : position + 64] = bytes(byte ^ 255 for byte in data[position : position + 64])
+    damaged.unlink()  # the open file keeps its bytes
+    damaged.write_bytes(data)
+    feature_shards._open_shard.cache_clear()
+    with pytest.raises(ValueError, match=f"{damaged.name}: the file is damaged; delete (it|{shard.stem}.json) and"):
+        again = build_feature_cache(tmp_path, processor, tables, num_frames=2)
+        for clip in again.shards["video"].clips.values():
+            again.shards["video"].read(clip)

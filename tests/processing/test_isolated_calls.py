@@ -14,6 +14,7 @@ from clip_factory import write_numbered
 from processing.clips import probe_clip
 from processing.data import clip_checks
 from processing.data.clip_tables import build_clip_table
+from processing.data.engines import Engine
 from processing.data.isolated_calls import Lost, isolated_calls
 from processing.prepare import scan as scanning
 from processing.prepare.scan import Facts, Job, scan
@@ -89,6 +90,6 @@ def test_a_scan_names_clips_that_stall(tmp_path, monkeypatch):
     jobs = [Job(name, name) for name in ("a", "stall", "b")]
     for job in jobs:
         (tmp_path / job.video).write_bytes(b"x")
-    facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", workers=2, check=work_on_job)
+    facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", engine=Engine(workers=2), check=work_on_job)
     assert facts[jobs[1]].error.startswith("stall: the decoder took more than 3 s")
     assert facts[jobs[0]].error is None and facts[jobs[2]].error is None

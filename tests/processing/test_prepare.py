@@ -22,11 +22,13 @@ import train
 from processing.clips import ClipRequest, load_clip
 from processing.data.clip_splits import check_leaks
 from processing.data.clip_tables import build_clip_table
+from processing.data.engines import Engine
 from processing.data.prepared_folders import load_prepared, read_report
 from processing.prepare import __main__ as command
 from processing.prepare.annotations import Annotations, ClipRow, FileIndex, PrepareError, split_by_id
 from processing.prepare.scan import Facts, Job, check_clip, scan
 from processing.prepare.selection import select_rows
+from processing.prepare.writing import sole_writer
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -122,9 +124,9 @@ def counting(opened):
 def test_changed_file_is_checked_again(clips, tmp_path):
     path = clips.truncated(tmp_path / "a.mp4")
     job, record = Job("a.mp4", "a.mp4"), tmp_path / "record.jsonl"
-    assert scan([job], tmp_path, record, workers=0)[job].error is not None
+    assert scan([job], tmp_path, record, engine=Engine(workers=0))[job].error is not None
     clips.good(path)
-    assert scan([job], tmp_path, record, workers=0)[job].error is None
+    assert scan([job], tmp_path, record, engine=Engine(workers=0))[job].error is None
 
 
 def test_a_clip_that_kills_its_process_is_broken_and_stops_nothing(tmp_path):
@@ -132,7 +134,7 @@ def test_a_clip_that_kills_its_process_is_broken_and_stops_nothing(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     jobs = [Job(name, name) for name in names]
-    facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", workers=2, check=crash_on_bad)
+    facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", engine=Engine(workers=2), check=crash_on_bad)
     assert [job.video for job in jobs if facts[job].error] == ["bad3.mp4", "bad9.mp4"]
     assert "the decoder crashed (exit code 7)" in facts[jobs[3]].error
     assert len((tmp_path / "record.jsonl").read_text().splitlines()) == 12
@@ -416,3 +418,28 @@ def test_push_to_the_hub(ave, tmp_path):
 def test_bad_shares_are_refused(ave, tmp_path):
     with pytest.raises(PrepareError, match="--validation_fraction 1: give shares from 0 on whose sum is below 1"):
         prepare("vggsound", "--root", ave, "--out", tmp_path / "out", "--validation_fraction", 1)
+
+
+def test_a_damaged_shard_of_equal_length_is_named(ave, tmp_path):
+    out = tmp_path / "out"
+    prepare("ave", "--root", ave, "--out", out, "--workers", 0)
+    shard = out / "data" / "train-00000-of-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[-40:] = bytes(40)
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{out}: a shard cannot be read .* prepare it again"):
+        load_prepared(out)
+
+
+def test_one_preparation_at_a_time_and_no_leftovers(ave, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("ave", "--root", ave, "--out", out, "--workers", 0)
+    with sole_writer(tmp_path / ".out.scan.jsonl"), pytest.raises(PrepareError, match="another process prepares"):
+        prepare(*arguments)
+    prepare(*arguments)
+    killed = tmp_path / ".out.0123456789ab.part"
+    other = tmp_path / ".out2.0123456789ab.part"
+    for folder in (killed, other):
+        (folder / "data").mkdir(parents=True)
+    prepare(*arguments)
+    assert not killed.exists() and other.exists()

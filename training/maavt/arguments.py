@@ -19,7 +19,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, TrainingArguments
 
 from processing.data.augmentation import ClipAugmentation
-from processing.data.stream_sources import HUB
+from processing.data.remote_files import is_remote
 from training.common.options import parse_options
 
 from .options import (
@@ -67,8 +67,8 @@ class Recipe:
 
     @property
     def streams(self) -> bool:
-        """Whether training clips are read from shards as they come: asked for, or the data lie on the Hub."""
-        return self.data.streaming or self.data.data.startswith(HUB)
+        """Whether training clips are read from shards as they come: asked for, or the data lie on the Hub or in a store."""
+        return self.data.streaming or is_remote(self.data.data)
 
     @property
     def split_seed(self) -> int:
@@ -147,8 +147,16 @@ def check_arguments(recipe: Recipe) -> None:
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
+    if run.label_smoothing_factor:
+        raise ValueError(
+            "label_smoothing_factor: Trainer would drop the matching and contrastive losses; give "
+            f"model_config: {{label_smoothing: {run.label_smoothing_factor}}}"
+        )
     if run.evaluate_only and run.push_to_hub:
-        raise ValueError("evaluate_only: writes no model; `maavt push RUN you/name` uploads a run that has ended")
+        raise ValueError(
+            "evaluate_only: writes no model that could be uploaded; `maavt push RUN you/name` uploads the run that has "
+            "written the one in model_name_or_path (RUN: its output folder)"
+        )
     if run.evaluate_only and (run.dry_run or run.resume_from_checkpoint):
         raise ValueError("evaluate_only: trains nothing; leave dry_run and resume_from_checkpoint out")
     if run.load_best_model_at_end and run.eval_strategy == "no":
@@ -247,7 +255,7 @@ def prepare(recipe: Recipe) -> None:
         FileExistsError: checkpoints of an earlier run would be mixed with those of this run.
     """
     data, run = recipe.data, recipe.run
-    if not data.data.startswith(HUB) and not Path(data.data).exists():
+    if not is_remote(data.data) and not Path(data.data).exists():
         raise FileNotFoundError(f"data: {data.data}: no such file or folder")
     if not run.dry_run:
         check_output_folder(run)

@@ -9,6 +9,7 @@ from transformers import ProcessorMixin
 
 from processing.data.block_state_cache import BlockStateCache, build_block_state_cache
 from processing.data.clip_cache import ClipCache
+from processing.data.engines import Engine
 from processing.data.feature_cache import FeatureCache, build_feature_cache, changes_frames_at_random
 
 from .arguments import Recipe
@@ -27,14 +28,21 @@ def clip_source(
             tables,
             num_frames=data.num_frames,
             streams=tuple(data.modalities),
-            num_workers=run.dataloader_num_workers,
-            multiprocessing_context=getattr(run, "dataloader_multiprocessing_context", None),
+            engine=cache_engine(recipe),
             **cached_forms(recipe),
         )
         return cache, cache.tables
     if data.cache_gb:
         return ClipCache(processor, data.cache_gb), tables
     return processor, tables
+
+
+def cache_engine(recipe: Recipe) -> Engine:
+    """Who fills the feature cache: as many processes as the loader has workers, or all of Ray's."""
+    if recipe.data.cache_engine == "ray":
+        return Engine("ray")
+    start_method = getattr(recipe.run, "dataloader_multiprocessing_context", None)
+    return Engine(workers=recipe.run.dataloader_num_workers, start_method=start_method)
 
 
 def cached_forms(recipe: Recipe) -> dict[str, str]:

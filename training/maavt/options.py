@@ -52,6 +52,8 @@ class CardOptions:
     data_name: str | None = None  # None: the name of the data's folder
     data_description: str | None = None  # one sentence
     data_license: str = "not stated"
+    data_hub: str | None = None  # user/name of the data set on the Hub; None: as in data: hf://datasets/user/name
+    data_task: str = "default"  # the task of that data set's eval.yaml whose leaderboard lists the result
     backbone: str | None = None  # its Hub name, or what it is; None: the name or folder that was loaded
     backbone_license: str | None = None  # None: as the backbone's own card says
     license: str | None = None  # of the trained weights, a name that the Hub knows; None: both licenses apply
@@ -164,6 +166,11 @@ class DataArguments:
         "Folder for clips decoded ahead of time; later epochs and runs open no decoder. A run without random changes keeps "
         "resized frames (150 kB each at 224 pixels) and spectrograms; with random crops or flips the frames as decoded "
         "(2.8 MB each at 720p), with noise or gain the waveform.",
+    )
+    cache_engine: Literal["process", "ray"] = option(
+        "process",
+        "Who fills feature_cache. process: as many processes as dataloader_num_workers. ray: the cluster that RAY_ADDRESS "
+        "names, or all cores of this machine (docs/scale.md).",
     )
     block_states: str | None = option(
         None,

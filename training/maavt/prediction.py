@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes, match scores, embeddings and pictures of clips, by a checkpoint. `predict.py` is its command line."""
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ class PredictionOptions:
         stride: seconds between the starts of two windows; None: the window.
         modalities: what the model is given.
         embeddings: also give the class tokens of a MA-AVT.
+        scores: also give the probabilities of all classes, as an array `scores` [C].
         pictures: a folder for pictures of every window, timelines of long files, masks and audio. Without `window`, a file of
             which the model would hear less than half is then cut into windows that it hears.
         skip_broken: report a file that cannot be read as a record with `error` instead of raising.
@@ -57,6 +59,7 @@ class PredictionOptions:
     stride: float | None = None
     modalities: Sequence[str] = MODALITIES
     embeddings: bool = False
+    scores: bool = False
     pictures: str | Path | None = None
     skip_broken: bool = False
 
@@ -105,7 +108,7 @@ def read_windows(
     result.
     """
     call = map
-    if options.skip_broken:
+    if options.skip_broken and not multiprocessing.current_process().daemon:  # else this one is isolated already
         call = call_isolated
     last_record: dict = {}
 
@@ -207,41 +210,52 @@ def classify(
         ValueError: options that make no sense, or no model that answers to clips.
         ImportError: pictures are asked for, and matplotlib is not installed.
     """
-    # Load the model and its processor.
-    chosen = PredictionOptions(**options)
-    model = load_model(checkpoint, device)
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    check_answers(model, checkpoint, chosen)
-    pictures = None
-    if chosen.pictures is not None:
-        pictures = PictureFolder(chosen.pictures, chosen.top_k)
-    if compile:
-        model.compile(fullgraph=True)
+    return Predictor(checkpoint, device, compile)(files, PredictionOptions(**options))
 
-    # Read and classify batch after batch; unreadable clips have a record too.
-    records, full_size = [], 0
-    for batch in batched(read_windows(files, processor, chosen), chosen.batch_size):
-        records += [record for record, _ in batch]
-        readable = [(record, clip) for record, clip in batch if clip is not None]
-        if not readable:
-            continue
-        if compile:  # a last batch of another size would be compiled anew
-            full_size = max(full_size, len(readable))
-        classify_batch(model, processor, readable, chosen, full_size, pictures)
-    if pictures is not None:
-        add_timelines(records, pictures.finish())
-    return records
+
+class Predictor:
+    """A model with its processor, called with files and options as often as you like; arguments as for `classify`."""
+
+    def __init__(self, checkpoint: str | Path, device: str | None = None, compile: bool = False):
+        self.checkpoint, self.compile = checkpoint, compile
+        self.model = load_model(checkpoint, device)
+        self.processor = AutoProcessor.from_pretrained(checkpoint)
+        if compile:
+            self.model.compile(fullgraph=True)
+
+    def __call__(self, files: Iterable[str | Path], options: PredictionOptions) -> list[dict]:
+        """One record per window, as of `classify`."""
+        check_answers(self.model, self.checkpoint, options)
+        pictures = None
+        if options.pictures is not None:
+            pictures = PictureFolder(options.pictures, options.top_k)
+        # Read and classify batch after batch; unreadable clips have a record too.
+        records, full_size = [], 0
+        for batch in batched(read_windows(files, self.processor, options), options.batch_size):
+            records += [record for record, _ in batch]
+            readable = [(record, clip) for record, clip in batch if clip is not None]
+            if not readable:
+                continue
+            if self.compile:  # a last batch of another size would be compiled anew
+                full_size = max(full_size, len(readable))
+            classify_batch(self.model, self.processor, readable, options, full_size, pictures)
+        if pictures is not None:
+            add_timelines(records, pictures.finish())
+        return records
 
 
 def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedModel:
     """The model of a folder or Hub name in evaluation mode, by the class that saved it; None: on a GPU where there is one.
 
     Raises:
-        ValueError: a checkpoint of another kind, or one that answers to no clip.
+        ValueError: no checkpoint, one of another kind, or one that answers to no clip.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = AutoConfig.from_pretrained(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: is no folder with a model, and names none on the Hub: {error}") from error
     model_class = MAAVTForAudioVisualClassification
     if config.model_type == "deepavfusion":
         name = (config.architectures or ["a model without a name"])[0]
@@ -334,12 +348,14 @@ def add_predictions(
         record["match_logit"], record["match_probability"] = None, None
         match_logits = getattr(outputs, "match_logits", None)
         if match_logits is not None and paired[row]:
-            match = match_logits[row].float().mean()
+            match = match_logits[row].float()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
         agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
         if agreement is not None and paired[row]:
-            record["class_agreement"] = round(agreement[row].float().mean().item(), 6)
+            record["class_agreement"] = round(agreement[row].float().item(), 6)
+        if options.scores:
+            record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():
             record[name] = rows[row]
     return outputs
