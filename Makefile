@@ -7,7 +7,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 # threads that wait shall sleep: spinning makes tiny models several times slower beside other work
 demo test test-slow test-wheel test-latest bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: demo test test-slow test-wheel test-page test-latest bench bench-gpu bench-accuracy torture quality style fix-copies clean
+.PHONY: demo test test-slow test-wheel test-page test-latest bench bench-gpu bench-accuracy torture mutation quality style fix-copies clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -54,8 +54,16 @@ bench-accuracy: .venv/.installed  ## hours: accuracy against the block at which 
 	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
 		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_grid_command
 
-torture: .venv/.installed  ## kill, interrupt and starve runs for an hour (as root: full disks too), into results/torture.md; MINUTES=
-	PYTHONPATH=tests HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tools.torture --minutes $(or $(MINUTES),60)
+torture: .venv/.installed  ## kill, interrupt and starve runs for an hour (as root: full disks too), into results/torture.md; MINUTES= ONLY=
+	PYTHONPATH=tests HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tools.torture --minutes $(or $(MINUTES),60) --only '$(ONLY)'
+
+.venv/.mutation: .venv/.installed
+	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[mutation]'
+	touch $@
+
+mutation: .venv/.mutation  ## half an hour: change the code and see which tests notice, into results/mutation.md; PLACES= SEED= ONLY=
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --places $(or $(PLACES),20) --seed $(or $(SEED),0) \
+		$(if $(ONLY),--only '$(ONLY)')
 
 quality: .venv/.installed  ## lint, format and marked copies, changes nothing
 	$(BIN)/ruff check .

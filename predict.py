@@ -65,12 +65,13 @@ def find_files(paths: list[str]) -> list[Path]:
         if not path.is_dir():
             clips.append(path)
             continue
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in path.rglob("[!.]*") if file.is_file())
         inside = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
         if not inside:
             raise FileNotFoundError(f"{path}: no clips inside; known endings are {', '.join(VIDEO_SUFFIXES)}")
-        if len(inside) < len(files):
-            print(f"{path}: {len(files) - len(inside)} files of other endings are skipped", file=sys.stderr)
+        for file in files:
+            if file.suffix.lower() not in VIDEO_SUFFIXES:
+                print(f"{file}: skipped, the name ends in none of {', '.join(VIDEO_SUFFIXES)}", file=sys.stderr)
         clips += inside
     return clips
 
@@ -149,6 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         write_text(arguments.output, text)
     else:
         print(text, end="")
+    for record in records:
+        if "timeline" in record and arguments.window is None:
+            seconds = record["end"] - record["start"]
+            print(
+                f"{record['file']}: cut into windows of {seconds:g} s, what is heard at once; --window chooses",
+                file=sys.stderr,
+            )
     errors = [record["error"] for record in records if "error" in record]
     for error in errors:
         print(error, file=sys.stderr)

@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,28 @@ from training.common.picture_folder import draw_timeline, moment
 logger = logging.getLogger(__name__)
 
 STREAMS = {"video and audio": ("video", "audio"), "video only": ("video",), "audio only": ("audio",)}
-INTRODUCTION = (
-    "Choose or record a clip of a few seconds. The model says what it sees and hears, and shows where it looked."
-)
-CAPTION = """### Where it looked and listened
-What the model got, and the same with its attention: the brighter, the more it counted. A spectrogram shows high tones
+INTRODUCTION = """Drop a clip of a few seconds into the box, or press the camera to record one. The model says what it sees and hears,
+and shows where it looked and listened."""
+CAPTION = """### What it saw and heard
+First what the model got, then the same with its map: the brighter, the more it counts. A spectrogram shows high tones
 above low ones, from left to right as they are heard."""
 FAILED = "**This did not work.** "
 MOST_NAMES = 30  # of classes that are listed
+MEGABYTE = 1 << 20
 MOST_WINDOWS = 40  # of a timeline
 # Browsers ask no other server for anything.
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'"
 # Gradio's scissors would load a program from elsewhere; the seconds below the clip do the same.
-STYLE = """.gradio-container {max-width: 1100px !important; margin: auto}
+STYLE = """.gradio-container {width: 100%; max-width: 1100px !important; margin: auto}
+#line .pending {opacity: 1 !important}
+@media (max-width: 768px) {#result {min-height: 95vh}}
 #clip video {max-height: 50vh}
 #clip [aria-label^="Trim video"], #clip [aria-label^="Reset video"] {display: none}"""
-# On a phone the result lies below the screen.
-SCROLL = (
-    "clip => {if (clip && innerWidth < 768) document.getElementById('result').scrollIntoView({behavior: 'smooth'})}"
-)
+# What the browser does before the server answers. On a phone the result lies below the screen.
+WAIT = """clip => {
+    if (clip && innerWidth < 768) setTimeout(() => document.getElementById('result').scrollIntoView(), 500);
+    return clip ? 'The model is looking and listening ...' : 'Choose a clip first.';
+}"""
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,14 @@ class Guard:
     """ASGI middleware: the header that keeps browsers from other servers, and uploads no larger than the limits."""
 
     def __init__(self, app: Any, folder: str, limits: Limits):
-        self.app, self.folder, self.most = app, Path(folder), limits.megabytes * 1_000_000
+        self.app, self.folder, self.most = app, Path(folder), limits.megabytes * MEGABYTE
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload"):
-            size = int(Headers(scope=scope).get("content-length", self.most + 1_000_000))
-            used = sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-            if size >= self.most + 100_000:  # the form around the file takes some bytes
+            size = int(Headers(scope=scope).get("content-length", 2 * self.most))
+            if size > self.most + 10_000:  # the form around the file takes some bytes
                 return await PlainTextResponse("The file is too large.", 413)(scope, receive, send)
-            if used + size > 10 * self.most:
+            if size_of(self.folder) + size > 10 * self.most:
                 return await PlainTextResponse("Too many clips at once. Try again later.", 503)(scope, receive, send)
 
         async def send_with_policy(message: dict) -> None:
@@ -100,6 +103,15 @@ class Guard:
             await send(message)
 
         return await self.app(scope, receive, send_with_policy)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files inside, some of which may be deleted meanwhile."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += file.lstat().st_size
+    return total
 
 
 class Page:
@@ -144,9 +156,11 @@ class Page:
         self.button = gr.Button("Update the result", variant="primary", elem_id="update")
 
     def add_outputs(self) -> None:
-        self.line = gr.Markdown("The result will appear here.", elem_id="line")
+        self.line = gr.Markdown("The result will appear here.", elem_id="line", min_height=60)
         self.classes = gr.Label(label="Most likely", num_top_classes=5, show_heading=False, visible=False)
-        self.audio = gr.Audio(label="The sound of what is in the picture", format="wav", visible=False)
+        self.audio = gr.Audio(
+            format="wav", label="The sound of what is in the picture", buttons=["download"], visible=False
+        )
         picture = {"format": "png", "show_label": False, "buttons": ["fullscreen", "download"], "interactive": False}
         with gr.Column(visible=False) as self.details:
             gr.Markdown(CAPTION)
@@ -161,12 +175,13 @@ class Page:
         common = {
             "outputs": [*outputs, self.start, self.end],
             "concurrency_id": "model",  # one clip at a time
+            "show_progress_on": self.line,
             "api_visibility": "private",
         }
         inputs = [self.clip, self.name, self.streams]
-        self.clip.change(None, self.clip, js=SCROLL)
+        self.clip.change(None, self.clip, self.line, js=WAIT)
         self.clip.change(self.show, inputs, **common)
-        self.button.click(None, self.clip, js=SCROLL)
+        self.button.click(None, self.clip, self.line, js=WAIT)
         self.button.click(self.show, [*inputs, self.start, self.end], **common)
         self.name.change(self.known_classes, self.name, self.known, api_visibility="private")
 
@@ -228,12 +243,14 @@ class Page:
         if view.match_probability is not None:
             lines.append(f"Do video and audio belong together? {percent(view.match_probability)} yes.")
         if view.waveforms:
-            waveform = view.waveforms["separated"].flatten().numpy()
+            waveform = (view.waveforms["separated"].flatten().clamp(-1, 1) * 32767).short().numpy()
             parts[self.audio] = gr.update(value=(view.extractor.sampling_rate, waveform), visible=True)
         lines += [f"The model got no {name}." for name in missing(view)]
+        if not lines:
+            lines.append("The model has looked and listened.")
         heard = view.end - view.start
         if heard < 0.9 * seconds:
-            lines.append(f"It takes in {heard:.2g} seconds at a time; here {view.start:.2f} to {view.end:.2f}.")
+            lines.append(f"It takes in {heard:.2g} seconds at a time, here {view.start:.2f} to {view.end:.2f}.")
         # The figure without what stands above it already.
         figure = draw_clip(replace(view, probabilities=None, match_probability=None), narrow=True)
         figure.suptitle("")
@@ -311,10 +328,10 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = Page(models, examples, limits, title).blocks
         blocks.queue(max_size=limits.queue, api_open=False)
-        blocks.launch(
+        _, address, _ = blocks.launch(
             theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
             css=STYLE,
-            max_file_size=limits.megabytes * 1_000_000,
+            max_file_size=limits.megabytes * MEGABYTE,
             app_kwargs={
                 "middleware": [Middleware(Guard, folder=folder, limits=limits)],
                 "docs_url": None,
@@ -327,5 +344,9 @@ def serve(
             share=False,
             pwa=False,
             mcp_server=False,
+            quiet=True,
+            prevent_thread_lock=True,
             **launch,
         )
+        print(f"Open {address} in a browser; Ctrl-C ends the page.", flush=True)
+        blocks.block_thread()

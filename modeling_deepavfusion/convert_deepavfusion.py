@@ -18,8 +18,8 @@ import json
 import os
 import pickle
 import re
+import secrets
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -459,10 +459,10 @@ def save_whole(model: DeepAVFusionPreTrainedModel, output: str | os.PathLike) ->
     if output.exists() and any(output.iterdir()):
         raise FileExistsError(f"{output} is not empty; give a new folder.")
     output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    temporary = output.with_name(f".{output.name}.{secrets.token_hex(6)}")
+    temporary.mkdir()
     try:
         model.save_pretrained(temporary)
-        temporary.chmod(0o755)
         temporary.replace(output)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -79,6 +79,20 @@ def classification_loss(
     return global_mean(losses.view(targets.shape), valid)
 
 
+# Copied from modeling_maavt.losses_maavt.check_classes
+def check_classes(labels: torch.Tensor, num_labels: int) -> None:
+    """Raises ValueError for a class index that the model does not have; on a GPU, which nobody waits for, PyTorch does."""
+    if torch.is_floating_point(labels) or labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    unknown = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+    if len(unknown):
+        raise ValueError(
+            f"labels: {unknown[0].item()} is no class of this model, whose {num_labels} classes are 0 to {num_labels - 1} "
+            "(-100 is ignored); correct the labels, or load the model with num_labels."
+        )
+
+
+# Copied from modeling_maavt.losses_maavt.smooth_labels
 def smooth_labels(
     labels: torch.Tensor, num_labels: int, smoothing: float, problem_type: str | None = None
 ) -> torch.Tensor:

@@ -727,6 +727,10 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         elif isinstance(module, DeepAVFusionTokens):
             init.normal_(module.tokens, mean=0.0, std=self.config.initializer_range)
 
+    def post_init(self):
+        super().post_init()
+        self.prepare_inputs_for_generation = generates_no_text
+
     def get_input_embeddings(self) -> nn.Module:
         return self.base_model.image_embeddings.projection
 
@@ -778,11 +782,19 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
 
 
+# Copied from modeling_maavt.modeling_maavt.generates_no_text
+def generates_no_text(*args, **kwargs):
+    """PEFT takes hold of such a method where `task_type` is `"CAUSAL_LM"` or `"SEQ_2_SEQ_LM"`, and trains without it."""
+    raise TypeError("This model classifies clips and generates no text.")
+
+
 # ---- encoder
 
 
 class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
     """The encoder: patches, fusion tokens, layers and their final LayerNorms."""
+
+    _keys_to_ignore_on_load_unexpected = [r"_(classifier|batchnorm)\.", r"decoder\."]  # heads are left out on purpose
 
     def __init__(self, config: DeepAVFusionConfig):
         super().__init__(config)

@@ -17,7 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepavfusion import DeepAVFusionConfig
-from .losses_deepavfusion import classification_loss, reconstruction_loss, smooth_labels
+from .losses_deepavfusion import check_classes, classification_loss, reconstruction_loss, smooth_labels
 from .modeling_deepavfusion import (
     Clips,
     DeepAVFusionModel,
@@ -40,6 +40,12 @@ from .outputs_deepavfusion import (
 
 # the streams that have a class head: patches of the frame, patches of the spectrogram, all tokens
 HEADS = ("image", "audio", "fusion")
+
+# A loss that somebody computes from the logits, as Trainer's label_smoothing_factor does, trains the heads as one.
+NO_LABELS = (
+    'A training step without labels: a loss computed from the logits alone would not be classifier_loss="separate". Set '
+    "model.config.label_smoothing in place of Trainer's label_smoothing_factor; for a loss of your own pass labels."
+)
 
 
 # ---- pre-training (section 4)
@@ -352,8 +358,11 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
             is_matched: bool `[B]` or `[B, S]`, false for audio of another clip, which is not classified.
 
         Raises:
-            ValueError: labels of another shape; see also [`DeepAVFusionModel.forward`].
+            ValueError: labels of another shape, or a training step without labels where each head has a loss of its own;
+                see also [`DeepAVFusionModel.forward`].
         """
+        if labels is None and self.training and torch.is_grad_enabled() and self.config.classifier_loss == "separate":
+            raise ValueError(NO_LABELS)
         # Encoder
         clips = self.prepare_clips(pixel_values_videos, input_features, has_video, has_audio)
         outputs = self.deepavfusion(
@@ -449,6 +458,8 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
         if torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification":
             # a score for every class
             per_clip, per_window = (*per_clip, self.num_labels), (*per_window, self.num_labels)
+        else:
+            check_classes(labels, self.num_labels)
         if tuple(labels.shape) not in (per_clip, per_window):
             raise ValueError(
                 f"labels have shape {tuple(labels.shape)}; expected {per_clip} (per clip) or {per_window} (per window)."

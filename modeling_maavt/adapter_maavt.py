@@ -20,6 +20,9 @@ if TYPE_CHECKING:  # import PEFT lazily: it takes longer to import than the rest
     from peft import LoraConfig, PeftModel
 
 TRAINING_ONLY_MODULES = ("contrastive_head", "token_attention")
+HEADS_OF_TASKS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save for a task_type
+# What PEFT saves of the backbone's biases, by the field `bias` of its configuration.
+SAVED_BIASES = {"none": (), "all": ("bias",), "lora_only": ("base_layer.bias",)}
 LORA_TARGETS = r"(.*\.)?encoder\.layers\.\d+\.attention\.(q|v)_proj"
 
 
@@ -90,6 +93,9 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     unsaved = []
     wrapped = isinstance(model, PeftModel)
     tuner = getattr(getattr(model, "base_model", None), "prefix", "lora_")  # "ia3_", "vera_lambda_", ...
+    bias = "none"
+    if wrapped:
+        bias = getattr(model.active_peft_config, "bias", "none")
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -97,6 +103,8 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
         module = next((part for part in parts if part in TRAINED_MODULES), None)
         if tuner in name:
             module = tuner.strip("_")
+        elif wrapped and name.endswith(SAVED_BIASES.get(bias, ("base_layer.bias",))):
+            module = "bias"
         elif wrapped and (module is None or "modules_to_save" not in parts):
             unsaved.append(name)
         module = module or "backbone"
@@ -110,6 +118,8 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     if wrapped:
         model.get_base_model().warn_of_lost_modules()
         wanted = set(model.active_peft_config.modules_to_save or ())
+        if model.active_peft_config.task_type is not None:
+            wanted -= HEADS_OF_TASKS
         if idle := sorted(wanted - set(counts)):
             raise ValueError(
                 f"modules_to_save names {idle}, which match no trainable module; remove them or correct the names."

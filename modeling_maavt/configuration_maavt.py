@@ -102,6 +102,7 @@ class MAAVTConfig(PreTrainedConfig):
             Weights of the three losses.
         unimodal_loss_weight (`float`, *optional*, defaults to 0.0):
             Our addition: weight of a fourth loss, the class from either half of the class head alone.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Of class indices and soft labels in training.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Keep positions, patch convolution, LayerNorms and blocks of the ViT fixed. The class token stays trainable.
         modality_dropout (`float`, *optional*, defaults to 0.0):
@@ -124,6 +125,8 @@ class MAAVTConfig(PreTrainedConfig):
     # The Trainer's predictions are `logits` alone: an array, as `compute_metrics` of every tutorial expects.
     keys_to_ignore_at_inference = [
         "match_logits",
+        "segment_logits",
+        "segment_match_logits",
         "classification_loss",
         "matching_loss",
         "contrastive_loss",
@@ -167,6 +170,7 @@ class MAAVTConfig(PreTrainedConfig):
     matching_loss_weight: float | int = 1.0
     contrastive_loss_weight: float | int = 1.0
     unimodal_loss_weight: float | int = 0.0
+    label_smoothing: float | int = 0.0
     freeze_backbone: bool = True
     modality_dropout: float | int = 0.0
     initializer_range: float = 0.02
@@ -284,6 +288,8 @@ class MAAVTConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
         if not 0 <= self.modality_dropout <= 1:
             raise ValueError(f"modality_dropout={self.modality_dropout} is a probability; give a value from 0 to 1.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be at least 0 and below 1.")
 
 
 __all__ = ["MAAVTConfig", "MAAVTLavishConfig"]

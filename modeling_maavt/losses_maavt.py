@@ -95,6 +95,36 @@ def classification_loss(
     return global_mean(losses.view(targets.shape), valid, weights)
 
 
+def check_classes(labels: torch.Tensor, num_labels: int) -> None:
+    """Raises ValueError for a class index that the model does not have; on a GPU, which nobody waits for, PyTorch does."""
+    if torch.is_floating_point(labels) or labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    unknown = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+    if len(unknown):
+        raise ValueError(
+            f"labels: {unknown[0].item()} is no class of this model, whose {num_labels} classes are 0 to {num_labels - 1} "
+            "(-100 is ignored); correct the labels, or load the model with num_labels."
+        )
+
+
+def smooth_labels(
+    labels: torch.Tensor, num_labels: int, smoothing: float, problem_type: str | None = None
+) -> torch.Tensor:
+    """Soft labels y (1 - s) + s / C, float `[..., C]`, of class indices `[...]` or soft labels `[..., C]`.
+
+    -100 stays -100. Multi-hot labels are returned as they are.
+    """
+    if not smoothing or problem_type == "multi_label_classification":
+        return labels
+    if not torch.is_floating_point(labels):
+        # class indices to one-hot rows; a row of -100 stands for an ignored sample
+        known = labels != -100
+        labels = nn.functional.one_hot(torch.where(known, labels, 0), num_labels).float()
+        labels = torch.where(known[..., None], labels, -100.0)
+    smoothed = labels * (1 - smoothing) + smoothing / num_labels
+    return torch.where(labels == -100, labels, smoothed)
+
+
 def matching_loss(match_logits: torch.Tensor, is_matched: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """L_bg: binary cross-entropy that tells matched pairs (logit above 0) from mismatched ones.
 

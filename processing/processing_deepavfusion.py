@@ -3,7 +3,7 @@
 """Processor: mp4 files, frames and waveforms to a batch for DeepAVFusion, and masks back to waveforms."""
 
 import os
-import tempfile
+import secrets
 import wave
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,20 +125,18 @@ def write_wave(path: str | os.PathLike, waveform: torch.Tensor, sampling_rate: i
         raise ValueError(f"{path}: waveform of shape {tuple(waveform.shape)}; give finite mono samples [n], n above 0")
     # Write beside the file and rename, so that no reader sees half of it.
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".wav", dir=path.parent)
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.part.wav")
     try:
-        with os.fdopen(handle, "wb") as file, wave.open(file, "wb") as wav_file:
+        with wave.open(str(temporary), "wb") as wav_file:
             wav_file.setnchannels(1)
             wav_file.setsampwidth(2)
             wav_file.setframerate(sampling_rate)
             # 16 bits, little-endian
             samples = (waveform.clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
             wav_file.writeframes(samples.astype("<i2").tobytes())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide it from other users
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -115,13 +115,18 @@ def upload(page, name: str, content: bytes) -> tuple[int, bytes]:
     return request(f"{page.address}/gradio_api/upload", body, Content_Type=content_type)[:2]
 
 
-def show(page, clip: dict | None, model="first", streams="video and audio", start=None, end=None) -> dict:
-    """The end of what the server answers to a press of the button; `output` holds the new values by position."""
+def join(page, data: list, session: str) -> tuple[int, bytes]:
+    """Presses the button: the call waits in the queue."""
     config = json.loads(request(f"{page.address}/config")[1])
     (function,) = [each["id"] for each in config["dependencies"] if each["backend_fn"] and len(each["inputs"]) == 5]
+    call = json.dumps({"data": data, "fn_index": function, "session_hash": session}).encode()
+    return request(f"{page.address}/gradio_api/queue/join", call, Content_Type="application/json")[:2]
+
+
+def show(page, clip: dict | None, model="first", streams="video and audio", start=None, end=None) -> dict:
+    """The end of what the server answers to a press of the button; `output` holds the new values by position."""
     session = uuid.uuid4().hex
-    call = {"data": [clip, model, streams, start, end], "fn_index": function, "session_hash": session}
-    request(f"{page.address}/gradio_api/queue/join", json.dumps(call).encode(), Content_Type="application/json")
+    assert join(page, [clip, model, streams, start, end], session)[0] == 200
     with urllib.request.urlopen(f"{page.address}/gradio_api/queue/data?session_hash={session}", timeout=60) as stream:
         for line in stream:
             event = json.loads(line.removeprefix(b"data: ")) if line.startswith(b"data: ") else {}

@@ -5,6 +5,7 @@
 import csv
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary_name(path, path.suffix)
+    temporary = _temporary_path(path.parent, path.stem, path.suffix)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -48,10 +49,20 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]], column
             writer.writerow({name: _without_formula(value) for name, value in row.items()})
 
 
+# Names of YouTube clips begin with `-` too: with it a formula holds more than letters, digits and `_`, `.`, `/`, ` `, `-`.
+FORMULA = re.compile(r"'*([=+@\t\r]|-.*[^\w./ -])", re.DOTALL)
+
+
 def _without_formula(value: Any) -> Any:
-    # not `-`: names of YouTube clips begin with it
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "@", "\t", "\r"))
+    is_formula = isinstance(value, str) and FORMULA.match(value)
     return f"'{value}" if is_formula else value
+
+
+def written_text(cell: str) -> str:
+    """What `write_csv` was given for a cell: without the apostrophe that it put before a formula."""
+    if cell.startswith("'") and FORMULA.match(cell[1:]):
+        return cell[1:]
+    return cell
 
 
 @contextmanager
@@ -63,7 +74,7 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, earlier = _temporary_name(folder), _temporary_name(folder)
+    temporary, earlier = (_temporary_path(folder.parent, folder.name) for _ in range(2))
     temporary.mkdir()
     try:
         yield temporary
@@ -81,12 +92,27 @@ def atomic_folder(folder: str | os.PathLike) -> Iterator[Path]:
             shutil.rmtree(earlier, ignore_errors=True)
 
 
+def remove_leftovers(folder: str | os.PathLike, name: str | None = None) -> None:
+    """Deletes what killed writers have left in `folder`; with `name` only what was to become that folder.
+
+    Only for who keeps other writers out.
+    """
+    wanted = ".*" if name is None else re.escape(name[:40])
+    for path in Path(folder).iterdir():
+        if not re.fullmatch(rf"\.{wanted}\.[0-9a-f]{{12}}\.part(\.\w+)?", path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
 def file_digest(path: str | os.PathLike) -> str:
     """SHA-256 of a file's bytes, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _temporary_name(path: Path, suffix: str = "") -> Path:
+def _temporary_path(folder: Path, name: str, suffix: str = "") -> Path:
     """Hidden, and unlike that of any other process."""
-    return path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.part{suffix}")
+    return folder / f".{name[:40]}.{secrets.token_hex(6)}.part{suffix}"

@@ -27,16 +27,10 @@ READ = (*MODALITIES, *WINDOWS)  # the fields of a row that say what to read
 Rows = list[dict[str, Any]]
 
 
-def usable_rows(
-    rows: Rows,
-    *,
-    where: Mapping[str, Any] | None,
-    window: float | None,
-    require: Sequence[str],
-    check: str,
-    prepared: bool = False,
+def complete_rows(
+    rows: Rows, *, where: Mapping[str, Any] | None, prepared: bool = False
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """Sort out rows; options as for `build_clip_table`. Fills in `start` and `end`.
+    """Sort out rows by what they say, before any file is decoded; options as for `build_clip_table`.
 
     In a prepared set duplicates are gone, and one window of a file may be two rows (two events of AVE).
 
@@ -47,6 +41,14 @@ def usable_rows(
     rows = _keep(rows, skipped, lambda row: _row_problem(row, where))
     if not prepared:
         rows = _without_duplicates(rows, skipped)
+    return rows, skipped
+
+
+def readable_rows(
+    rows: Rows, *, window: float | None, require: Sequence[str], check: str
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """Sort out rows by what is in their files, and fill in `start` and `end`; returns what `complete_rows` returns."""
+    skipped: list[dict[str, Any]] = []
     if check == "none":
         return _keep(rows, skipped, lambda row: _set_window(row, window, None)), skipped
     return _without_broken(rows, skipped, require, check, window), skipped
@@ -108,8 +110,8 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
             if cell is not None and cell["bytes"] is None:
                 by_size[os.path.getsize(cell["path"])].add(cell["path"])
     digest = {}
-    for paths in by_size.values():
-        if len(paths) > 1:
+    for size, paths in by_size.items():
+        if size and len(paths) > 1:  # empty files are broken, each by itself
             digest |= {path: file_digest(path) for path in paths}
     seen: dict[Any, dict[str, Any]] = {}
 

@@ -69,9 +69,11 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
     tops = _subfolders(folder)
     if not tops:
         raise ValueError(f"{folder}: neither a metadata.csv nor subfolders; make one subfolder per class, or a table")
-    # Folders named as splits count only if all are, and if classes lie in them.
-    by_split = all(top.name.lower() in SPLIT_NAMES and _subfolders(top) for top in tops)
+    by_split = _are_splits(folder, tops)
     for top in tops:
+        if by_split and top.name.lower() not in SPLIT_NAMES:
+            warnings.append(f"{printable(top.name)}: skipped, it is no split beside train, validation and test")
+            continue
         split = None
         class_folders = [top]
         if by_split:
@@ -89,6 +91,32 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
                 row = _row(str(file), file.relative_to(folder).as_posix(), label, split=split)
                 rows.append(row | _file_problem(file, row["name"]))
     return rows, warnings
+
+
+def _are_splits(folder: Path, tops: Sequence[Path]) -> bool:
+    """Whether the folders of a data set are its splits, with a folder per class in each; otherwise they are its classes.
+
+    Raises:
+        ValueError: a split without class folders, or a folder that looks like a split and has another name.
+    """
+    names = ", ".join(sorted(SPLIT_NAMES))
+    named = [top for top in tops if top.name.lower() in SPLIT_NAMES]
+    several = len({SPLIT_NAMES[top.name.lower()] for top in named}) > 1
+    if several:
+        for top in named:
+            if not _subfolders(top):
+                raise ValueError(
+                    f"{top}: no folders of classes in this split; make {top.name}/CLASS/clip.mp4, or a table"
+                )
+    # A class may be called `train`: one such folder makes no split if the others are not like it.
+    classes = {part.name for top in named for part in _subfolders(top)}
+    others = [top for top in tops if top not in named]
+    for top in others:
+        if classes & {part.name for part in _subfolders(top)}:
+            raise ValueError(
+                f"{top}: has the class folders of {named[0].name} and is no split; call it one of {names}"
+            )
+    return several or bool(classes and not others)
 
 
 def _file_problem(file: Path, name: str) -> dict[str, str]:

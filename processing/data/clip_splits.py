@@ -90,13 +90,8 @@ def assign_splits(
     Raises:
         ValueError: fractions out of range, an unknown split name, no training clips.
     """
-    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
-        raise ValueError(
-            f"validation_fraction={validation_fraction} and test_fraction={test_fraction}: "
-            "both must be 0 or more and their sum below 1"
-        )
     # What the table says.
-    splits = _named_splits(given, len(labels), test_split)
+    splits = named_splits(given, len(labels), test_split, validation_fraction, test_fraction)
     missing = {
         split: fraction
         for split, fraction in ((VALIDATION, validation_fraction), (TEST, test_fraction))
@@ -122,16 +117,17 @@ def assign_splits(
     return splits, origin or "all clips train"
 
 
-def check_leaks(table: Mapping[str, Any]) -> None:
+def check_leaks(table: Mapping[str, Any], kinds: Sequence[str] = ("clip id", "source", "group")) -> None:
     """Make sure that no clip, no source file and no group is in two splits.
 
     Args:
         table: `DatasetDict` as `build_clip_table` gives it, or any mapping of split to rows with those columns.
+        kinds: what is looked at.
 
     Raises:
         ValueError: names what is in which two splits.
     """
-    for kind in ("clip id", "source", "group"):
+    for kind in kinds:
         seen: dict[str, str] = {}
         for split, rows in table.items():
             for value in set(_leak_keys(rows, kind)):
@@ -155,7 +151,19 @@ def missing_classes(classes: Sequence[Sequence[int]], splits: Sequence[str], nam
     return lines
 
 
-def _named_splits(given: Sequence[str | None] | None, count: int, test_split: str | None) -> list[str]:
+def named_splits(
+    given: Sequence[str | None] | None,
+    count: int,
+    test_split: str | None,
+    validation_fraction: float,
+    test_fraction: float,
+) -> list[str]:
+    """The split of each of `count` clips as the table names it, train where it names none; see `assign_splits`."""
+    if min(validation_fraction, test_fraction) < 0 or validation_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"validation_fraction={validation_fraction} and test_fraction={test_fraction}: "
+            "both must be 0 or more and their sum below 1"
+        )
     if given is None:
         if test_split is not None:
             raise ValueError(f"test_split={test_split!r}, but the table has no split column; name it with split=")

@@ -12,9 +12,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 
 from processing.metrics import IGNORED_LABEL
 
-from .clip_checks import CHECKS, usable_rows
+from .clip_checks import CHECKS, complete_rows, readable_rows
 from .clip_rows import read_rows
-from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes
+from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes, named_splits
 from .clip_targets import ClipTargets
 from .conventions import MODALITIES
 from .media_columns import MEDIA, as_media, media_cell, storage
@@ -86,24 +86,25 @@ def build_clip_table(
     # The checks change the rows: they remove streams that a file turns out not to have.
     with_both = {row["number"] for row in listed if row["video"] is not None and row["audio"] is not None}
 
-    # Skip the rows that cannot be used.
+    # Skip the rows that cannot be used. What is wrong with the splits is said before any clip is decoded.
     prepared = is_prepared(data)
-    rows, skipped = usable_rows(listed, where=where, window=window, require=require, check=check, prepared=prepared)
+    rows, skipped = complete_rows(listed, where=where, prepared=prepared)
+    options = {
+        "test_split": test_split,
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
+    }
+    if rows:
+        _check_splits(rows, options)
+        rows, broken = readable_rows(rows, window=window, require=require, check=check)
+        skipped += broken
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {len(listed)}. {_reasons(skipped, warnings)}")
-    _check_groups(rows)
 
     # Split them by the table or by group.
     names = _class_names(rows)
-    splits, origin = assign_splits(
-        _balanced_by(rows, names),
-        [row["group"] for row in rows],
-        _given_splits(rows),
-        test_split=test_split,
-        validation_fraction=validation_fraction,
-        test_fraction=test_fraction,
-        seed=seed,
-    )
+    groups = [row["group"] for row in rows]
+    splits, origin = assign_splits(_balanced_by(rows, names), groups, _given_splits(rows), seed=seed, **options)
     # Warn of what a user should know before training.
     warnings += _one_modality([row for row in rows if row["number"] in with_both])
     warnings += missing_classes([_classes_of(row, names) for row in rows], splits, names)
@@ -175,6 +176,19 @@ def report_text(report: Mapping[str, Any], limit: int = 100) -> str:
         if len(of_reason) > limit:
             lines.append(f"  and {len(of_reason) - limit} more")
     return "\n".join(lines + [f"warning: {warning}" for warning in report["warnings"]])
+
+
+def _check_splits(rows: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    """Raises ValueError where files, groups and the splits that the table names contradict each other."""
+    _check_groups(rows)
+    given = _given_splits(rows)
+    splits = named_splits(given, len(rows), **options)
+    table = {}
+    for split, row in zip(splits, rows, strict=True):
+        columns = table.setdefault(split, {"group": [], **{kind: [] for kind in MODALITIES}})
+        for name, cells in columns.items():
+            cells.append(row[name])
+    check_leaks(table, kinds=("source", "group"))
 
 
 def _check_groups(rows: list[dict[str, Any]]) -> None:

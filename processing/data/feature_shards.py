@@ -6,7 +6,8 @@ A folder holds what one setting makes of one stream:
 
     video-3f9a1c.../settings.json       the settings whose fingerprint names the folder
     video-3f9a1c.../<shard>.arrow       one record batch per clip
-    video-3f9a1c.../<shard>.json        its clips and its size, written last: a shard without it does not count
+    video-3f9a1c.../<shard>.json        its clips, their checksums and its size, written last: a shard without it does
+                                        not count
 """
 
 import functools
@@ -14,6 +15,7 @@ import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +37,10 @@ OPEN_SHARDS = 128  # per process; each takes a file handle
 
 @dataclass(frozen=True)
 class CachedClip:
-    """Where a clip's array stands. `start` and `end` are the window in seconds; None is the file's own limit."""
+    """Where a clip's array stands. `start` and `end` are the window in seconds; None is the file's own limit.
+
+    `checksum` is that of `_checksum`; None in a cache of version 0.1.
+    """
 
     key: str
     name: str
@@ -43,6 +48,7 @@ class CachedClip:
     end: float | None
     shard: str
     row: int
+    checksum: int | None = None
 
 
 def fingerprint(value: Any) -> str:
@@ -77,18 +83,34 @@ class FeatureShards:
         """
         self.clips = {}
         for listing in sorted(self.folder.glob("*.json")) if self.folder.is_dir() else ():
-            if listing.name == "settings.json":
+            if listing.name == "settings.json" or listing.name.startswith("."):  # the latter: of a killed build
                 continue
-            described = json.loads(listing.read_text(encoding="utf-8"))
+            try:
+                described = json.loads(listing.read_text(encoding="utf-8"))
+                size, clips = described["bytes"], described["clips"]
+            except (ValueError, KeyError, TypeError):
+                raise ValueError(f"{listing}: the file is damaged; delete it and its shard is built anew") from None
             shard = listing.with_suffix(".arrow")
-            if not shard.is_file() or shard.stat().st_size != described["bytes"]:
+            if not shard.is_file() or shard.stat().st_size != size:
                 raise ValueError(f"{shard}: the file is cut off or gone; delete {listing.name} and it is built anew")
-            for row, (key, name, start, end) in enumerate(described["clips"]):
-                self.clips.setdefault(key, CachedClip(key, name, start, end, str(shard), row))
+            for row, (key, name, start, end, *checksum) in enumerate(clips):
+                self.clips.setdefault(key, CachedClip(key, name, start, end, str(shard), row, *checksum))
 
     def read(self, clip: CachedClip) -> torch.Tensor | None:
-        """The array of a clip in the type that it was written in; None where the file lacks the stream."""
-        batch = _open_shard(clip.shard, os.getpid()).get_batch(clip.row)
+        """The array of a clip in the type that it was written in; None where the file lacks the stream.
+
+        Raises:
+            ValueError: the shard holds other bytes than were written.
+        """
+        try:
+            batch = _open_shard(clip.shard, os.getpid()).get_batch(clip.row)
+            batch.validate(full=True)
+            whole = clip.checksum is None or clip.checksum == _checksum(batch)
+        except (OSError, pa.ArrowException):
+            whole = False
+        if not whole:
+            listing = Path(clip.shard).with_suffix(".json").name
+            raise ValueError(f"{clip.shard}: the file is damaged; delete {listing} and it is built anew")
         data, shape, kind, scale = (batch.column(name)[0] for name in SCHEMA.names)
         if not data.is_valid:
             return None
@@ -110,8 +132,9 @@ class FeatureShards:
         with open(temporary, "wb") as file:
             with pa.ipc.new_file(file, SCHEMA) as writer:
                 for entry, array, scale in clips:
-                    writer.write_batch(_batch(array, scale))
-                    listed.append(entry)
+                    batch = _batch(array, scale)
+                    writer.write_batch(batch)
+                    listed.append((*entry, _checksum(batch)))
             file.flush()
             os.fsync(file.fileno())
         if not listed:
@@ -134,9 +157,13 @@ class FeatureShards:
         """One line for each folder that holds this stream made with other settings, and which they are."""
         lines = []
         for file in sorted(self.root.glob(f"{self.stream}-*/settings.json")):
-            if file.parent != self.folder:
-                settings = json.loads(file.read_text(encoding="utf-8"))
-                lines.append(f"{file.parent.name}: {'; '.join(differences(settings, self.settings))}")
+            if file.parent == self.folder:
+                continue
+            try:
+                changes = differences(json.loads(file.read_text(encoding="utf-8")), self.settings)
+            except (ValueError, AttributeError):
+                changes = ["its settings.json is damaged"]
+            lines.append(f"{file.parent.name}: {'; '.join(changes)}")
         return lines
 
     @staticmethod
@@ -166,10 +193,14 @@ def _batch(array: torch.Tensor | None, scale: float | None) -> pa.RecordBatch:
     return pa.RecordBatch.from_pylist([row], schema=SCHEMA)
 
 
+def _checksum(batch: pa.RecordBatch) -> int:
+    """CRC-32 of all that is kept of a clip."""
+    data, *described = (batch.column(name)[0] for name in SCHEMA.names)
+    checksum = zlib.crc32(repr([value.as_py() for value in described]).encode())
+    return zlib.crc32(data.as_buffer(), checksum) if data.is_valid else checksum
+
+
 @functools.lru_cache(maxsize=OPEN_SHARDS)
 def _open_shard(path: str, process: int) -> pa.ipc.RecordBatchFileReader:
     """`process` keeps a forked worker from sharing its parent's open file."""
-    try:
-        return pa.ipc.open_file(pa.memory_map(path))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); delete it and its .json, and it is built anew") from error
+    return pa.ipc.open_file(pa.memory_map(path))

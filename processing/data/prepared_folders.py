@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 
 FORMAT = "maavt-prepared-1"  # in report.json
@@ -26,7 +28,7 @@ def load_prepared(folder: Path) -> DatasetDict:
     """The tables of a prepared folder, memory-mapped from the `datasets` cache.
 
     Raises:
-        ValueError: no prepared folder, or a shard is missing or cut off.
+        ValueError: no prepared folder, or a shard is missing, cut off or damaged.
     """
     report = read_report(folder)
     if report is None:
@@ -37,7 +39,13 @@ def load_prepared(folder: Path) -> DatasetDict:
         if not path.is_file() or path.stat().st_size != shard["bytes"]:
             raise ValueError(f"{path}: missing or cut off; copy the folder again, or prepare it again")
         files.setdefault(name.split("-")[0], []).append(str(path))
-    return load_dataset("parquet", data_files=files)
+    try:
+        return load_dataset("parquet", data_files=files)
+    except (DatasetGenerationError, pyarrow.ArrowException) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ValueError(
+            f"{folder}: a shard cannot be read ({reason}); copy the folder again, or prepare it again"
+        ) from error
 
 
 def is_prepared(data: Any) -> bool:

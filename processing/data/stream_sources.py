@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow
 import pyarrow.parquet
 from datasets import (
     Audio,
@@ -187,11 +188,12 @@ def open_source(
         allow_absolute_paths: shards may name files by their absolute paths, as those of `processing.prepare` do.
 
     Raises:
-        ValueError: no such data, no clips or no label in it, or classes that nothing names.
+        ValueError: no such data, a damaged shard, no clips or no label in it, or classes that nothing names.
     """
     # Tar shards: the members of the first clip say which columns there are.
     folder, builder, options = _builder(str(data), revision)
     files = dict(builder.config.data_files or {})
+    _check_footers(files)
     if _is_webdataset(builder):
         fields = _tar_fields(next(iter(files.values()))[0])
         features = {name: _tar_feature(name) for name in [*fields, "__key__", "__url__"]}
@@ -219,6 +221,18 @@ def open_source(
         lengths,
         fingerprint([str(data), state, columns, list(names)]),
     )
+
+
+def _check_footers(files: Mapping[str, Sequence]) -> None:
+    """Raises ValueError for a Parquet shard of this machine that is cut off or damaged at its end."""
+    for shards in files.values():
+        for shard in map(str, shards):
+            if not shard.endswith(".parquet") or not os.path.isfile(shard):
+                continue
+            try:
+                pyarrow.parquet.read_metadata(shard)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise ValueError(f"{shard}: cannot be read ({error}); get the file again") from error
 
 
 def as_table(source: ClipSource, split: str, keep: Any = None, part: str = "") -> Dataset:

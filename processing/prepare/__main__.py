@@ -8,6 +8,7 @@ python -m processing.prepare vggsound --root VGGSound --out prepared/vggsound --
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .report import make_report, report_text
 from .scan import scan
 from .selection import make_job, select_rows
 from .sets import SETS
-from .writing import check_out, make_tables, write_folder
+from .writing import check_out, make_tables, sole_writer, write_folder
 
 
 COMMON = (
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prepare {options.set}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # processes are waited for: Ctrl-C ends at once then
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
     return 0
@@ -65,12 +67,12 @@ def prepare(options: argparse.Namespace) -> dict | None:
         PrepareError: an annotation file or an option is wrong, or no clip is left.
         OSError: no room on the disk, or no right to write.
     """
-    # Read the annotations, and find the files of each row.
     root, out = options.root.resolve(), options.out.resolve()
     if not root.is_dir():
         raise PrepareError(f"{options.root}: no such folder; give the set's own folder as --root")
     check_out(out)
     engine = Engine(options.engine, options.workers, options.address)
+    # Read the annotations, and find the files of each row.
     annotations = SETS[options.set].read(root, options)
     require = [kind for kind in options.require if kind in annotations.streams]
     jobs = {
@@ -82,26 +84,28 @@ def prepare(options: argparse.Namespace) -> dict | None:
     if options.part:
         print(f"{write_part(out, options.part, options.set, jobs.values(), root, engine)}: written")
         return None
-    if options.join:
-        facts = join_parts(out, options.set, jobs.values(), root)
-    else:
-        record = options.record or out.with_name(f".{out.name}.scan.jsonl")
-        facts = scan(jobs.values(), root, record, engine=engine)
-    # Decide on every row, and report.
-    verdicts = select_rows(annotations, jobs, facts, require)
-    used = [verdict.row for verdict in verdicts if verdict.status == "used"]
-    if annotations.complete is not None:
-        annotations.complete(used)
-    flags = find_flags(verdicts, jobs, facts)
-    report = make_report(options.set, annotations, verdicts, flags, _settings(options, root, require))
-    print(report_text(report), end="")
-    if not used:
-        raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
-    # Write the folder, and upload it.
-    tables = make_tables(annotations, verdicts)
-    written = write_folder(out, tables, report, embed=options.embed)
+    record = options.record or out.with_name(f".{out.name}.scan.jsonl")
+    with sole_writer(record):
+        if options.join:
+            facts = join_parts(out, options.set, jobs.values(), root)
+        else:
+            facts = scan(jobs.values(), root, record, engine=engine)
+        # Decide on every row, and report.
+        verdicts = select_rows(annotations, jobs, facts, require)
+        used = [verdict.row for verdict in verdicts if verdict.status == "used"]
+        if annotations.complete is not None:
+            annotations.complete(used)
+        flags = find_flags(verdicts, jobs, facts)
+        report = make_report(options.set, annotations, verdicts, flags, _settings(options, root, require))
+        print(report_text(report), end="")
+        if not used:
+            raise PrepareError(f"{options.root}: no clip is left of {len(verdicts)}; the lines above say why")
+        # Write the folder.
+        tables = make_tables(annotations, verdicts)
+        written = write_folder(out, tables, report, embed=options.embed)
     state = "written" if written else "is current, nothing to write"
     print(f"\n{out}: {state}")
+    # Upload it.
     if options.push:
         tables.push_to_hub(options.push, private=options.private)  # with the clips' bytes
         print(f"pushed to {options.push}")

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from datasets.table import embed_table_storage
 from tqdm.auto import tqdm
 
-from processing.data.atomic_writing import atomic_folder
+from processing.data.atomic_writing import atomic_folder, remove_leftovers
 from processing.data.clip_splits import SPLITS, check_leaks
 from processing.data.media_columns import MEDIA, as_media, storage
 from processing.data.prepared_folders import read_report
@@ -24,6 +24,11 @@ from .annotations import Annotations, ClipRow, PrepareError
 from .report import report_text
 from .selection import USED, Verdict
 
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 SHARD_ROWS = 100_000  # of a table that only names its clips
 SHARD_BYTES = 400 * 2**20  # of the clips in a shard that holds them
@@ -67,6 +72,8 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
     # Nothing to do where the folder holds exactly this.
     check_out(out)
     report = dict(report) | {"fingerprint": _fingerprint(tables, report)}
+    if out.exists():  # else one of them may be the folder that was to be replaced
+        remove_leftovers(out.parent, out.name)
     if _is_current(out, report):
         return False
     # A reader sees the old folder or the whole new one.
@@ -81,7 +88,25 @@ def write_folder(out: Path, tables: DatasetDict, report: Mapping[str, Any], *, e
                 report["shards"][name] = {"rows": len(shard), "bytes": path.stat().st_size}
         (folder / "report.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", "utf-8")
         (folder / "report.txt").write_text(report_text(report), "utf-8")
+    remove_leftovers(out.parent, out.name)
     return True
+
+
+@contextmanager
+def sole_writer(record: Path) -> Iterator[None]:
+    """Keeps other preparations with this record out. Without `fcntl` (Windows) it does not.
+
+    Raises:
+        PrepareError: there is one already.
+    """
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with open(record, "ab") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepareError(f"{record}: another process prepares this set; wait for it") from None
+        yield
 
 
 def check_out(out: Path) -> None:

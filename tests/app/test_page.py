@@ -7,11 +7,12 @@ import json
 import sys
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 import tiny_deepavfusion
-from page_server import given, line, request, save_tiny, show, start_page, stop_page, upload, uploaded
+from page_server import given, join, line, request, save_tiny, show, start_page, stop_page, upload, uploaded
 
 import modeling_deepavfusion
 from benchmarks.fresh import REPOSITORY
@@ -145,11 +146,11 @@ def test_uploads_fill_no_disk(tmp_path):
 
     client = TestClient(Guard(accept, tmp_path, Limits(megabytes=1)))
     for number in range(9):
-        (tmp_path / str(number)).write_bytes(bytes(1_000_000))
+        (tmp_path / str(number)).write_bytes(bytes(1 << 20))
     assert client.post("/gradio_api/upload", content=bytes(900_000)).status_code == 200
     assert client.post("/gradio_api/upload", content=bytes(1_200_000)).status_code == 413
     assert client.post("/gradio_api/upload", content=iter([b"without a length"])).status_code == 413
-    (tmp_path / "last").write_bytes(bytes(200_000))
+    (tmp_path / "last").write_bytes(bytes(500_000))
     assert client.post("/gradio_api/upload", content=bytes(900_000)).status_code == 503
     assert client.post("/gradio_api/queue/join", content=bytes(2_000_000)).status_code == 200
 
@@ -207,6 +208,27 @@ def test_deepavfusion_is_shown(task, clips):
     assert ("did not work" in sentence) == (task == "separation")
 
 
+@pytest.mark.parametrize(
+    "options, words", [(["no/model"], "no/model: is no"), (["no/model", "--examples", "x"], "x: no clip")]
+)
+def test_what_cannot_be_shown_is_one_line(options, words):
+    from app.__main__ import main
+
+    with pytest.raises((ValueError, OSError), match=words):
+        main(options)
+
+
 def test_browsers_are_told_to_stay_here(page):
     _, body, headers = request(page.address)
     assert "default-src 'self'" in headers["content-security-policy"]
+
+
+def test_more_visitors_than_the_queue_holds_are_sent_away(page, clips):
+    """Last in this file: those that are let in keep the page busy."""
+    clip, statuses = uploaded(page, clips / "clip.mp4"), []
+    for _ in range(60):
+        statuses.append(join(page, [clip, "first", "video and audio", None, None], uuid.uuid4().hex)[0])
+    assert statuses[0] == 200 and set(statuses) == {200, 503}
+    connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=60)
+    connection.request("GET", "/config")  # the page itself answers all the same
+    assert connection.getresponse().status == 200

@@ -24,6 +24,7 @@ sys.meta_path.insert(0, Hidden())
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import (  # noqa: E402
+    AutoModel,
     AutoModelForAudioClassification,
     AutoModelForVideoClassification,
     AutoProcessor,
@@ -107,9 +108,61 @@ def audio_auto_class(folder):
     return type(AutoModelForAudioClassification.from_pretrained(ROOT / folder, **TRUST)).__name__
 
 
+def trunk_alone(folder):
+    """A vector for each clip, without a word on the heads that are left out."""
+    trunk, report = AutoModel.from_pretrained(ROOT / folder, output_loading_info=True, **TRUST)
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    with torch.inference_mode():
+        vectors = trunk.eval()(**processor(CLIPS[:2])).pooler_output
+    return {
+        "vectors": len(vectors),
+        "finite": bool(vectors.isfinite().all()),
+        "report": [sorted(report[name]) for name in ("missing_keys", "unexpected_keys")],
+        "code": type(trunk).__module__,
+    }
+
+
 def processor_of_a_path(folder):
     batch = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)(CLIPS[0])
     return {name: list(value.shape) for name, value in batch.items()}
+
+
+def processor_of_decoders(folder):
+    """What a data set of videos yields: picture alone, unless the file is read again for its audio."""
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    whole = processor(clips=CLIPS[:1])
+    apart = processor(videos=[VideoDecoder(CLIPS[0])], audio=[AudioDecoder(CLIPS[0])])
+    names = ("pixel_values_videos", "input_features")
+    return {
+        "apart": max(float((apart[name] - whole[name]).abs().max()) for name in names),
+        "decoder as clip": said(processor, clips=[VideoDecoder(CLIPS[0])]),
+    }
+
+
+def processor_of_odd_arrays(folder):
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    wave = np.sin(np.arange(16000) / 20).astype(np.float32)
+    return {
+        "integers": said(processor, videos=np.zeros((2, 3, 8, 8), np.uint16)),
+        "loud": said(processor, audio=wave * 1e30, sampling_rate=16000),
+        "channel first": said(processor, audio=[wave[None]], sampling_rate=16000),
+    }
+
+
+def unknown_class(folder):
+    model = AutoModelForVideoClassification.from_pretrained(ROOT / folder, **TRUST)
+    clip = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)(CLIPS[0])
+    return said(model, **clip, labels=torch.tensor([7]))
+
+
+def said(call, **inputs):
+    """The error, or the names of what came."""
+    try:
+        return sorted(call(**inputs))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def clip_data(folder, clips):
@@ -175,7 +228,11 @@ def main() -> None:
         pipeline_saved_again,
         pipeline_without_trust,
         audio_auto_class,
+        trunk_alone,
         processor_of_a_path,
+        processor_of_decoders,
+        processor_of_odd_arrays,
+        unknown_class,
         trainer,
     ):
         for system in SYSTEMS:

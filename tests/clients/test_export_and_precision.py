@@ -7,6 +7,21 @@ import json
 import pytest
 import torch
 from test_peft import inputs
+from transformers.quantizers.base import HfQuantizer
+from transformers.quantizers.quantizers_utils import should_convert_module
+
+from modeling_maavt.modeling_maavt import TRAINED_MODULES
+
+
+def kept_in_float(model) -> set[str]:
+    """The trained modules with linear layers, all of them plain ones."""
+    found = set()
+    for name, module in model.named_modules():
+        trained = set(name.split(".")) & set(TRAINED_MODULES)
+        if isinstance(module, torch.nn.Linear) and trained:
+            assert type(module) is torch.nn.Linear and type(module.weight.data) is torch.Tensor, name
+            found |= trained
+    return found
 
 
 systems = pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
@@ -24,6 +39,32 @@ def test_export_with_a_dynamic_batch_and_masks(remote, folders, system):
     for count in (3, 2):
         part = {name: value[:count] for name, value in batch.items()}
         torch.testing.assert_close(exported(**part)["logits"], model(**part).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@systems
+def test_trace_with_any_batch_and_masks(remote, folders, system):
+    model = remote(getattr(folders, system)).eval()
+    masks = {"has_video": torch.tensor([True, True, True]), "has_audio": torch.tensor([True, False, True])}
+    batch = {**inputs(system), **masks}
+    traced = torch.jit.trace(model, example_kwarg_inputs=batch, strict=False)
+    part = {name: value[:2] for name, value in batch.items()} | {"has_audio": torch.tensor([False, True])}
+    torch.testing.assert_close(traced(**part)["logits"], model(**part).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@systems
+def test_openvino(remote, folders, system):
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    model = remote(getattr(folders, system)).eval()
+    batch = {**inputs(system), "has_video": torch.ones(3).bool(), "has_audio": torch.tensor([True, False, True])}
+    converted = openvino.convert_model(model, example_input=batch)
+    compiled = openvino.compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (3, 2):
+        part = {name: value[:count] for name, value in batch.items()}
+        found = compiled({name: value.numpy() for name, value in part.items()})["logits"]
+        torch.testing.assert_close(torch.from_numpy(found), model(**part).logits, atol=1e-4, rtol=0)
 
 
 @systems
@@ -60,7 +101,10 @@ def test_torchao(remote, folders, system):
     model = remote(folder).eval()
     quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
     config = TorchAoConfig(quantization.Int8WeightOnlyConfig())
-    for small in (model, remote(folder, quantization_config=config).eval()):
+    loaded = remote(folder, quantization_config=config).eval()
+    if system == "maavt":
+        assert kept_in_float(loaded) == {"token_attention", "match_head"}
+    for small in (model, loaded):
         torch.testing.assert_close(small(**inputs(system)).logits.float(), expected, atol=0.15, rtol=0)
 
 
@@ -70,5 +114,21 @@ def test_bitsandbytes(remote, folders, system):
     from transformers import BitsAndBytesConfig
 
     folder = getattr(folders, system)
+    expected = remote(folder).eval()(**inputs(system)).logits
     small = remote(folder, quantization_config=BitsAndBytesConfig(load_in_8bit=True)).eval()
-    assert torch.isfinite(small(**inputs(system)).logits).all()
+    if system == "maavt":
+        assert kept_in_float(small) == {"token_attention", "match_head"}
+    torch.testing.assert_close(small(**inputs(system)).logits.float(), expected, atol=0.15, rtol=0)
+
+
+@systems
+def test_modules_that_no_quantizer_converts_are_declared(remote, folders, system):
+    """As every quantizer of transformers reads them, whether it is installed or not."""
+    model = remote(getattr(folders, system))
+    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    converted = [name for name in linear if should_convert_module(f"{name}.weight", kept)]
+    assert any("q_proj" in name for name in converted) or system == "deepavfusion"
+    if system == "maavt":
+        assert len(converted) < len(linear)
+        assert not [name for name in converted if set(name.split(".")) & set(TRAINED_MODULES)]

@@ -23,8 +23,11 @@ METHODS = {
     "LoRA all-linear": (peft.LoraConfig, {"r": 4, "target_modules": "all-linear"}),
     "DoRA": (peft.LoraConfig, {"r": 4, "use_dora": True}),
     "rsLoRA": (peft.LoraConfig, {"r": 4, "use_rslora": True}),
+    "biases": (peft.LoraConfig, {"r": 4, "bias": "all"}),
+    "biases of LoRA": (peft.LoraConfig, {"r": 4, "bias": "lora_only"}),
     "PiSSA": (peft.LoraConfig, {"r": 4, "init_lora_weights": "pissa"}),
     "AdaLoRA": (peft.AdaLoraConfig, {"total_step": 10}),
+    "FourierFT": (peft.FourierFTConfig, {"n_frequency": 10}),
     "IA3": (peft.IA3Config, {"target_modules": ["k_proj", "v_proj", "fc2"], "feedforward_modules": ["fc2"]}),
     "LoHa": (peft.LoHaConfig, {"r": 4}),
     "LoKr": (peft.LoKrConfig, {"r": 4}),
@@ -33,8 +36,6 @@ METHODS = {
     "VeRA": (peft.VeraConfig, {"r": 8}),
     "LayerNorm": (peft.LNTuningConfig, {"target_modules": r".*layernorm.*"}),
     "patch convolution": (peft.LoraConfig, {"r": 4, "target_modules": ["projection"]}),
-    "task type": (peft.LoraConfig, {"r": 4, "task_type": "SEQ_CLS"}),
-    "features": (peft.LoraConfig, {"r": 4, "task_type": "FEATURE_EXTRACTION"}),
 }
 
 
@@ -75,14 +76,37 @@ def test_a_method_is_trained_saved_and_loaded(remote, folders, tmp_path, system,
     one_step(model, system)
     after = logits(model, system)
     assert (after - before).abs().max() > 1e-5, "training changed nothing"
+    if system == "maavt":
+        check_trainable(model)  # refuses what would not be saved
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(remote(folder), tmp_path)
     torch.testing.assert_close(logits(loaded, system), after, atol=1e-6, rtol=0)
 
 
-def test_a_task_type_that_generates_is_refused(remote, folders):
-    with pytest.raises(AttributeError, match="generation"):
-        get_peft_model(remote(folders.maavt), LoraConfig(target_modules=PROJECTIONS, task_type="CAUSAL_LM"))
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("task", [task.value for task in peft.TaskType])
+def test_any_task_type_trains(remote, folders, tmp_path, system, task):
+    folder = getattr(folders, system)
+    model = get_peft_model(remote(folder), LoraConfig(r=4, target_modules=PROJECTIONS, task_type=task))
+    one_step(model, system)
+    after = logits(model, system)
+    assert (after - logits(remote(folder), system)).abs().max() > 1e-5
+    if system == "maavt":
+        assert check_trainable(model)["lora"] > 0
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(remote(folder), tmp_path)
+    torch.testing.assert_close(logits(loaded, system), after, atol=1e-6, rtol=0)
+    if task in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        with pytest.raises((AttributeError, TypeError), match="generat"):
+            model.generate(**inputs(system))
+
+
+@pytest.mark.parametrize("method", [peft.PromptTuningConfig, peft.PrefixTuningConfig, peft.PromptEncoderConfig])
+def test_prompts_of_text_models_are_refused(remote, folders, method):
+    for system in SYSTEMS:
+        with pytest.raises((ValueError, AttributeError, KeyError)):  # of PEFT, for lack of word embeddings
+            get_peft_model(remote(getattr(folders, system)), method(num_virtual_tokens=4, task_type="SEQ_CLS"))
 
 
 def test_arguments_that_peft_passes_on_are_accepted(remote, folders):

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of a plain Trainer, one after the other, on the code in a saved folder."""
 
-import logging
-
 import pytest
 import torch
 from transformers import AutoProcessor, Trainer, TrainingArguments
@@ -16,7 +14,9 @@ OPTIONS = {
     "find_batch_size": {"auto_find_batch_size": True},
     "adafactor": {"optim": "adafactor"},
     "schedule": {"lr_scheduler_type": "cosine", "warmup_steps": 1, "max_grad_norm": 0.5},
-    "label_smoothing": {"label_smoothing_factor": 0.1},
+    "compile": {"torch_compile": True, "torch_compile_backend": "eager"},
+    "noise": {"neftune_noise_alpha": 0.1},
+    "batched_metrics": {"batch_eval_metrics": True, "prediction_loss_only": True},
     "evaluation_arrays": {"include_for_metrics": ["loss"], "eval_accumulation_steps": 1},
     "dataloader": {"dataloader_num_workers": 0, "remove_unused_columns": False},
 }
@@ -63,14 +63,52 @@ def test_an_option_of_trainer(remote, folders, rows, tmp_path, system, name):
     assert "eval_loss" in trainer.evaluate()
 
 
-def test_losses_that_label_smoothing_drops_are_named(remote, folders, rows, tmp_path, caplog):
-    """Trainer takes the labels out and drops the model's loss: the model says so, once."""
-    from transformers.utils import logging as transformers_logging
+def test_label_smoothing_keeps_all_losses_or_is_refused(remote, folders, rows, tmp_path):
+    """Trainer's own takes the labels out and drops the model's loss; the model's own does not."""
+    plain = plain_trainer(remote, folders, rows, "maavt", tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(
+        ValueError, match=r"would drop the matching and contrastive losses. Set model.config.label_smoothing"
+    ):
+        plain.train()
+    smoothed = plain_trainer(remote, folders, rows, "maavt", tmp_path)
+    smoothed.model.config.label_smoothing = 0.1
+    torch.manual_seed(0)
+    more = smoothed.train().training_loss
+    torch.manual_seed(0)
+    assert more != plain_trainer(remote, folders, rows, "maavt", tmp_path).train().training_loss
+    # DeepAVFusion's one loss is of the logits, unless each head has its own.
+    separate = plain_trainer(remote, folders, rows, "deepavfusion", tmp_path, label_smoothing_factor=0.1)
+    separate.model.config.classifier_loss = "separate"
+    with pytest.raises(ValueError, match=r"Set model.config.label_smoothing"):
+        separate.train()
 
-    logging.getLogger("transformers").propagate = True
-    transformers_logging.warning_once.cache_clear()
-    plain_trainer(remote, folders, rows, "maavt", tmp_path, label_smoothing_factor=0.1).train()
-    assert caplog.text.count("label_smoothing_factor") == 1
-    caplog.clear()
-    plain_trainer(remote, folders, rows, "maavt", tmp_path).train()
-    assert "label_smoothing_factor" not in caplog.text
+
+def test_a_loss_function_of_ones_own_sees_all_losses(remote, folders, rows, tmp_path):
+    """Trainer hides the labels from the model: with `is_matched` the output holds the losses that need no labels."""
+    plain = plain_trainer(remote, folders, rows, "maavt", tmp_path)
+    seen = []
+
+    def loss_of(outputs, labels, num_items_in_batch=None):
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels) + outputs.loss
+        seen.append(torch.isclose(outputs.loss, outputs.matching_loss + outputs.contrastive_loss).item())
+        return loss
+
+    plain.compute_loss_func = loss_of
+    with pytest.raises(ValueError, match="for a loss of your own pass labels or is_matched"):
+        plain.train()
+    plain.train_dataset = [row | {"is_matched": True} for row in rows["maavt"]]
+    plain.train()
+    assert seen == [True, True]
+
+
+@pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
+def test_a_plain_trainer_resumes(remote, folders, rows, tmp_path, system):
+    def trainer(steps):
+        options = {"max_steps": steps, "save_steps": 1, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+        arguments = TrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=2, **options)
+        return Trainer(remote(getattr(folders, system)), arguments, train_dataset=rows[system])
+
+    trainer(2).train()
+    resumed = trainer(3)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3 and len(resumed.state.log_history) == 4  # three steps and the summary

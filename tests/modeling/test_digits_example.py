@@ -3,6 +3,7 @@
 """examples/digits, a checkpoint that an earlier version wrote: it loads, says the same of its clips, and its card is true."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -75,7 +76,8 @@ def test_first_snippet_of_the_readme_runs_after_a_mere_clone(tmp_path):
     assert logits == pytest.approx(clip["logits"], abs=1e-3) and match == pytest.approx(clip["match_logit"], abs=1e-3)
     # What the snippet's comments promise.
     best = str(max(range(10), key=lambda digit: clip["logits"][digit]))
-    assert lines[0].startswith(best) and f"# {best}" in snippet and f"'label': '{best}'" in lines[1]
+    assert lines[0] == best and f"# {best}" in snippet and f"'label': '{best}'" in lines[2]
+    assert float(lines[1]) == pytest.approx(1 / (1 + math.exp(-match))) and f"# {float(lines[1]):.2f}" in snippet
 
 
 def test_the_command_of_the_readme(capsys, monkeypatch):

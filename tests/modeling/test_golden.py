@@ -107,8 +107,8 @@ def compare(settings: dict, tensors: dict[str, torch.Tensor], attention: str) ->
         "bg_loss": outputs.matching_loss,
         "cnt_loss": outputs.contrastive_loss,
         "cnt_per_layer": outputs.contrastive_loss_per_block,
-        "p_fg": outputs.logits,
-        "p_bg": None if outputs.match_logits is None else -outputs.match_logits,
+        "p_fg": outputs.segment_logits,
+        "p_bg": None if outputs.segment_match_logits is None else -outputs.segment_match_logits,
         "vis_attn": outputs.video_localization,
         "aud_attn": outputs.audio_localization,
     }

@@ -5,6 +5,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from huggingface_hub import parse_eval_result_entries
 from mock_hub import MockHub
 from toy_run import write_backbone, write_clips, write_config
 from transformers import AutoProcessor
@@ -71,6 +73,7 @@ def pushed(hub, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pushed")
     config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
     command = [sys.executable, str(REPOSITORY / "train.py"), str(config), "--push_to_hub", "true"]
+    command += ["--card", "{data_hub: tester/colors, data_task: color}"]
     environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1"}
     for kind in ("model", "adapter"):
         change = ["--hub_upload", kind, "--hub_model_id", f"tester/toy-{kind}", "--output_dir", str(folder / kind)]
@@ -112,7 +115,12 @@ def test_fresh_process_without_the_package(pushed, hub, tmp_path, where):
     }
     torch.save(inputs, tmp_path / "elsewhere.npz.inputs")
     source, environment = (str(here), {"HF_HUB_OFFLINE": "1"}) if where == "folder" else ("tester/toy-model", hub.env)
+    hub.requests.clear()
     found, said = load_elsewhere(source, tmp_path, clip, environment)
+    # Nothing is fetched but the repository itself.
+    asked = {path for _, path in hub.requests}
+    assert all(re.match(r"/(api/models/)?tester/toy-model(/|$)", path) for path in asked), asked
+    assert bool(asked) == (where == "hub")
     batch = AutoProcessor.from_pretrained(here)(clips=[clip], return_tensors="pt")
     with torch.inference_mode():
         given, read = model(**inputs), model(**batch)
@@ -201,6 +209,18 @@ def test_card_is_filled(pushed, hub, kind):
         assert heading in body
 
 
+@pytest.mark.parametrize("kind", ["model", "adapter"])
+def test_results_are_where_the_hub_reads_them(pushed, hub, kind):
+    """In the form of huggingface_hub; the data set is named in the card as well."""
+    files = hub.repos[f"tester/toy-{kind}"]["files"]
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/colors.yaml"]))
+    rows = json.loads((pushed / kind / "results.json").read_text())["rows"]
+    both = next(row for row in rows if row["model"] == "maavt" and row["input"] == "both")
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("tester/colors", "color", round(both["top1"], 4))
+    assert "6 test clips" in entry.notes
+    assert yaml.safe_load(files["README.md"].decode().split("---\n")[1])["datasets"] == "tester/colors"
+
+
 def push(environment: dict, *arguments) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "training.command_line", "push", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
@@ -226,7 +246,7 @@ def test_a_finished_run_is_uploaded_later(pushed, hub):
     names = {line.split("bytes  ")[1] for line in listed.stdout.splitlines() if "bytes  " in line}
     assert names <= set(hub.repos["tester/later"]["files"])
     assert len(hub.repos["tester/later"]["commits"]) == 2
-    assert "adapter_model.safetensors" in hub.repos["tester/later"]["files"]
+    assert {"adapter_model.safetensors", ".eval_results/colors.yaml"} <= set(hub.repos["tester/later"]["files"])
 
 
 def test_a_hub_that_refuses_the_commit(pushed):

@@ -57,7 +57,7 @@ def test_classification_loss_of_the_model(kind, per_segment):
     presence = {"has_video": HAS_VIDEO, "has_audio": HAS_AUDIO}
     loss = model(**inputs, **presence, labels=labels, is_matched=IS_MATCHED).classification_loss
 
-    logits = model(**inputs, **presence).logits  # (B, S, C)
+    logits = model(**inputs, **presence).segment_logits  # (B, S, C)
     terms = []
     for clip in range(CLIPS):
         if not IS_MATCHED[clip]:
@@ -80,7 +80,7 @@ def test_matching_and_contrast_of_the_model(per_segment):
     outputs = model(**inputs, has_video=HAS_VIDEO, has_audio=HAS_AUDIO, is_matched=given)
 
     # Matching: complete pairs alone; per clip the mean of the logits of its segments.
-    logits = model(**inputs, has_video=HAS_VIDEO, has_audio=HAS_AUDIO).match_logits  # (B, S)
+    logits = model(**inputs, has_video=HAS_VIDEO, has_audio=HAS_AUDIO).segment_match_logits  # (B, S)
     terms = []
     for clip in (0, 3, 4):
         rows = zip(logits[clip].tolist(), is_matched[clip].tolist(), strict=True)

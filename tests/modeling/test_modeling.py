@@ -163,10 +163,13 @@ def test_labels_per_clip_per_segment_soft_and_multi_hot():
     model = tiny_model()
     inputs = tiny_inputs(frames=4, segments=2)
     per_segment = model(**inputs, labels=torch.tensor([[0, 1], [2, -100], [3, 4], [-100, -100]]))
-    assert per_segment.logits.shape == (4, 2, 5) and per_segment.match_logits.shape == (4, 2)
     per_clip = model(**inputs, labels=torch.tensor([0, 1, 2, -100]), is_matched=torch.tensor([True] * 4))
-    assert per_clip.match_logits.shape == (4,)
-    torch.testing.assert_close(per_clip.logits, per_segment.logits.mean(1))
+    # The shapes of the outputs do not follow those of the labels.
+    for outputs in (per_segment, per_clip, model(**inputs)):
+        assert outputs.segment_logits.shape == (4, 2, 5) and outputs.segment_match_logits.shape == (4, 2)
+        torch.testing.assert_close(outputs.segment_logits, per_segment.segment_logits)
+        torch.testing.assert_close(outputs.logits, per_segment.segment_logits.mean(1))
+        torch.testing.assert_close(outputs.match_logits, per_segment.segment_match_logits.mean(1))
     expected = nn.functional.cross_entropy(per_clip.logits[:3], torch.tensor([0, 1, 2]))
     torch.testing.assert_close(per_clip.classification_loss, expected)
 
@@ -231,7 +234,8 @@ def test_mismatches_within_the_batch_equal_torn_inputs(segments, scores):
     pairs = [(i, j) for i, j in pairs if whole[i] and whole[j] and classes[i] != classes[j]]
     assert pairs == [(1, 0), (2, 1)]
     pictures, sounds = (torch.tensor(one) for one in zip(*pairs, strict=True))
-    torn = plain(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
+    with torch.no_grad():
+        torn = plain(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
     torn = torn.mean(1) if torn.ndim == 2 else torn
     logits = torch.cat([expected.match_logits, torn])
     targets = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
@@ -346,7 +350,8 @@ def test_modality_dropout_hides_one_modality_in_training_only():
     video = model(pixel_values_videos=inputs["pixel_values_videos"]).logits
     audio = model(input_features=inputs["input_features"]).logits
     torch.manual_seed(0)
-    dropped = model.train()(**inputs).logits
+    with torch.no_grad():
+        dropped = model.train()(**inputs).logits
     is_video = (dropped - video).abs().amax(1) < 1e-5
     is_audio = (dropped - audio).abs().amax(1) < 1e-5
     assert (is_video ^ is_audio).all() and is_video.any() and is_audio.any()
@@ -380,8 +385,8 @@ def test_unimodal_loss_is_that_of_the_halves():
     torch.testing.assert_close(outputs.loss, without.loss + 0.5 * outputs.unimodal_loss)
     segments = tiny_inputs(clips=2, frames=4, segments=2)
     outputs = model(**segments, labels=torch.tensor([1, 2]), has_audio=torch.tensor([True, False]))
-    half = model(pixel_values_videos=segments["pixel_values_videos"], num_segments=2).logits.mean(1)[:1]
-    other = model(input_features=segments["input_features"]).logits.mean(1)[:1]
+    half = model(pixel_values_videos=segments["pixel_values_videos"], num_segments=2).logits[:1]
+    other = model(input_features=segments["input_features"]).logits[:1]
     expected = sum(nn.functional.cross_entropy(logits, torch.tensor([1])) for logits in (half, other))
     torch.testing.assert_close(outputs.unimodal_loss, expected)
 
@@ -630,10 +635,9 @@ def test_class_agreement_is_that_of_what_each_modality_says_alone():
 
 def test_class_agreement_of_segments():
     model, inputs = tiny_model(), tiny_inputs(frames=4, segments=2)
-    alone = [model(**{name: value}, num_segments=2).logits for name, value in inputs.items()]  # (B, S, C) each
-    torch.testing.assert_close(model(**inputs).class_agreement, agreement_by_hand(*alone))
-    per_clip = model(**inputs, labels=torch.tensor([0, 1, 2, 3])).class_agreement
-    torch.testing.assert_close(per_clip, agreement_by_hand(*(logits.mean(1) for logits in alone)))
+    alone = [model(**{name: value}, num_segments=2).logits for name, value in inputs.items()]  # (B, C) each
+    for labels in (None, torch.tensor([0, 1, 2, 3]), torch.zeros(4, 2, dtype=torch.long)):
+        torch.testing.assert_close(model(**inputs, labels=labels).class_agreement, agreement_by_hand(*alone))
 
 
 def test_match_head_takes_the_class_agreement_in():

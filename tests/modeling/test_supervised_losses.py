@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from sklearn.utils.class_weight import compute_class_weight
 from tiny_models import tiny_inputs, tiny_model
 from torch import nn
@@ -170,3 +171,44 @@ def test_balanced_weights_are_scikit_learns():
         balanced_class_weights(Dataset.from_dict({"label": [[0, 1], [1]]}), 2)
     with pytest.raises(ValueError, match="no training clip has a label"):
         balanced_class_weights(Dataset.from_dict({"label": [-100]}), 2)
+
+
+# ---- label smoothing, and labels that cannot be
+
+
+def test_label_smoothing_in_training_only():
+    model = tiny_model(num_labels=4, label_smoothing=0.1, unimodal_loss_weight=1.0)
+    inputs, labels = tiny_inputs(4), torch.tensor([0, 3, -100, 1])
+    plain = model.eval()(**inputs, labels=labels)
+    torch.testing.assert_close(plain.classification_loss, nn.functional.cross_entropy(plain.logits, labels))
+    smooth = model.train()(**inputs, labels=labels)
+    expected = nn.functional.cross_entropy(smooth.logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(smooth.classification_loss, expected)
+    assert smooth.contrastive_loss > 0 and smooth.matching_loss > 0 and smooth.unimodal_loss > 0
+    soft = torch.rand(4, 4).softmax(-1)
+    smooth = model(**inputs, labels=soft)
+    expected = nn.functional.cross_entropy(smooth.logits, soft, label_smoothing=0.1)
+    torch.testing.assert_close(smooth.classification_loss, expected)
+    with pytest.raises(StrictDataclassClassValidationError, match="label_smoothing=1.0 must be"):
+        MAAVTConfig(label_smoothing=1.0)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_unknown_class_is_one_line(smoothing):
+    model = tiny_model(num_labels=3, label_smoothing=smoothing).train()
+    for wrong in (7, -1):
+        with pytest.raises(ValueError, match=f"labels: {wrong} is no class of this model, whose 3 classes are 0 to 2"):
+            model(**tiny_inputs(2), labels=torch.tensor([0, wrong]))
+
+
+def test_a_training_step_without_labels():
+    """Nothing is lost without gradients, without the other losses, or where `is_matched` asks for these."""
+    inputs = tiny_inputs(2)
+    model = tiny_model().train()
+    with pytest.raises(ValueError, match="training step without labels.*config.label_smoothing"):
+        model(**inputs)
+    with torch.no_grad():
+        assert model(**inputs).loss is None
+    assert model(**inputs, is_matched=torch.tensor([True, False])).loss.requires_grad
+    assert model.eval()(**inputs).loss is None
+    assert tiny_model(contrastive=None, background_mining=False).train()(**inputs).logits.requires_grad

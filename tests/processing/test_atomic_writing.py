@@ -4,10 +4,14 @@
 
 import os
 import stat
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from modeling_deepavfusion.convert_deepavfusion import save_whole
 from processing.data.atomic_writing import atomic_file, atomic_folder, file_digest, write_text
+from processing.processing_deepavfusion import write_wave
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -46,6 +50,14 @@ def test_folders_replace_earlier_ones(tmp_path, umask):
             (temporary / content).write_text(content)
     assert os.listdir(tmp_path) == ["set"] and os.listdir(tmp_path / "set") == ["second"]
     assert permissions(tmp_path / "set") == 0o777 & ~umask
+
+
+def test_waveforms_and_converted_models_have_the_permissions_of_the_umask(tmp_path, umask):
+    path = write_wave(tmp_path / "a.wav", torch.zeros(10), 16000)
+    assert permissions(path) == 0o666 & ~umask and os.listdir(tmp_path) == ["a.wav"]
+    model = SimpleNamespace(save_pretrained=lambda folder: (folder / "config.json").write_text("{}"))
+    save_whole(model, tmp_path / "model")
+    assert permissions(tmp_path / "model") == 0o777 & ~umask and os.listdir(tmp_path / "model") == ["config.json"]
 
 
 @pytest.mark.parametrize("moment", ["writing", "renaming"])

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import pickle
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -506,3 +507,11 @@ def test_bad_options_are_refused(source, processor):
     empty = stream_of(source, processor, keep=lambda row: False)
     with pytest.raises(ValueError, match="no clip"):
         next(iter(batches_of(empty)))
+
+
+def test_a_damaged_shard_is_named(parquet, tmp_path):
+    shutil.copytree(parquet, tmp_path / "shards")
+    shard = sorted((tmp_path / "shards").glob("train-*"))[1]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=f"{shard.name}: cannot be read .* get the file again"):
+        open_source(tmp_path / "shards")

@@ -21,7 +21,7 @@ from datasets import Dataset, DatasetDict
 from torch.utils.data import ConcatDataset, DataLoader
 
 from processing.clips import ClipError, ClipRequest
-from processing.data import feature_building
+from processing.data import feature_building, feature_shards
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table
@@ -490,3 +490,21 @@ def test_waveforms_are_kept_below_their_own_peak(processor, tmp_path):
             ).waveform
             assert (kept - original).abs().max() <= original.abs().max() * (0.51 / 32767)
             assert np.isfinite(kept.numpy()).all() and original.abs().max() > 0
+
+
+@pytest.mark.parametrize("part", ["values", "footer", "list"])
+def test_a_shard_damaged_later_is_named(tables, processor, tmp_path, part):
+    """Of equal length, with other bytes: a wrong value would train a model unseen."""
+    cache = build_feature_cache(tmp_path, processor, tables, num_frames=2)
+    shard = next(cache.shards["video"].folder.glob("*.arrow"))
+    damaged = shard.with_suffix(".json") if part == "list" else shard
+    data = bytearray(damaged.read_bytes())
+    position = {"values": len(data) // 2, "footer": len(data) - 200, "list": 0}[part]
+    data[position : position + 64] = bytes(byte ^ 255 for byte in data[position : position + 64])
+    damaged.unlink()  # the open file keeps its bytes
+    damaged.write_bytes(data)
+    feature_shards._open_shard.cache_clear()
+    with pytest.raises(ValueError, match=f"{damaged.name}: the file is damaged; delete (it|{shard.stem}.json) and"):
+        again = build_feature_cache(tmp_path, processor, tables, num_frames=2)
+        for clip in again.shards["video"].clips.values():
+            again.shards["video"].read(clip)

@@ -119,7 +119,7 @@ def test_labels_per_segment_scores_and_missing_streams():
         assert (mixed["labels"][i][ignored] == -100).all()
         torch.testing.assert_close(mixed["labels"][i][~ignored].sum(-1), torch.ones(int((~ignored).sum())))
     outputs = tiny_model()(**mixed)
-    assert torch.isfinite(outputs.loss) and outputs.logits.shape == (4, 2, 5)
+    assert torch.isfinite(outputs.loss) and outputs.segment_logits.shape == (4, 2, 5)
 
     multi = {**make_batch(clips=3), "labels": torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, -100, 0], [0, 0, 0, 0, 1]])}
     scores = PairMixUp(1.0, 5, multi_label=True)(multi, 2)["labels"]

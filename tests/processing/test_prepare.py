@@ -28,6 +28,7 @@ from processing.prepare import __main__ as command
 from processing.prepare.annotations import Annotations, ClipRow, FileIndex, PrepareError, split_by_id
 from processing.prepare.scan import Facts, Job, check_clip, scan
 from processing.prepare.selection import select_rows
+from processing.prepare.writing import sole_writer
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -417,3 +418,28 @@ def test_push_to_the_hub(ave, tmp_path):
 def test_bad_shares_are_refused(ave, tmp_path):
     with pytest.raises(PrepareError, match="--validation_fraction 1: give shares from 0 on whose sum is below 1"):
         prepare("vggsound", "--root", ave, "--out", tmp_path / "out", "--validation_fraction", 1)
+
+
+def test_a_damaged_shard_of_equal_length_is_named(ave, tmp_path):
+    out = tmp_path / "out"
+    prepare("ave", "--root", ave, "--out", out, "--workers", 0)
+    shard = out / "data" / "train-00000-of-00001.parquet"
+    data = bytearray(shard.read_bytes())
+    data[-40:] = bytes(40)
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=f"{out}: a shard cannot be read .* prepare it again"):
+        load_prepared(out)
+
+
+def test_one_preparation_at_a_time_and_no_leftovers(ave, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("ave", "--root", ave, "--out", out, "--workers", 0)
+    with sole_writer(tmp_path / ".out.scan.jsonl"), pytest.raises(PrepareError, match="another process prepares"):
+        prepare(*arguments)
+    prepare(*arguments)
+    killed = tmp_path / ".out.0123456789ab.part"
+    other = tmp_path / ".out2.0123456789ab.part"
+    for folder in (killed, other):
+        (folder / "data").mkdir(parents=True)
+    prepare(*arguments)
+    assert not killed.exists() and other.exists()

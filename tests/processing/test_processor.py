@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from clip_factory import numbered_frames, read_numbers, tone, write_flash_and_beep, write_numbered
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor, ViTImageProcessor
@@ -275,6 +276,19 @@ def test_pixels_against_the_image_processor(clip):
         want = ViTImageProcessor(image_mean=mean)(list(frames), return_tensors="pt").pixel_values
         got = MAAVTVideoProcessor(image_mean=mean)(frames, return_tensors="pt").pixel_values_videos[0]
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["VideoMAEVideoProcessor", "VJEPA2VideoProcessor", "LlavaOnevisionVideoProcessor"])
+def test_pixels_of_the_video_processors_of_transformers(clip, name):
+    """Resizing, cropping, scaling and normalizing: with the same settings the same pixels, frame by frame."""
+    theirs = getattr(transformers, name)(do_sample_frames=False)
+    settings = {key: getattr(theirs, key) for key in ("size", "resample", "image_mean", "image_std")}
+    if theirs.do_center_crop:
+        settings |= {"do_center_crop": True, "crop_size": theirs.crop_size}
+    frames = [load_clip(clip, ClipRequest(num_frames=4, streams=("video",))).frames] * 2
+    got = MAAVTVideoProcessor(**settings)(frames, return_tensors="pt").pixel_values_videos
+    (want,) = theirs(frames, return_tensors="pt").values()
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])

@@ -157,7 +157,7 @@ def test_background_seconds_can_be_mismatched_pairs():
     labels = torch.stack([targets.labels(i) for i in range(3)])
     is_matched = torch.stack([targets.is_matched(i) for i in range(3)])
     outputs = model(**inputs, labels=labels, is_matched=is_matched)
-    assert outputs.logits.shape == (3, 3, 5) and outputs.match_logits.shape == (3, 3)
+    assert outputs.segment_logits.shape == (3, 3, 5) and outputs.segment_match_logits.shape == (3, 3)
     assert torch.isfinite(outputs.loss)
 
 
@@ -175,9 +175,10 @@ def test_pictures_alone_are_judged_by_segment():
     model = tiny_model()
     frames = tiny_inputs(clips=2, frames=4, segments=2)["pixel_values_videos"]
     outputs = model(pixel_values_videos=frames, labels=torch.zeros(2, 2, dtype=torch.long))
-    assert outputs.logits.shape == (2, 2, 5)
-    torch.testing.assert_close(model(pixel_values_videos=frames, num_segments=2).logits, outputs.logits)
-    torch.testing.assert_close(model(pixel_values_videos=frames[:, :2]).logits, outputs.logits[:, 0])
+    segments = outputs.segment_logits
+    assert segments.shape == (2, 2, 5)
+    torch.testing.assert_close(model(pixel_values_videos=frames, num_segments=2).segment_logits, segments)
+    torch.testing.assert_close(model(pixel_values_videos=frames[:, :2]).logits, segments[:, 0])
     with pytest.raises(ValueError, match="must divide T = 4"):
         model(pixel_values_videos=frames, num_segments=3)
 

@@ -5,6 +5,7 @@
 import csv
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from datasets import Audio, Dataset, Features, Value, Video
 from processing import MAAVTProcessor
 from processing.clips import Clip, ClipError
 from processing.data import clip_checks
-from processing.data.atomic_writing import write_csv
+from processing.data.atomic_writing import write_csv, written_text
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.conventions import VIDEO_SUFFIXES
@@ -30,6 +31,7 @@ from processing.prepare.report import make_report
 from processing.prepare.selection import Verdict
 
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMA = pa.schema({"video": pa.struct({"path": pa.string(), "bytes": pa.binary()}), "label": pa.string()})
 
 
@@ -76,7 +78,52 @@ def test_layouts_and_endings(tmp_path, clip):
     assert {split: len(part) for split, part in table.items()} == dict.fromkeys(
         ("train", "validation", "test"), 2 * len(VIDEO_SUFFIXES)
     )
-    assert {".ts", ".m4v", ".flv"} <= set(VIDEO_SUFFIXES) and not report["skipped"]
+    assert {".ts", ".m4v", ".flv", ".mpg", ".mpeg", ".wmv"} <= set(VIDEO_SUFFIXES) and not report["skipped"]
+    page = (REPOSITORY / "docs" / "datasets.md").read_text(encoding="utf-8")
+    assert f"A clip ends in {', '.join(VIDEO_SUFFIXES[:-1])} or {VIDEO_SUFFIXES[-1]}." in " ".join(page.split())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["train/dog/a.mp4", "tests/dog/b.mp4"],
+            "tests: has the class folders of train and is no split; call it one of",
+        ),
+        (["train/a.mp4", "test/b.mp4"], "no folders of classes in this split; make test/CLASS/clip.mp4"),
+        (["train/dog/a.mp4", "val/b.mp4"], "no folders of classes in this split; make val/CLASS/clip.mp4"),
+    ],
+)
+def test_splits_that_are_none(tmp_path, clip, names, message):
+    with pytest.raises(ValueError, match=message):
+        read_all(folder_of(clip, tmp_path, names))
+
+
+def test_folders_beside_splits_and_a_class_called_train(tmp_path, clip):
+    names = ["train/dog/a.mp4", "valid/dog/b.mp4", "test/dog/c.mp4", "labels/list.txt"]
+    table, report = read_all(folder_of(clip, tmp_path / "splits", names))
+    assert set(table) == {"train", "validation", "test"} and report["classes"] == ["dog"]
+    assert report["warnings"] == ["labels: skipped, it is no split beside train, validation and test"]
+    names = ["train/monday/a.mp4", "bus/b.mp4", "car/tuesday/c.mp4"]
+    _, report = read_all(folder_of(clip, tmp_path / "vehicles", names))
+    assert report["classes"] == ["bus", "car", "train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (["a.mp4,dog,train,x", "b.mp4,dog,tset,y"], {}, r"\['tset'\] are no split names"),
+        (["a.mp4,dog,train,x", "b.mp4,dog,,y"], {}, "some rows have a split and some have none"),
+        (["a.mp4,dog,train,x", "b.mp4,dog,test,x"], {}, "group 'x' is in train and in test"),
+        (["a.mp4,dog,train,x", "b.mp4,dog,train,y"], {"test_fraction": 2}, "their sum below 1"),
+    ],
+)
+def test_wrong_splits_are_told_before_a_clip_is_decoded(tmp_path, clip, monkeypatch, rows, options, message):
+    folder = folder_of(clip, tmp_path, ["a.mp4", "b.mp4"])
+    (folder / "metadata.csv").write_text("\n".join(["file_name,label,split,group", *rows]), encoding="utf-8")
+    monkeypatch.setattr(clip_checks, "isolated_calls", None)  # reads the clips
+    with pytest.raises(ValueError, match=message):
+        read_all(folder, check="decode", **options)
 
 
 def test_prepare_skips_names_that_are_not_utf8(tmp_path, clip):
@@ -144,6 +191,21 @@ def test_a_spreadsheet_runs_no_cell(tmp_path):
     write_csv(tmp_path / "predictions.csv", rows, ["clip_id", "label", "score"])
     with open(tmp_path / "predictions.csv", newline="") as file:
         assert list(csv.reader(file))[1:] == [["'=HYPERLINK(1)", "-x", "-1.5"], ["--PJHxphWEs", "'@a", ""]]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "@a", "\tx", "-2+3", "-cmd|' /C calc'!A0", "-SUM(A1)", "'=1", "''+1"])
+def test_a_formula_in_a_cell_is_text_and_read_back(tmp_path, text):
+    write_csv(tmp_path / "cells.csv", [{"text": text}], ["text"])
+    with open(tmp_path / "cells.csv", newline="") as file:
+        cell = list(csv.reader(file))[1][0]
+    assert cell == f"'{text}" and written_text(cell) == text
+
+
+@pytest.mark.parametrize("text", ["dog", "-x", "--PJHxphWEs", "-e0_000000/Church bell", "'quoted'", "a=b", ""])
+def test_other_cells_stay_as_they_are(tmp_path, text):
+    write_csv(tmp_path / "cells.csv", [{"text": text, "more": 1}], ["text", "more"])
+    with open(tmp_path / "cells.csv", newline="") as file:
+        assert list(csv.reader(file))[1][0] == text == written_text(text)
 
 
 @pytest.mark.parametrize(("start", "end", "pieces"), [(None, None, 4), (30.0, 170.5, 2), (0.0, 120.0, 1)])

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from training import command_line
@@ -66,6 +67,10 @@ def test_an_error_is_one_line(monkeypatch):
     [
         ("DataLoader worker (pid 7) is killed by signal: Killed.", "error: a loader worker has died"),
         ("[enforce fail] PytorchStreamWriter failed writing file data/0", "error: a file cannot be written"),
+        (
+            "[enforce fail at inline_container.cc:672] . unexpected pos 40832 vs 40724",
+            "error: a file cannot be written",
+        ),
         ("[gloo/transport/tcp/pair.cc] Connection closed by peer", "error: another process of this run has ended"),
         ("a fault of the program", None),
     ],
@@ -80,6 +85,22 @@ def test_what_libraries_report_as_runtime_errors(monkeypatch, message, line):
         assert isinstance(result.exception, RuntimeError)
     else:
         assert result.output.startswith(line) and len(result.output.splitlines()) == 1
+
+
+class BrokenClips(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        raise ValueError("clips/a.mp4: cut off; get it again\nmore: about it")
+
+
+def test_an_error_in_a_loader_worker_is_its_own_line(monkeypatch):
+    monkeypatch.setattr(
+        "processing.prepare.__main__.main",
+        lambda: list(torch.utils.data.DataLoader(BrokenClips(), num_workers=1)),
+    )
+    assert call("prepare", "ave").output == "error: clips/a.mp4: cut off; get it again\n"
 
 
 def test_a_configuration_that_is_not_there(tmp_path):

@@ -192,8 +192,9 @@ def test_localization_draws_its_map(folder, tmp_path):
 def test_a_long_file_gets_a_timeline(folder, tmp_path, capsys):
     """Half a second is heard of three, so that the file is cut; figures of table, captions and records agree."""
     predict.main([str(folder / "maavt"), str(folder / "long.mp4"), "--pictures", str(tmp_path), "--top_k", "3"])
-    records = json.loads(capsys.readouterr().out)
-    assert len(records) >= 6
+    printed = capsys.readouterr()
+    records = json.loads(printed.out)
+    assert len(records) >= 6 and "long.mp4: cut into windows of 0.48 s" in printed.err
     picture, table, captions = records[0]["timeline"]
     assert Image.open(picture).width > 500 and all("timeline" not in record for record in records[1:])
     with open(table, encoding="utf-8") as file:
@@ -254,6 +255,8 @@ def test_what_cannot_be_answered_is_one_line(folder, tmp_path, monkeypatch):
     ViTModel(ViTConfig(**tiny_models.TINY_VIT), add_pooling_layer=False).save_pretrained(tmp_path / "vit")
     with pytest.raises(ValueError, match="is a vit checkpoint; train it first"):
         classify(tmp_path / "vit", clip)
+    with pytest.raises(FileExistsError, match="is a file; give a folder"):
+        PictureFolder(clip[0])
     monkeypatch.setattr(picture_folder.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match="pip install"):
         PictureFolder(tmp_path / "none")

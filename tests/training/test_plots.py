@@ -22,7 +22,7 @@ from training.maavt.outputs import write_results
 needs_matplotlib = pytest.mark.skipif(
     importlib.util.find_spec("matplotlib") is None, reason="matplotlib is not installed (extra: plots)"
 )
-NAMES = ["a $1", "b, c", "d"]
+NAMES = ["=a $1", "b, c", "d"]
 HISTORY = [
     {"epoch": 0.5, "step": 1, "loss": 2.0, "matching_loss": 0.7, "grad_norm": 1.0, "learning_rate": 1e-3},
     {"epoch": 1.0, "step": 2, "loss": 1.0, "matching_loss": 0.6, "grad_norm": 1.0, "learning_rate": 1e-3},
@@ -59,7 +59,7 @@ def test_class_reports_of_a_run(tmp_path):
 def test_class_reports_refuse_other_classes(tmp_path):
     folder = write_run(tmp_path / "run")
     (folder / "results.json").write_text(json.dumps({"label_names": ["b, c", "d"]}))
-    with pytest.raises(ValueError, match=r"'a \$1'.*is no class of results.json"):
+    with pytest.raises(ValueError, match=r"'=a \$1'.*is no class of results.json"):
         write_class_reports(folder)
 
 

@@ -490,6 +490,18 @@ def test_a_checkpoint_is_measured_with_its_own_processor(finished, toy, tmp_path
     assert parsed.data.num_frames == 2 and "num_frames: 3 is set" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        (["--label_smoothing_factor", "0.1"], r"model_config: {label_smoothing: 0.1}"),
+        (["--evaluate_only", "--push_to_hub"], r"`maavt push RUN you/name` uploads the run"),
+    ],
+)
+def test_options_that_would_drop_something_name_the_cure(toy, options, cure):
+    with pytest.raises(ValueError, match=cure):
+        parse_arguments([toy, *options])
+
+
 def test_wrong_folders_are_refused_before_any_clip_is_decoded(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "build_clip_table", None)
     (tmp_path / "file").write_text("")
@@ -564,6 +576,36 @@ def test_a_compiled_training_writes_a_plain_model(toy, tmp_path):
 def test_names_of_classes_break_no_table_and_no_card():
     assert plain_text("a*b_c <i>\n# d") == "a\\*b\\_c &lt;i&gt; \\# d"
     assert markdown_table([{"label": "a|b\n<c>"}], {"label": "class"}).splitlines()[-1] == "| a\\|b &lt;c&gt; |"
+
+
+def test_a_run_with_hostile_names_of_classes(toy, tmp_path):
+    """Markdown, HTML, line breaks, slashes and formulas in labels: the card, the tables and the folder stay sound."""
+    names = {"blue": "=1+1|<script>\n# x", "green": "../../up/*x*", "red": "-2+3 [a](http://b)"}
+    shown = {label: " ".join(name.split()) for label, name in names.items()}  # one line
+    data = tmp_path / "data"
+    data.mkdir()
+    table = Path(toy).parent / "data" / "metadata.csv"
+    (data / "clips").symlink_to(table.parent / "clips")
+    rows = read_csv(table)
+    with open(data / "metadata.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(row | {"label": names[row["label"]]} for row in rows)
+    options = "--check none --baseline false --num_train_epochs 1"
+    results = recipe.main([toy, "--data", str(data), "--output_dir", str(tmp_path / "run"), *options.split()])
+    assert sorted(results["label_names"]) == sorted(shown.values())
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "run"}
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert ", ".join(plain_text(name) for name in results["label_names"]) in card
+    assert "<script>" not in card.split("```yaml")[0].split("---")[2] and "\n# x" not in card
+    cells = [cell for row in read_csv(tmp_path / "run" / "predictions.csv") for cell in row.values()]
+    assert f"'{shown['blue']}" in cells and not [cell for cell in cells if cell.startswith(("=", "-2"))]
+    report = json.loads((tmp_path / "run" / "class_report.json").read_text(encoding="utf-8"))
+    assert {row["label"] for row in report[0]["classes"]} == set(shown.values())
+    table = (tmp_path / "run" / "class_report.md").read_text(encoding="utf-8")
+    assert "<script>" not in table and all(line.startswith("|") for line in table.splitlines()[2:])
+    config = json.loads((tmp_path / "run" / "model" / "config.json").read_text(encoding="utf-8"))
+    assert set(config["id2label"].values()) == set(shown.values())
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(toy, tmp_path, monkeypatch, caplog):

@@ -201,10 +201,8 @@ def upright(spectrograms: torch.Tensor, extractor: Any) -> torch.Tensor:
 
 
 def class_probabilities(model: Any, logits: torch.Tensor) -> torch.Tensor:
-    """[B, C]: of one class among all, or of each class by itself where a clip may have several; over segments the mean."""
+    """[B, C]: of one class among all, or of each class by itself where a clip may have several."""
     logits = logits.float()
-    if logits.ndim == 3:  # (B, S, C)
-        logits = logits.mean(1)  # (B, C)
     if model.config.problem_type == "multi_label_classification":
         return logits.sigmoid()
     return logits.softmax(-1)

@@ -5,7 +5,9 @@
 import os
 import re
 import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from pathlib import Path
 CAUSES = {
     "DataLoader worker": "a loader worker has died; is there enough memory? --resume_from_checkpoint true goes on",
     "PytorchStreamWriter failed": "a file cannot be written; is the disk full?",
+    "inline_container": "a file cannot be written; is the disk full?",
+    "iostream error": "a file cannot be written; is the disk full?",
     "No space left": "the disk is full",
     "gloo": "another process of this run has ended; its own output says why",
 }
@@ -28,6 +32,7 @@ def run_command(main: Callable[[], object]) -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    sys.unraisablehook = _interrupt_again
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher's report shows the error of the process that failed
         from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -40,6 +45,7 @@ def run_command(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # workers are waited for: Ctrl-C ends at once then
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
@@ -51,9 +57,17 @@ def run_command(main: Callable[[], object]) -> None:
         sys.exit(status)
 
 
+def _interrupt_again(unraisable: object) -> None:
+    """Python drops a Ctrl-C that falls into a callback, such as those of a fork. It comes again after it."""
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
 def explained(error: Exception) -> str | None:
     """One line for an error that a user can mend; None for a fault of the program."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    line = (own_message(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, (ValueError, OSError, ImportError)):
         return line
     if "DataLoader worker" in line and (file := _file_of_dead_worker(line)):
@@ -64,6 +78,15 @@ def explained(error: Exception) -> str | None:
             if words in str(error):
                 return f"{cause} ({line})"
     return None
+
+
+def own_message(error: Exception) -> str:
+    """The message of an error; of one that a loader worker raised, without the traceback that PyTorch puts before it."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "\nOriginal Traceback" in text):
+        return text
+    raised = re.search(r"^[\w.]+: (.*)", text.rpartition("Traceback (most recent call last):")[2], re.MULTILINE)
+    return raised[1] if raised else text
 
 
 def _file_of_dead_worker(message: str) -> str:

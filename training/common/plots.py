@@ -55,8 +55,9 @@ def plots_of_run(directory: str | Path, state: Path | None = None) -> list[Path]
     """`save_plots` for the end of a training run, which no plot may cost: what fails is logged and skipped."""
     try:
         return save_plots(directory, state)
-    except Exception:
-        logger.exception("plots: not drawn; python -m training.common.plots RUN tries again")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        logger.warning("plots: not drawn (%s); python -m training.common.plots RUN tries again", reason)
         return []
 
 

@@ -5,6 +5,8 @@
 import csv
 from pathlib import Path
 
+from processing.data.atomic_writing import written_text
+
 
 NEEDED = ("input", "noise", "clip_id", "group", "label", "predicted")
 
@@ -24,6 +26,7 @@ def read_predictions(path: str | Path) -> dict[tuple[str, str], list[dict[str, s
         conditions: dict[tuple[str, str], list[dict[str, str]]] = {}
         for record in reader:
             if record["label"]:
+                record = {name: written_text(record[name] or "") for name in reader.fieldnames}
                 conditions.setdefault((record["input"], record["noise"]), []).append(record)
     return conditions
 

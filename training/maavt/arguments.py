@@ -147,8 +147,16 @@ def check_arguments(recipe: Recipe) -> None:
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
+    if run.label_smoothing_factor:
+        raise ValueError(
+            "label_smoothing_factor: Trainer would drop the matching and contrastive losses; give "
+            f"model_config: {{label_smoothing: {run.label_smoothing_factor}}}"
+        )
     if run.evaluate_only and run.push_to_hub:
-        raise ValueError("evaluate_only: writes no model; `maavt push RUN you/name` uploads a run that has ended")
+        raise ValueError(
+            "evaluate_only: writes no model that could be uploaded; `maavt push RUN you/name` uploads the run that has "
+            "written the one in model_name_or_path (RUN: its output folder)"
+        )
     if run.evaluate_only and (run.dry_run or run.resume_from_checkpoint):
         raise ValueError("evaluate_only: trains nothing; leave dry_run and resume_from_checkpoint out")
     if run.load_best_model_at_end and run.eval_strategy == "no":

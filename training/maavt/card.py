@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, model_info
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+    model_info,
+)
+from huggingface_hub.constants import EVAL_RESULTS_FOLDER
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from transformers import PreTrainedConfig
 
@@ -110,8 +118,31 @@ def hub_name(backbone: str) -> str | None:
     return backbone if re.fullmatch(r"[\w.-]+/[\w.-]+", backbone) else None
 
 
+def write_eval_results(directory: Path, results: dict) -> None:
+    """Writes `.eval_results/NAME.yaml`, which the Hub lists beside the card and on the page of the data set.
+
+    Only where the data set is on the Hub: top-1 (mAP of clips with several classes) of video and audio together.
+    """
+    card = results["card"]
+    dataset = card.get("data_hub")
+    rows = [row for row in results["rows"] if (row["model"], row["input"], row["noise"]) == ("maavt", "both", "clean")]
+    if not dataset or not rows or results["arguments"].get("evaluation_split", "test") != "test":
+        return
+    metric, value = next((name, rows[0][name]) for name in ("top1", "map") if rows[0].get(name) is not None)
+    entry = EvalResultEntry(
+        dataset_id=dataset,
+        task_id=card["data_task"],
+        value=round(float(value), 4),
+        notes=f"{metric} of video and audio, {rows[0]['clips']} test clips, measured by the maavt package",
+    )
+    folder = directory / EVAL_RESULTS_FOLDER
+    folder.mkdir(exist_ok=True)
+    text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+    write_text(folder / f"{dataset.rpartition('/')[2]}.yaml", text)
+
+
 def eval_results(rows: list[dict], dataset: str, split: str) -> list[EvalResult]:
-    """The model's own rows in the form that the Hub lists."""
+    """The model's own rows in the older form, `model-index`, which takes data sets that are not on the Hub."""
     results = []
     for row in (r for r in rows if r["model"] == "maavt"):
         condition = "clean" if row["noise"] in ("any", "clean") else f"white noise, {row['noise']} dB"
@@ -162,8 +193,9 @@ def card_pictures(directory: Path) -> str:
 
 
 def write_card(directory: Path, results: dict, **options) -> Path:
-    """Writes `directory/README.md`, a `card_text` with these options; returns its path."""
+    """Writes `directory/README.md`, a `card_text` with these options, and what the Hub reads beside it; returns its path."""
     write_text(directory / "README.md", card_text(directory, results, **options))
+    write_eval_results(directory, results)
     return directory / "README.md"
 
 
@@ -188,6 +220,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
         base_model=hub_name(card["backbone"]),
         pipeline_tag="video-classification",
         tags=["audio-visual", "maavt", "audio-classification", "video-classification"],
+        datasets=card.get("data_hub"),
         model_name=card["title"],
         eval_results=eval_results(results["rows"], card["data_name"], measured_on) or None,
     )

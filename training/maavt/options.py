@@ -52,6 +52,8 @@ class CardOptions:
     data_name: str | None = None  # None: the name of the data's folder
     data_description: str | None = None  # one sentence
     data_license: str = "not stated"
+    data_hub: str | None = None  # user/name of the data set on the Hub; None: as in data: hf://datasets/user/name
+    data_task: str = "default"  # the task of that data set's eval.yaml whose leaderboard lists the result
     backbone: str | None = None  # its Hub name, or what it is; None: the name or folder that was loaded
     backbone_license: str | None = None  # None: as the backbone's own card says
     license: str | None = None  # of the trained weights, a name that the Hub knows; None: both licenses apply

@@ -19,9 +19,10 @@ from transformers import PreTrainedConfig, ProcessorMixin, Trainer
 
 from modeling_maavt import export_adapter
 from processing.data.atomic_writing import write_csv, write_text
+from processing.data.stream_sources import HUB
 from training.common.class_reports import write_class_reports
 from training.common.plots import plots_of_run
-from training.common.results import markdown_table, package_versions, small_table_note
+from training.common.results import markdown_table, package_versions, plain_text, small_table_note
 
 from .arguments import Recipe, recorded_arguments, training_record
 from .baseline import baseline_rows
@@ -147,9 +148,9 @@ def card_texts(
         what += f", with LoRA of rank {model.lora_rank}"
     num_classes = len(report["classes"])
     skipped = report["skipped_by_reason"] | report.get("skipped_in_preparation", {})
-    reasons = ", ".join(f"{number} ({reason})" for reason, number in skipped.items())
+    reasons = ", ".join(f"{number} ({plain_text(reason)})" for reason, number in skipped.items())
     return {
-        "title": card.title or f"MA-AVT on {data_name}",
+        "title": card.title or f"MA-AVT on {plain_text(data_name)}",
         "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
         f"{backbone}. What was trained: {what}.",
         "architecture": architecture_text(config),
@@ -158,11 +159,20 @@ def card_texts(
         "backbone": backbone,
         "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
         "data_name": data_name,
-        "data_description": card.data_description or f"{data_name}: {num_classes} classes.",
+        "data_description": card.data_description or f"{plain_text(data_name)}: {num_classes} classes.",
         "data_license": card.data_license,
+        "data_hub": card.data_hub or dataset_on_hub(recipe.data.data),
+        "data_task": card.data_task,
         "skipped": f"Skipped clips: {reasons or 'none'}.",
         "recipe": f"{trained_parameters:,} of {parameters:,} parameters were trained.",
     }
+
+
+def dataset_on_hub(data: str) -> str | None:
+    """`user/name` of `hf://datasets/user/name@branch`; None for a local folder."""
+    if not data.startswith(HUB):
+        return None
+    return data.removeprefix(HUB).partition("@")[0].strip("/")
 
 
 def backbone_name(name: str, config: PreTrainedConfig) -> str:

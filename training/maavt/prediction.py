@@ -248,11 +248,14 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedM
     """The model of a folder or Hub name in evaluation mode, by the class that saved it; None: on a GPU where there is one.
 
     Raises:
-        ValueError: a checkpoint of another kind, or one that answers to no clip.
+        ValueError: no checkpoint, one of another kind, or one that answers to no clip.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = AutoConfig.from_pretrained(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: is no folder with a model, and names none on the Hub: {error}") from error
     model_class = MAAVTForAudioVisualClassification
     if config.model_type == "deepavfusion":
         name = (config.architectures or ["a model without a name"])[0]
@@ -345,12 +348,12 @@ def add_predictions(
         record["match_logit"], record["match_probability"] = None, None
         match_logits = getattr(outputs, "match_logits", None)
         if match_logits is not None and paired[row]:
-            match = match_logits[row].float().mean()
+            match = match_logits[row].float()
             record["match_logit"] = round(match.item(), 6)
             record["match_probability"] = round(match.sigmoid().item(), 6)
         agreement, record["class_agreement"] = getattr(outputs, "class_agreement", None), None
         if agreement is not None and paired[row]:
-            record["class_agreement"] = round(agreement[row].float().mean().item(), 6)
+            record["class_agreement"] = round(agreement[row].float().item(), 6)
         if options.scores:
             record["scores"] = probabilities[row].cpu().numpy()
         for name, rows in vectors.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from processing.data.atomic_writing import remove_leftovers
 from training.common.folder_lock import folder_lock
 
 from .arguments import Recipe, parse_arguments, prepare
@@ -51,5 +52,7 @@ def output_folder(recipe: Recipe) -> Iterator[None]:
     if recipe.run.dry_run or not recipe.run.should_save:
         yield
         return
-    with folder_lock(Path(recipe.run.output_dir)):
+    output = Path(recipe.run.output_dir)
+    with folder_lock(output):
+        remove_leftovers(output)
         yield

@@ -66,6 +66,18 @@ class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
             return loss, outputs
         return loss
 
+    def prediction_step(
+        self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ):
+        """As in `Trainer`; predictions are the class and match logits of clips, or of segments where those have labels."""
+        if ignore_keys is None:
+            ignored = {"logits", *getattr(self.model.config, "keys_to_ignore_at_inference", [])}
+            predictions = {"logits", "match_logits"}
+            if inputs["is_matched"].ndim == 2 and "segment_logits" in ignored:
+                predictions = {"segment_logits", "segment_match_logits"}
+            ignore_keys = sorted(ignored - predictions)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As in `Trainer`, without the learned tokens: decay would pull them to zero, like a bias or a norm."""
         return [name for name in super().get_decay_parameter_names(model) if "prompt." not in name]
@@ -80,11 +92,8 @@ class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
         """As in `Trainer`, with each part of the loss over its own count, and their weighted sum as the loss.
 
-        A mean over batches would weigh a batch of two matched pairs like one of fifty. Predictions hold the match logits too.
+        A mean over batches would weigh a batch of two matched pairs like one of fifty.
         """
-        if kwargs.get("ignore_keys") is None:
-            ignored = getattr(self.model.config, "keys_to_ignore_at_inference", [])
-            kwargs["ignore_keys"] = [name for name in ignored if name != "match_logits"]
         self._evaluation_parts.clear()  # a run that was interrupted leaves some
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         gathered = self._gathered(self._evaluation_parts)
