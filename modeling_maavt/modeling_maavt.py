@@ -62,7 +62,7 @@ TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_
 # A loss that somebody computes from the logits, as Trainer's label_smoothing_factor does, drops the model's other losses.
 NO_LABELS = (
     "A training step without labels: a loss computed from the logits alone would drop the matching and contrastive losses. "
-    "Set model.config.label_smoothing in place of Trainer's label_smoothing_factor; in a loop of your own pass labels."
+    "Set model.config.label_smoothing in place of Trainer's label_smoothing_factor; for a loss of your own pass labels or is_matched."
 )
 
 
