@@ -208,6 +208,16 @@ def test_deepavfusion_is_shown(task, clips):
     assert ("did not work" in sentence) == (task == "separation")
 
 
+@pytest.mark.parametrize(
+    "options, words", [(["no/model"], "no/model: is no"), (["no/model", "--examples", "x"], "x: no clip")]
+)
+def test_what_cannot_be_shown_is_one_line(options, words):
+    from app.__main__ import main
+
+    with pytest.raises((ValueError, OSError), match=words):
+        main(options)
+
+
 def test_browsers_are_told_to_stay_here(page):
     _, body, headers = request(page.address)
     assert "default-src 'self'" in headers["content-security-policy"]
