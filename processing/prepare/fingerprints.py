@@ -22,7 +22,7 @@ FLAGS = {
     NEAR_STILL: "the picture hardly changes",
     NEAR_DUPLICATE: "looks and sounds like a clip of another split, perhaps re-encoded",
 }
-STILL = 0.5  # gray levels of 255: compression changes a still picture by less, a speaking face by 1
+STILL = 0.7  # gray levels of 255: compression changes a still picture by less, a speaking face by 1.1 and more
 PICTURE = 32  # pixels of the small gray picture, and bands and times of the small spectrogram
 HASH = {"video": 8, "audio": 16}  # low frequencies kept of each axis
 CLOSE = {
