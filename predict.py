@@ -150,6 +150,13 @@ def main(argv: list[str] | None = None) -> int:
         write_text(arguments.output, text)
     else:
         print(text, end="")
+    for record in records:
+        if "timeline" in record and arguments.window is None:
+            seconds = record["end"] - record["start"]
+            print(
+                f"{record['file']}: cut into windows of {seconds:g} s, what is heard at once; --window chooses",
+                file=sys.stderr,
+            )
     errors = [record["error"] for record in records if "error" in record]
     for error in errors:
         print(error, file=sys.stderr)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from processing.data.atomic_writing import atomic_folder
 
@@ -57,7 +58,7 @@ def write_space(
     Args:
         folder: is made anew.
         models: (model, processor) by name.
-        sources: by name, the folder or Hub name that a model was loaded from. The files of a folder go into the Space.
+        sources: by name, the folder or Hub name that a model was loaded from. Models of the Hub stay there, but adapters.
         examples: clips that go into the Space.
         limits: see `Page`.
         title: of the page and of the Space.
@@ -70,20 +71,21 @@ def write_space(
             text = IMPORT.sub(r"from .\1 import", file.read_text(encoding="utf-8"))
             (temporary / PAGE / file.name).write_text(text, encoding="utf-8")
 
-        # Models with their code, except those of the Hub; clips.
+        # Models with their code, except those that the Hub has whole; clips.
         rows = []
         for name, (model, processor) in models.items():
             source = sources[name]
-            if Path(source).exists():
+            if Path(source).exists() or find_adapter_config_file(source):
                 source = f"models/model_{len(rows)}"
                 model.save_pretrained(temporary / source)
                 processor.save_pretrained(temporary / source)
             rows.append((name, type(model)._auto_class, source))
         (temporary / "examples").mkdir()
-        copies = [Path(shutil.copy(file, temporary / "examples")).relative_to(temporary) for file in examples]
+        clips = [f"examples/{index}_{Path(file).name}" for index, file in enumerate(examples, 1)]
+        for file, clip in zip(examples, clips, strict=True):
+            shutil.copy(file, temporary / clip)
 
         # What starts it.
-        clips = [copy.as_posix() for copy in copies]
         app = APP.format(page=PAGE, models=rows, examples=clips, limits=limits, title=title)
         (temporary / "app.py").write_text(app, encoding="utf-8")
         (temporary / "requirements.txt").write_text(requirements(), encoding="utf-8")

@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 STREAMS = {"video and audio": ("video", "audio"), "video only": ("video",), "audio only": ("audio",)}
 INTRODUCTION = """Drop a clip of a few seconds into the box, or press the camera to record one. The model says what it sees and hears,
 and shows where it looked and listened."""
-CAPTION = """### Where it looked and listened
-What the model got, and the same with its attention: the brighter, the more it counted. A spectrogram shows high tones
+CAPTION = """### What it saw and heard
+First what the model got, then the same with its map: the brighter, the more it counts. A spectrogram shows high tones
 above low ones, from left to right as they are heard."""
 FAILED = "**This did not work.** "
 MOST_NAMES = 30  # of classes that are listed
@@ -158,7 +158,9 @@ class Page:
     def add_outputs(self) -> None:
         self.line = gr.Markdown("The result will appear here.", elem_id="line", min_height=60)
         self.classes = gr.Label(label="Most likely", num_top_classes=5, show_heading=False, visible=False)
-        self.audio = gr.Audio(label="The sound of what is in the picture", format="wav", visible=False)
+        self.audio = gr.Audio(
+            format="wav", label="The sound of what is in the picture", buttons=["download"], visible=False
+        )
         picture = {"format": "png", "show_label": False, "buttons": ["fullscreen", "download"], "interactive": False}
         with gr.Column(visible=False) as self.details:
             gr.Markdown(CAPTION)
@@ -241,12 +243,14 @@ class Page:
         if view.match_probability is not None:
             lines.append(f"Do video and audio belong together? {percent(view.match_probability)} yes.")
         if view.waveforms:
-            waveform = view.waveforms["separated"].flatten().numpy()
+            waveform = (view.waveforms["separated"].flatten().clamp(-1, 1) * 32767).short().numpy()
             parts[self.audio] = gr.update(value=(view.extractor.sampling_rate, waveform), visible=True)
         lines += [f"The model got no {name}." for name in missing(view)]
+        if not lines:
+            lines.append("The model has looked and listened.")
         heard = view.end - view.start
         if heard < 0.9 * seconds:
-            lines.append(f"It takes in {heard:.2g} seconds at a time; here {view.start:.2f} to {view.end:.2f}.")
+            lines.append(f"It takes in {heard:.2g} seconds at a time, here {view.start:.2f} to {view.end:.2f}.")
         # The figure without what stands above it already.
         figure = draw_clip(replace(view, probabilities=None, match_probability=None), narrow=True)
         figure.suptitle("")

@@ -44,7 +44,7 @@ HEADS = ("image", "audio", "fusion")
 # A loss that somebody computes from the logits, as Trainer's label_smoothing_factor does, trains the heads as one.
 NO_LABELS = (
     'A training step without labels: a loss computed from the logits alone would not be classifier_loss="separate". Set '
-    "model.config.label_smoothing in place of Trainer's label_smoothing_factor; in a loop of your own pass labels."
+    "model.config.label_smoothing in place of Trainer's label_smoothing_factor; for a loss of your own pass labels."
 )
 
 

@@ -36,6 +36,7 @@ from .backbone_maavt import (
     adapter_config,
     check_whole_trunk,
     find_checkpoint,
+    of_backbone,
     quiet_loading,
     trunk_from_backbone,
 )
@@ -61,7 +62,7 @@ TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_
 # A loss that somebody computes from the logits, as Trainer's label_smoothing_factor does, drops the model's other losses.
 NO_LABELS = (
     "A training step without labels: a loss computed from the logits alone would drop the matching and contrastive losses. "
-    "Set model.config.label_smoothing in place of Trainer's label_smoothing_factor; in a loop of your own pass labels."
+    "Set model.config.label_smoothing in place of Trainer's label_smoothing_factor; for a loss of your own pass labels or is_matched."
 )
 
 
@@ -513,8 +514,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         if checkpoint is not None and kwargs.get("state_dict") is None:
             checkpoint, named_adapter, is_backbone = find_checkpoint(checkpoint, hub_kwargs)
             adapter = named_adapter or adapter
-            if named_adapter is not None and not isinstance(kwargs.get("config"), PreTrainedConfig):
-                kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+            if named_adapter is not None:
+                if not isinstance(kwargs.get("config"), PreTrainedConfig):
+                    kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+                adapter_kwargs = {**hub_kwargs, **adapter_kwargs}
+                kwargs, hub_kwargs = of_backbone(kwargs), of_backbone(hub_kwargs)
 
         # The model: a backbone becomes the trunk of a new one, anything else is loaded as it is.
         with_report = kwargs.pop("output_loading_info", False)

@@ -21,17 +21,9 @@ import numpy as np
 import torch
 import torchaudio
 
-from .clip_decoders import (
-    MAX_PIXELS,
-    ClipError,
-    ClipInfo,
-    FrameTransform,
-    Samples,
-    TorchcodecFile,
-    clip_error,
-    has_pyav,
-    open_file,
-)
+from .clip_decoders import has_pyav, open_file
+from .clip_types import MAX_PIXELS, ClipError, ClipInfo, FrameTransform, Samples, clip_error
+from .torchcodec_clips import TorchcodecFile
 
 
 END_TOLERANCE = 0.05  # seconds by which a window may pass the end: audio is padded with zeros, the last frame stays

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decode damaged clips for a given time, and count crashes, hangs and exceptions that are no `ClipError`.
 
-    python tools/fuzz_clips.py --seconds 600 --keep found --output results/fuzz.md
+    python tools/fuzz_clips.py --seconds 600 --tries 10000 --keep found --output results/fuzz.md
 
 The ffmpeg command line writes one small file of each kind. Each try damages one of them at random (`--seed`) and decodes
 it in a process that may die. `--keep` is a folder for the files that did harm, with the number of the try in their names.
@@ -51,21 +51,30 @@ KINDS = {
     "vp9_opus.webm": "-c:v libvpx-vp9 -cpu-used 8 -pix_fmt yuv420p -c:a libopus -ac 8",
     "h264_mp3.avi": f"{X264} -bf 2 -c:a libmp3lame",
     "mpeg4_pcm.avi": "-c:v mpeg4 -bf 2 -c:a pcm_s16le",
+    "h264_fields.mp4": f"{X264} -flags +ilme+ildct -x264-params tff=1 -an",
+    "h264_refresh.mkv": f"{X264} -x264-params intra-refresh=1:bframes=0 -an",
+    "hevc_open_gop.mkv": "-c:v libx265 -pix_fmt yuv420p -x265-params log-level=none:open-gop=1:keyint=10 -an",
     "h264_aac.ts": f"{X264} -c:a aac",
+    "hevc_aac.ts": "-c:v libx265 -pix_fmt yuv420p -x265-params log-level=none -c:a aac",
     "mpeg2_ac3.ts": "-c:v mpeg2video -bf 2 -c:a ac3",
     "mpeg1_mp2.mpg": "-c:v mpeg1video -c:a mp2",
     "mpeg2_mp2.mpg": "-c:v mpeg2video -bf 2 -c:a mp2",
+    "h264_mp2.mpg": f"{X264} -bf 3 -c:a mp2",
     "flv1_mp3.flv": "-c:v flv -c:a libmp3lame",
     "h264_aac.flv": f"{X264} -c:a aac",
     "wmv2_wma.asf": "-c:v wmv2 -c:a wmav2",
+    "h264_mp2.asf": f"{X264} -bf 3 -c:a mp2",
+    "mpeg4_mp2.wtv": "-c:v mpeg4 -bf 2 -c:a mp2",
     "theora_vorbis.ogv": "-c:v libtheora -pix_fmt yuv420p -c:a libvorbis",
     "mpeg2_pcm.mxf": "-c:v mpeg2video -c:a pcm_s16le",
+    "h264_pcm.mxf": f"{X264} -bf 3 -c:a pcm_s16le",
     "h264_aac.nut": f"{X264} -c:a aac",
     "h263_aac.3gp": "-c:v h263 -s 176x144 -c:a aac",
     "gif.gif": "-c:v gif -an",
     "raw.h264": f"{X264} -an",
     "raw.hevc": "-c:v libx265 -pix_fmt yuv420p -x265-params log-level=none -an",
     "a_pcm.wav": "-c:a pcm_s24le",
+    "a_pcm_surround.mov": "-af aformat=channel_layouts=7.1 -c:a pcm_s16be",
     "a_adpcm.wav": "-c:a adpcm_ms",
     "a_mp3.mp3": "-c:a libmp3lame -write_xing 0",
     "a_aac.aac": "-c:a aac",
@@ -201,15 +210,15 @@ class Worker:
         self._connection.close()
 
 
-def fuzz(seconds: float, seed: int, keep: Path | None = None) -> tuple[dict[str, Counter], list[str]]:
-    """-> (results by kind of file, one line for each file that did harm)."""
+def fuzz(seconds: float, seed: int, keep: Path | None = None, tries: int = 0) -> tuple[dict[str, Counter], list[str]]:
+    """-> (results by kind of file, one line for each file that did harm); as long as both limits say."""
     counts: dict[str, Counter] = defaultdict(Counter)
     lines: list[str] = []
     decoders = ["pyav", "torchcodec"] if clip_decoders.torchcodec_decoders() else ["pyav"]
     with tempfile.TemporaryDirectory() as folder:
         files = {name: path.read_bytes() for name, path in write_kinds(Path(folder)).items()}
         worker, number, end = Worker(seed, files, decoders, folder), 0, time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or number < tries:
             result = worker.run(number)
             kind, decoder, data, _ = make_try(number, seed, files, decoders)
             outcome = result.split(":")[0]
@@ -253,12 +262,14 @@ def report(counts: dict[str, Counter], lines: list[str], command: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="how long to try")
+    parser.add_argument("--tries", type=int, default=0, help="go on until so many are made")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that did harm")
     parser.add_argument("--output", type=Path, help="write the counts to this Markdown file")
     arguments = parser.parse_args()
-    counts, lines = fuzz(arguments.seconds, arguments.seed, arguments.keep)
-    text = report(counts, lines, f"python tools/fuzz_clips.py --seconds {arguments.seconds:g} --seed {arguments.seed}")
+    counts, lines = fuzz(arguments.seconds, arguments.seed, arguments.keep, arguments.tries)
+    options = f"--seconds {arguments.seconds:g} --tries {arguments.tries} --seed {arguments.seed}"
+    text = report(counts, lines, f"python tools/fuzz_clips.py {options}")
     print(text)
     if arguments.output is not None:
         arguments.output.write_text(text)

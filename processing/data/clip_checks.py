@@ -110,8 +110,8 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
             if cell is not None and cell["bytes"] is None:
                 by_size[os.path.getsize(cell["path"])].add(cell["path"])
     digest = {}
-    for paths in by_size.values():
-        if len(paths) > 1:
+    for size, paths in by_size.items():
+        if size and len(paths) > 1:  # empty files are broken, each by itself
             digest |= {path: file_digest(path) for path in paths}
     seen: dict[Any, dict[str, Any]] = {}
 

@@ -24,6 +24,9 @@ from starlette.responses import PlainTextResponse  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 
+pytestmark = pytest.mark.xdist_group("page")  # one server for all
+
+
 def test_a_clip_is_answered(page, clips):
     event = show(page, uploaded(page, clips / "clip.mp4"))
     assert event["success"]
@@ -206,6 +209,16 @@ def test_deepavfusion_is_shown(task, clips):
     # Nothing can be separated without audio.
     sentence = page.show(str(clips / "silent.mp4"), task, "video and audio")[page.line]
     assert ("did not work" in sentence) == (task == "separation")
+
+
+@pytest.mark.parametrize(
+    "options, words", [(["no/model"], "no/model: is no"), (["no/model", "--examples", "x"], "x: no clip")]
+)
+def test_what_cannot_be_shown_is_one_line(options, words):
+    from app.__main__ import main
+
+    with pytest.raises((ValueError, OSError), match=words):
+        main(options)
 
 
 def test_browsers_are_told_to_stay_here(page):

@@ -2,17 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Space that `maavt page MODEL --space DIR` writes: its files, and that it runs without this package."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 import yaml
 from page_server import line, save_tiny, show, start_page, stop_page, uploaded
+from tiny_models import tiny_model
 
-from app.__main__ import main
+from processing import MAAVTProcessor
 
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra: page)")
+from app.__main__ import main  # noqa: E402
+from app.space import write_space  # noqa: E402
+from app.web_page import Limits  # noqa: E402
+
+
 # Ends every import of this package, as where it is not installed.
 ALONE = """
 import runpy, sys
@@ -39,7 +46,23 @@ def test_what_the_hub_reads(space):
     assert card["sdk_version"] == __version__ and "models" not in card
     requirements = (space / "requirements.txt").read_text().split()
     assert f"gradio=={__version__}" in requirements and not [each for each in requirements if "+" in each]
-    assert (space / "examples" / "clip.mp4").is_file() and (space / "models" / "model_0" / "config.json").is_file()
+    assert (space / "examples" / "1_clip.mp4").is_file() and (space / "models" / "model_0" / "config.json").is_file()
+
+
+def test_the_copied_code_imports_only_what_lies_beside_it(space):
+    files = {file.stem: file.read_text(encoding="utf-8") for file in (space / "maavt_page").glob("*.py")}
+    assert {"web_page", "clip_pictures", "clips"} <= files.keys()
+    for text in files.values():
+        assert not re.findall(r"^\s*(?:from|import) (?:app|processing|training|modeling_\w+)\b", text, re.MULTILINE)
+        assert set(re.findall(r"^\s*from \.(\w+) import", text, re.MULTILINE)) <= files.keys()
+
+
+def test_a_model_of_the_hub_stays_there(tmp_path):
+    model, processor = tiny_model(), MAAVTProcessor()
+    write_space(tmp_path / "space", {"a": (model, processor)}, {"a": "you/name"}, [], Limits(), "Title")
+    assert "('a', 'AutoModelForVideoClassification', 'you/name')" in (tmp_path / "space" / "app.py").read_text()
+    assert "models:\n- you/name\n" in (tmp_path / "space" / "README.md").read_text()
+    assert not (tmp_path / "space" / "models").exists()
 
 
 def test_it_runs_without_this_package(space, clips, tmp_path):

@@ -127,6 +127,44 @@ def processor_of_a_path(folder):
     return {name: list(value.shape) for name, value in batch.items()}
 
 
+def processor_of_decoders(folder):
+    """What a data set of videos yields: picture alone, unless the file is read again for its audio."""
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    whole = processor(clips=CLIPS[:1])
+    apart = processor(videos=[VideoDecoder(CLIPS[0])], audio=[AudioDecoder(CLIPS[0])])
+    names = ("pixel_values_videos", "input_features")
+    return {
+        "apart": max(float((apart[name] - whole[name]).abs().max()) for name in names),
+        "decoder as clip": said(processor, clips=[VideoDecoder(CLIPS[0])]),
+    }
+
+
+def processor_of_odd_arrays(folder):
+    processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
+    wave = np.sin(np.arange(16000) / 20).astype(np.float32)
+    return {
+        "integers": said(processor, videos=np.zeros((2, 3, 8, 8), np.uint16)),
+        "loud": said(processor, audio=wave * 1e30, sampling_rate=16000),
+        "channel first": said(processor, audio=[wave[None]], sampling_rate=16000),
+    }
+
+
+def unknown_class(folder):
+    model = AutoModelForVideoClassification.from_pretrained(ROOT / folder, **TRUST)
+    clip = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)(CLIPS[0])
+    return said(model, **clip, labels=torch.tensor([7]))
+
+
+def said(call, **inputs):
+    """The error, or the names of what came."""
+    try:
+        return sorted(call(**inputs))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def clip_data(folder, clips):
     processor = AutoProcessor.from_pretrained(ROOT / folder, **TRUST)
     rows = []
@@ -192,6 +230,9 @@ def main() -> None:
         audio_auto_class,
         trunk_alone,
         processor_of_a_path,
+        processor_of_decoders,
+        processor_of_odd_arrays,
+        unknown_class,
         trainer,
     ):
         for system in SYSTEMS:

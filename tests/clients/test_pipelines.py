@@ -84,6 +84,19 @@ def test_a_path_gives_video_and_audio(answers, system):
 
 
 @systems
+def test_decoders_and_arrays_give_both_or_one_line(answers, system):
+    pytest.importorskip("torchcodec", reason="torchcodec is not installed")
+    said = answers[f"processor_of_decoders {system}"]
+    assert "error" not in said, said
+    assert said["apart"] < 1e-4, "frames and audio of two decoders are not those of the file"
+    assert "Video(decode=False)" in said["decoder as clip"]
+    said = answers[f"processor_of_odd_arrays {system}"]
+    assert "give uint8 frames" in said["integers"] and "samples up to 1e+30" in said["loud"]
+    assert "input_features" in said["channel first"]
+    assert answers[f"unknown_class {system}"].startswith("ValueError: labels: 7 is no class of this model")
+
+
+@systems
 def test_a_plain_trainer_trains_evaluates_predicts_and_saves(answers, system):
     said = answers[f"trainer {system}"]
     assert "error" not in said, said

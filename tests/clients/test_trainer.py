@@ -81,3 +81,34 @@ def test_label_smoothing_keeps_all_losses_or_is_refused(remote, folders, rows, t
     separate.model.config.classifier_loss = "separate"
     with pytest.raises(ValueError, match=r"Set model.config.label_smoothing"):
         separate.train()
+
+
+def test_a_loss_function_of_ones_own_sees_all_losses(remote, folders, rows, tmp_path):
+    """Trainer hides the labels from the model: with `is_matched` the output holds the losses that need no labels."""
+    plain = plain_trainer(remote, folders, rows, "maavt", tmp_path)
+    seen = []
+
+    def loss_of(outputs, labels, num_items_in_batch=None):
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels) + outputs.loss
+        seen.append(torch.isclose(outputs.loss, outputs.matching_loss + outputs.contrastive_loss).item())
+        return loss
+
+    plain.compute_loss_func = loss_of
+    with pytest.raises(ValueError, match="for a loss of your own pass labels or is_matched"):
+        plain.train()
+    plain.train_dataset = [row | {"is_matched": True} for row in rows["maavt"]]
+    plain.train()
+    assert seen == [True, True]
+
+
+@pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
+def test_a_plain_trainer_resumes(remote, folders, rows, tmp_path, system):
+    def trainer(steps):
+        options = {"max_steps": steps, "save_steps": 1, "logging_steps": 1, "report_to": "none", "disable_tqdm": True}
+        arguments = TrainingArguments(str(tmp_path), use_cpu=True, per_device_train_batch_size=2, **options)
+        return Trainer(remote(getattr(folders, system)), arguments, train_dataset=rows[system])
+
+    trainer(2).train()
+    resumed = trainer(3)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3 and len(resumed.state.log_history) == 4  # three steps and the summary

@@ -21,7 +21,7 @@ from clip_factory import (
     write_numbered,
 )
 
-from processing import clip_decoders, clips
+from processing import clip_decoders, clips, torchcodec_clips
 from processing.clips import ClipError, ClipRequest, clip_window, frame_times, load_clip, probe_clip, safe_join
 from processing.generate.clip_writing import write_clip
 
@@ -116,7 +116,8 @@ def test_decoders_agree_on_grid(shared_path):
 def test_auto_uses_what_is_there(tmp_path, monkeypatch):
     path = write_variant(tmp_path, "plain")
     assert isinstance(clip_decoders.open_file(str(path), "a.mp4"), clip_decoders.PyAVFile)
-    monkeypatch.setattr(clip_decoders, "torchcodec_decoders", lambda: None)
+    for module in (clip_decoders, torchcodec_clips):
+        monkeypatch.setattr(module, "torchcodec_decoders", lambda: None)
     assert read_numbers(load_clip(path, ClipRequest(times=[0.1, 1.0])).frames) == [2, 25]
     with pytest.raises(ImportError, match='decoder="pyav"'):
         load_clip(path, ClipRequest(decoder="torchcodec"))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from clip_factory import numbered_frames, read_numbers, tone, write_numbered
 
-from processing import MAAVTProcessor, clip_decoders, clips
+from processing import MAAVTProcessor, clip_decoders, clip_types, clips
 from processing.clips import ClipError, ClipRequest, load_clip, probe_clip
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.generate.clip_writing import write_clip
@@ -125,12 +125,52 @@ def test_turned_and_mirrored_tracks(shared_path, name, turn, decoder):
     assert got.shape == want.shape and (got.float() - want.float()).abs().mean() < 6
 
 
+def write_matrix(path, matrix):
+    """Give the first track of an mp4 this matrix: `(a, b, c, d)`, x' = a x + c y and y' = b x + d y."""
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40  # after version, times, id, duration, layer and volume
+    a, b, c, d = (int(value * 65536) for value in matrix)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        (1, 0, 0, 1),
+        (0, 1, -1, 0),
+        (-1, 0, 0, -1),
+        (0, -1, 1, 0),
+        (-1, 0, 0, 1),
+        (1, 0, 0, -1),
+        (0, 1, 1, 0),
+        (0, -1, -1, 0),
+    ],
+)
+def test_all_eight_orientations(tmp_path, matrix, decoder):
+    path = Path(encode(tmp_path / "a.mp4", count=5))
+    request = ClipRequest(streams=("video",), decoder=decoder)
+    plain = load_clip(path, request).frames  # (T, 3, H, W)
+    write_matrix(path, matrix)
+    shown = load_clip(path, request).frames
+    # a pixel at (x, y) from the center goes to (a x + c y, b x + d y)
+    a, b, c, d = matrix
+    wanted = plain
+    if a == 0:
+        wanted = wanted.transpose(-1, -2)
+    across, down = (a, d) if a else (c, b)
+    wanted = wanted.flip([axis for axis, sign in ((-1, across), (-2, down)) if sign < 0])
+    assert shown.shape == wanted.shape and (shown.float() - wanted.float()).abs().mean() < 6
+
+
 # Audio
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
-    ("codec", "name"), [("aac", "a.mp4"), ("aac", "a.mkv"), ("libopus", "a.mkv"), ("flac", "a.mkv")]
+    ("codec", "name"),
+    [("aac", "a.mp4"), ("aac", "a.mkv"), ("libopus", "a.mkv"), ("flac", "a.mkv"), ("pcm_s16be", "a.mov")],
 )
 def test_eight_channels(tmp_path, codec, name, decoder):
     samples = np.repeat(tone(1.0, 48000)[None], 8, 0)
@@ -515,7 +555,7 @@ def test_large_frames_are_resized_as_they_are_decoded(tmp_path, decoder):
 
 def test_more_frames_than_fit_into_the_memory_are_named(tmp_path, monkeypatch):
     path = str(write_numbered(tmp_path / "clip.mp4", 0.4))
-    monkeypatch.setattr(clip_decoders, "MAX_BYTES", 5 * 64 * 96 * 3)
+    monkeypatch.setattr(clip_types, "MAX_BYTES", 5 * 64 * 96 * 3)
     for request in (ClipRequest(), ClipRequest(num_frames=6)):
         with pytest.raises(ClipError, match=r"frames: 6 frames of 96x64 take more than .*; give a shorter window"):
             load_clip(path, request)

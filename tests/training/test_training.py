@@ -490,6 +490,18 @@ def test_a_checkpoint_is_measured_with_its_own_processor(finished, toy, tmp_path
     assert parsed.data.num_frames == 2 and "num_frames: 3 is set" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("options", "cure"),
+    [
+        (["--label_smoothing_factor", "0.1"], r"model_config: {label_smoothing: 0.1}"),
+        (["--evaluate_only", "--push_to_hub"], r"`maavt push RUN you/name` uploads the run"),
+    ],
+)
+def test_options_that_would_drop_something_name_the_cure(toy, options, cure):
+    with pytest.raises(ValueError, match=cure):
+        parse_arguments([toy, *options])
+
+
 def test_wrong_folders_are_refused_before_any_clip_is_decoded(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "build_clip_table", None)
     (tmp_path / "file").write_text("")

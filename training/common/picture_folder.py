@@ -43,6 +43,7 @@ class PictureFolder:
 
     Raises:
         ImportError: matplotlib is not installed.
+        FileExistsError: `folder` is a file.
     """
 
     def __init__(self, folder: str | Path, top_k: int = 5):
@@ -52,6 +53,8 @@ class PictureFolder:
         self.stems: dict[str, str] = {}  # of files, each its own also where two have one name
         self.labels: Sequence[str] = ()
         self.moments: dict[str, list[Moment]] = {}
+        if self.folder.is_file():
+            raise FileExistsError(f"{folder}: is a file; give a folder for the pictures")
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, file: str, view: ClipView, start: float | None = None, end: float | None = None) -> list[str]:
@@ -212,8 +215,12 @@ def draw_timeline(title: str, labels: Sequence[str], moments: list[Moment]) -> A
     middle.set_ylabel("class probability\n(output)", fontsize=8)
     middle.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), title="class", title_fontsize=8)
 
-    match = [np.nan if each.match_probability is None else each.match_probability for each in moments]
+    match = np.array([each.match_probability for each in moments], dtype=float)  # (windows,), NaN where there is none
     bottom.stairs(match, edges, baseline=None, color=MATCH_BAR, linewidth=1.8)
+    if np.isnan(match).all():
+        bottom.text(
+            0.5, 0.6, "none: one modality, or no match head", transform=bottom.transAxes, ha="center", fontsize=8
+        )
     bottom.axhline(0.5, color=BAR, linewidth=0.7, linestyle=":")
     bottom.set_ylabel("match probability\n(output)", fontsize=8)
     bottom.set_xlabel("seconds", fontsize=8)

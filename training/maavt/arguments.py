@@ -154,8 +154,8 @@ def check_arguments(recipe: Recipe) -> None:
         )
     if run.evaluate_only and run.push_to_hub:
         raise ValueError(
-            f"evaluate_only: writes no model; `maavt push {Path(model.model_name_or_path).parent} "
-            f"{run.hub_model_id or 'you/name'}` uploads the run that has written this one"
+            "evaluate_only: writes no model that could be uploaded; `maavt push RUN you/name` uploads the run that has "
+            "written the one in model_name_or_path (RUN: its output folder)"
         )
     if run.evaluate_only and (run.dry_run or run.resume_from_checkpoint):
         raise ValueError("evaluate_only: trains nothing; leave dry_run and resume_from_checkpoint out")

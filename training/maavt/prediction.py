@@ -248,11 +248,14 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedM
     """The model of a folder or Hub name in evaluation mode, by the class that saved it; None: on a GPU where there is one.
 
     Raises:
-        ValueError: a checkpoint of another kind, or one that answers to no clip.
+        ValueError: no checkpoint, one of another kind, or one that answers to no clip.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = AutoConfig.from_pretrained(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: is no folder with a model, and names none on the Hub: {error}") from error
     model_class = MAAVTForAudioVisualClassification
     if config.model_type == "deepavfusion":
         name = (config.architectures or ["a model without a name"])[0]

@@ -73,8 +73,10 @@ def mistakes(predictions: Predictions) -> list[Mistake]:
 def frame_strip(frames: torch.Tensor, video_processor: object) -> bytes:
     """`[T, 3, H, W]` of a clip, up to `MAX_FRAMES` of them side by side, as JPEG."""
     shown = torch.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).long()
-    strip = np.concatenate([displayed_frame(frames[index], video_processor) for index in shown], axis=1)
-    return image_file(strip, "JPEG", len(shown) * HEIGHT * frames.shape[-1] // frames.shape[-2])
+    gap = np.full((frames.shape[-2], max(1, frames.shape[-2] // 32), 3), 255, np.uint8)  # white
+    parts = [part for index in shown for part in (displayed_frame(frames[index], video_processor), gap)]
+    strip = np.concatenate(parts[:-1], axis=1)
+    return image_file(strip, "JPEG", HEIGHT * strip.shape[1] // strip.shape[0])
 
 
 def spectrogram_picture(features: torch.Tensor) -> bytes:

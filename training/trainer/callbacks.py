@@ -91,7 +91,9 @@ class ProgressCallback(TrainerCallback):
         self.close_evaluation()
         if self.training:  # later evaluations have their own tables
             measured = validation_text(metrics)
-            self.tell(f"{self.place(args, state)}{self.loss}. Validation: {measured}. {self.time_left(state)}")
+            if measured:
+                measured = f" Validation: {measured}."
+            self.tell(f"{self.place(args, state)}{self.loss}.{measured} {self.time_left(state)}")
 
     def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
         if self.evaluation is None and self.on_terminal(args, state) and has_length(eval_dataloader):
