@@ -3,15 +3,15 @@
 """Clips a second from mp4, webm and mkv on one and two cores: resolutions, codecs and GOPs, beside other ways to read them.
 
     python -m benchmarks.bench throughput
+    python -m benchmarks.throughput --heights 360 --codecs h264 vp9    # some of it; the rest of the table is kept
 
 Each clip lasts 5 s. "processor" gives 8 normalized frames of 224 x 224 and the spectrogram; the others give the same 8
 frames as they are in the file and, but for transformers, the samples: torchcodec alone, transformers' `load_video`
 (torchcodec, no audio), and a loop that seeks to each frame with PyAV. A core is one pinned process, as a loader worker
-would be. Writes `throughput-<hardware>.md` and `.png` beside the JSON. Encoders are those of the `ffmpeg` on the path.
+would be, and its seconds are processor seconds: other work on the machine does not count. Writes `throughput-<machine>.md` and `.png` beside the JSON. Encoders are those of the `ffmpeg` on the path.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -25,8 +25,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from processing.data.atomic_writing import atomic_file
+from processing.data.atomic_writing import atomic_file, write_text
 
+from .figures import FOLDER, description, file_name, read, write_figures
 from .processor import NUM_FRAMES, bare_decoders, build_processor
 from .realistic import FRAMES_PER_SECOND, write_clip
 
@@ -41,7 +42,7 @@ CODECS = {  # container, and what ffmpeg is told
     "av1": ("mp4", ["-c:v", "libsvtav1", "-preset", "12", "-crf", "35"]),
 }
 WAYS = ("processor", "torchcodec", "transformers", "pyav_seek")
-MIN_SECONDS, MIN_CALLS = 0.5, 2  # of each measurement, after one call that is not counted
+MIN_SECONDS, MIN_CALLS = 0.3, 2  # of each measurement, after one call that is not counted
 
 
 def encode(source: Path, path: Path, height: int, gop: int, options: list[str]) -> None:
@@ -109,7 +110,9 @@ def ways_of(file: str) -> dict[str, Callable]:
 
 
 def _frames_of(ways: dict[str, Callable]) -> np.ndarray | None:
-    return np.asarray(ways["transformers"]()[0]) if "transformers" in ways else None
+    if "transformers" not in ways:
+        return None
+    return np.asarray(ways["transformers"]()[0]).transpose(0, 2, 3, 1)  # (T, 3, H, W) -> (T, H, W, 3)
 
 
 _state: dict = {}
@@ -134,11 +137,11 @@ def _rate(file: str, way: str, processes: int) -> float:
         return float("nan")
     function()
     _state["barriers"][processes].wait(600)
-    start, calls = time.perf_counter(), 0
-    while calls < MIN_CALLS or time.perf_counter() - start < MIN_SECONDS:
+    start, calls = time.process_time(), 0
+    while calls < MIN_CALLS or time.process_time() - start < MIN_SECONDS:
         function()
         calls += 1
-    return calls / (time.perf_counter() - start)
+    return calls / (time.process_time() - start)
 
 
 def measure(
@@ -170,6 +173,14 @@ def measure(
                                 results[key] = sum(task.result() for task in tasks)
                         file.unlink()
     return {key: value for key, value in results.items() if value == value}
+
+
+def write(figures: dict, path: Path) -> None:
+    """The table and the picture, beside the JSON of the benchmark."""
+    if not _cases(figures):
+        return
+    write_text(path.with_name(f"throughput-{path.stem}.md"), table(figures))
+    draw(figures, path.with_name(f"throughput-{path.stem}.png"))
 
 
 def table(figures: dict) -> str:
@@ -218,9 +229,20 @@ def _cases(figures: dict) -> list[tuple[int, str, str]]:
     return sorted(found, key=lambda case: (case[0], list(CODECS).index(case[1]), case[2]))
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--heights", type=int, nargs="+", default=HEIGHTS)
     parser.add_argument("--codecs", nargs="+", choices=CODECS, default=tuple(CODECS))
+    parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args()
-    print(json.dumps(measure(tuple(options.heights), tuple(options.codecs)), indent=1))
+    machine = description()
+    path = options.out / file_name(machine)
+    figures = read(path) if path.exists() else dict(machine)
+    figures |= measure(tuple(options.heights), tuple(options.codecs))
+    write_figures(path, figures)
+    write(figures, path)
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()

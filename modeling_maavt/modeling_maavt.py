@@ -36,6 +36,7 @@ from .backbone_maavt import (
     adapter_config,
     check_whole_trunk,
     find_checkpoint,
+    of_backbone,
     quiet_loading,
     trunk_from_backbone,
 )
@@ -513,8 +514,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         if checkpoint is not None and kwargs.get("state_dict") is None:
             checkpoint, named_adapter, is_backbone = find_checkpoint(checkpoint, hub_kwargs)
             adapter = named_adapter or adapter
-            if named_adapter is not None and not isinstance(kwargs.get("config"), PreTrainedConfig):
-                kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+            if named_adapter is not None:
+                if not isinstance(kwargs.get("config"), PreTrainedConfig):
+                    kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+                adapter_kwargs = {**hub_kwargs, **adapter_kwargs}
+                kwargs, hub_kwargs = of_backbone(kwargs), of_backbone(hub_kwargs)
 
         # The model: a backbone becomes the trunk of a new one, anything else is loaded as it is.
         with_report = kwargs.pop("output_loading_info", False)

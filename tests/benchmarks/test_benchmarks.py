@@ -3,13 +3,14 @@
 """The plain port computes what the model computes, and every part of the benchmark runs in a small form."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from tiny_deepavfusion import TINY
 from tiny_models import TINY_VIT, tiny_inputs
 
-from benchmarks import bench, deepavfusion, processor, projection, realistic, speed, table
+from benchmarks import bench, deepavfusion, processor, projection, realistic, speed, table, throughput
 from benchmarks.figures import read
 from benchmarks.fresh import REPOSITORY
 from benchmarks.plain_port import PlainPort, paper_config
@@ -226,3 +227,19 @@ def test_deepavfusion_outputs_that_differ_are_not_timed():
     functions = {"base": lambda: (torch.ones(2),), "model": lambda: (torch.full((2,), 1.01),)}
     with pytest.raises(AssertionError, match="dense: differs"):
         deepavfusion.taken_in_turns("dense", functions, 1, 1e-3)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_throughput_in_a_small_form(monkeypatch, tmp_path):
+    """Every way reads the same frames of each file, and the table and the picture show what was measured."""
+    monkeypatch.setattr(throughput, "SECONDS", 1.0)
+    monkeypatch.setattr(throughput, "MIN_SECONDS", 0.01)
+    measured = throughput.measure(heights=(120,), codecs=("h264",), seconds=1.0)
+    ways = [way for way in throughput.WAYS if torchcodec_decoders() or way in ("processor", "pyav_seek")]
+    for gop in throughput.GOPS:
+        for way in ways:
+            assert measured[f"throughput.120p.h264.{gop}.{way}.1core"] > 0
+    figures = measured | {"hardware": "a", "cores": 2, "torch": "b", "transformers": "c"}
+    throughput.write(figures, tmp_path / "a.json")
+    assert "| 120p h264, short GOP |" in (tmp_path / "throughput-a.md").read_text()
+    assert (tmp_path / "throughput-a.png").stat().st_size > 1000

@@ -13,7 +13,10 @@ from tiny_models import tiny_config, tiny_inputs
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
 
+import modeling_deepavfusion
+import modeling_maavt
 from modeling_deepavfusion import (
     DeepAVFusionForAudioVisualClassification,
     DeepAVFusionForAudioVisualSegmentation,
@@ -23,6 +26,7 @@ from modeling_deepavfusion import (
     DeepAVFusionModel,
 )
 from modeling_maavt import MAAVTForAudioVisualClassification, MAAVTModel
+from processing.video_processing_maavt import MAAVTVideoProcessor
 
 
 class HostTraffic(TorchDispatchMode):
@@ -98,6 +102,8 @@ MAAVT_CASES = {
     "one_head": ({"match_head": "linear", "position_interpolation": "sequence"}, LABELS),
     "no_contrast": ({"contrastive": None}, {"labels": LABELS["labels"]}),
     "soft_labels": ({}, {"labels": torch.full((4, 5), 0.2)}),
+    "contrast_by_label": ({"contrastive_positives": "label"}, LABELS),
+    "lavish": ({"lavish_config": {}, "match_head": "mlp"}, LABELS),
 }
 
 
@@ -142,3 +148,22 @@ def test_deepavfusion_tasks(model_class, train):
     sizes |= {"segmentation_min_channels": 8, "image_mask_ratio": 0.5, "audio_mask_ratio": 0.5}
     model = model_class(tiny_deepavfusion.tiny_config(**sizes))
     assert host_traffic(model, windows() | TASKS[model_class], train) == []
+
+
+def test_every_class_is_tested_here():
+    tested = {MAAVTModel, MAAVTForAudioVisualClassification, DeepAVFusionModel, DeepAVFusionForPreTraining, *TASKS}
+    tested.add(DeepAVFusionForAudioVisualClassification)
+    exported = set()
+    for package in (modeling_maavt, modeling_deepavfusion):
+        classes = [value for value in vars(package).values() if isinstance(value, type)]
+        exported |= {value for value in classes if issubclass(value, PreTrainedModel)}
+    assert {value for value in exported if not value.__name__.endswith("PreTrainedModel")} == tested
+
+
+def test_frames_are_resized_and_normalized_on_the_card():
+    """`device=`; spectrograms have a test of their own, on a real card (tests/processing/test_spectrograms.py)."""
+    frames = torch.randint(0, 255, (2, 3, 90, 120), dtype=torch.uint8)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        processor = MAAVTVideoProcessor(frames_per_clip=2)
+        batch = processor([mode.from_tensor(frames)], device="cuda", do_sample_frames=False)
+    assert batch["pixel_values_videos"].device.type == "cuda"

@@ -73,10 +73,15 @@ def pushed(hub, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pushed")
     config = write_config(folder / "toy.yaml", write_clips(folder / "data"), write_backbone(folder / "vit"))
     command = [sys.executable, str(REPOSITORY / "train.py"), str(config), "--push_to_hub", "true"]
-    command += ["--card", "{data_hub: tester/colors, data_task: color}"]
     environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1"}
+    backbone = {file.name: file.read_bytes() for file in (folder / "vit").iterdir()}
+    hub.repos["tester/vit"] = {"files": backbone, "sha": "0" * 40, "private": False, "commits": []}
     for kind in ("model", "adapter"):
         change = ["--hub_upload", kind, "--hub_model_id", f"tester/toy-{kind}", "--output_dir", str(folder / kind)]
+        card = "data_hub: tester/colors, data_task: color"
+        if kind == "model":  # others can have its backbone: the adapter goes along
+            card += ", backbone: tester/vit"
+        change += ["--card", f"{{{card}}}"]
         done = subprocess.run([*command, *change], env=environment, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -166,21 +171,24 @@ def test_the_adapter_lies_below_its_model_where_others_can_have_the_backbone(tmp
     assert set(upload_files(tmp_path, "model", {"card": {"backbone": "a ViT"}})) == {"config.json"}
 
 
-def test_adapter_by_name(pushed, hub, tmp_path):
-    """An adapter repository brings its backbone's name; here the backbone is a folder of this machine."""
-    files = hub.repos["tester/toy-adapter"]["files"]
-    assert {"adapter_config.json", "adapter_model.safetensors", "config.json", "README.md"} <= set(files)
-    assert "model.safetensors" not in files
+@pytest.mark.parametrize(("kind", "folder"), [("adapter", ""), ("model", "adapter")])
+def test_adapter_by_name(pushed, hub, kind, folder):
+    """An adapter brings its backbone's name: a folder of this machine, or, below a model, a repository."""
+    files = hub.repos[f"tester/toy-{kind}"]["files"]
+    assert {str(Path(folder) / file) for file in ADAPTER_FILES} <= set(files)
+    backbone = json.loads(files[str(Path(folder) / "adapter_config.json")])["base_model_name_or_path"]
+    assert backbone == {"adapter": str(pushed / "vit"), "model": "tester/vit"}[kind]
+    assert ("model.safetensors" in files) == (kind == "model")
     script = (
         "import sys, torch; from modeling_maavt import MAAVTForAudioVisualClassification as M\n"
-        "model = M.from_pretrained('tester/toy-adapter').eval(); torch.manual_seed(0)\n"
+        f"model = M.from_pretrained('tester/toy-{kind}', subfolder='{folder}').eval(); torch.manual_seed(0)\n"
         "x = {'pixel_values_videos': torch.randn(1, 2, 3, 32, 32), 'input_features': torch.randn(1, 1, 32, 48)}\n"
         "print(model(**x).logits.tolist())"
     )
     environment = {**os.environ, **hub.env, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    model = MAAVTForAudioVisualClassification.from_pretrained(pushed / "adapter" / "model").eval()
+    model = MAAVTForAudioVisualClassification.from_pretrained(pushed / kind / "model").eval()
     torch.manual_seed(0)
     inputs = {"pixel_values_videos": torch.randn(1, 2, 3, 32, 32), "input_features": torch.randn(1, 1, 32, 48)}
     with torch.inference_mode():
