@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The contrastive loss across 1, 8 and 64 processes, simulated in one: bytes that are sent, memory, and time.
+"""The contrastive loss across 1, 8 and 64 processes, simulated in one: bytes that are received, and memory.
 
     python -m benchmarks.contrast [--out benchmarks/results]
 
@@ -13,7 +13,6 @@ way, in which every process computes the whole matrix of scores and gradients co
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
@@ -42,7 +41,7 @@ def plain_loss(video: torch.Tensor, audio: torch.Tensor, mask: torch.Tensor, tem
 
 
 def step(world: int, way: str) -> dict[str, float]:
-    """MiB at the peak of a forward and backward pass above what was there before, and seconds."""
+    """MiB at the peak of a forward and backward pass above what was there before."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     torch.set_num_threads(1)
@@ -54,9 +53,9 @@ def step(world: int, way: str) -> dict[str, float]:
     loss_of = losses_maavt.contrastive_loss if way == "own" else plain_loss
     warm = torch.randn(64, 64, requires_grad=True)  # threads and memory of autograd itself
     (warm @ warm).sum().backward()
-    before, start = memory_mib(), time.perf_counter()
+    before = memory_mib()
     loss_of(video, audio, mask, TEMPERATURE).mean().backward()
-    return {"seconds": time.perf_counter() - start, "mib": memory_mib(peak=True) - before}
+    return {"mib": memory_mib(peak=True) - before}
 
 
 def bytes_of(world: int, way: str) -> float:
@@ -73,14 +72,14 @@ def markdown(results: dict) -> str:
         "",
         f"{PAIRS} pairs a process, {BLOCKS} blocks, projections of width {WIDTH}, float32; one process of a simulated group.",
         "",
-        "| processes | way | received, MiB a step | memory, MiB | seconds |",
-        "|---|---|---|---|---|",
+        "| processes | way | received, MiB a step | memory, MiB |",
+        "|---|---|---|---|",
     ]
     names = {"own": "each scores its own pairs", "plain": "each scores all pairs"}
     for world in WORLDS:
         for way, name in names.items():
             run = results[f"{world} {way}"]
-            lines.append(f"| {world} | {name} | {run['received']:.0f} | {run['mib']:.0f} | {run['seconds']:.2f} |")
+            lines.append(f"| {world} | {name} | {run['received']:.0f} | {run['mib']:.0f} |")
     node = results["8 own"]
     lines += [
         "",

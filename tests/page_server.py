@@ -62,7 +62,7 @@ def free_port() -> int:
 
 
 def start_page(
-    command: list[str], folder: Path, cwd: Path = REPOSITORY, seconds: float = 90, **environment
+    command: list[str], folder: Path, cwd: Path = REPOSITORY, seconds: float = 180, **environment
 ) -> RunningPage:
     """Starts a page and waits until it answers.
 

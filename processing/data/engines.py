@@ -156,6 +156,7 @@ class _Caller:
 def _connect(engine: Engine) -> int:
     """Connects to Ray, or starts it here without dashboard and network. Returns how many workers to have."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")  # a busy machine starts a worker in minutes
     try:
         import ray
         import ray.data

@@ -22,10 +22,13 @@ FLAGS = {
     NEAR_STILL: "the picture hardly changes",
     NEAR_DUPLICATE: "looks and sounds like a clip of another split, perhaps re-encoded",
 }
-STILL = 2.0  # gray levels of 255: a mean change below it is what compression does to a still picture
+STILL = 0.7  # gray levels of 255: compression changes a still picture by less, a speaking face by 1.1 and more
 PICTURE = 32  # pixels of the small gray picture, and bands and times of the small spectrogram
 HASH = {"video": 8, "audio": 16}  # low frequencies kept of each axis
-CLOSE = {"video": 0.12, "audio": 0.20}  # share of bits in which the two of a copied clip may differ
+CLOSE = {
+    "video": 0.15,
+    "audio": 0.20,
+}  # share of bits in which a clip and its copy may differ; other clips: 0.27 and more of the audio
 BANDS = (100.0, 6000.0)  # Hz: what every encoder keeps
 CHUNK = 4096  # clips that are compared with all others at a time
 

@@ -24,6 +24,9 @@ from starlette.responses import PlainTextResponse  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 
+pytestmark = pytest.mark.xdist_group("page")  # one server for all
+
+
 def test_a_clip_is_answered(page, clips):
     event = show(page, uploaded(page, clips / "clip.mp4"))
     assert event["success"]

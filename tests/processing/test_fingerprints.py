@@ -62,7 +62,7 @@ def root(tmp_path_factory):
     write_clip(folder / "song.mp4", scene(1), melody(3), **options)
     write_clip(folder / "again.mp4", half_as_large(scene(1)), melody(1)[::2], fps=FPS, sampling_rate=8000)
     still = np.repeat(scene(4)[:1], round(SECONDS * FPS), axis=0)
-    noise = np.random.default_rng(0).integers(-2, 3, still.shape)
+    noise = np.random.default_rng(0).integers(-1, 2, still.shape)
     write_clip(folder / "still.mp4", np.clip(still + noise, 0, 255).astype(np.uint8), melody(4), **options)
     return folder
 

@@ -199,3 +199,11 @@ def test_a_clip_that_the_processor_refuses_costs_no_other_its_result(monkeypatch
     assert all("predictions" in record for record, name in batch if name != "bad")
     with pytest.raises(ValueError, match="NaN"):
         classify_batch(model, refuse_bad, batch, PredictionOptions())
+
+
+def test_files_of_a_folder_that_are_no_clips_are_named(tmp_path, capsys):
+    for name in ("a.mp4", "b.MPG", "list.txt", ".hidden"):
+        (tmp_path / name).write_text("")
+    assert predict.find_files([str(tmp_path)]) == [tmp_path / "a.mp4", tmp_path / "b.MPG"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'list.txt'}: skipped, the name ends in none of .mp4")
