@@ -54,24 +54,25 @@ class Target:
     Attributes:
         names: functions and classes of the file; none: the whole file.
         tests: files under `tests`, in the order in which they run.
-        select: pytest's `-k`, without tests that take long.
+        select: pytest's `-k`: without tests that take long or look at something else.
     """
 
     file: str
     names: tuple[str, ...]
     tests: tuple[str, ...]
-    select: str = "not (stock or backbone or marginals or freezing or tuned)"
+    select: str = ""
 
 
 MODEL, FUSION = "modeling_maavt/modeling_maavt.py", "modeling_deepavfusion/modeling_deepavfusion.py"
-OF_MODEL = ("modeling/test_loss_references.py", "modeling/test_modeling.py", "modeling/test_supervised_losses.py")
+OF_MODEL = ("modeling/test_loss_references.py", "modeling/test_supervised_losses.py", "modeling/test_modeling.py")
+OF_LOSSES = "(loss or labels or contrast or ignored or mismatch or modality or weigh or agreement or one_label or match) and not marginals"
 METRICS = (
     "processing/test_metrics.py",
     "processing/test_multilabel_metrics.py",
     "processing/test_metrics_of_libraries.py",
 )
 TARGETS = {
-    "losses": Target("modeling_maavt/losses_maavt.py", (), OF_MODEL),
+    "losses": Target("modeling_maavt/losses_maavt.py", (), OF_MODEL, OF_LOSSES),
     "losses of DeepAVFusion": Target(
         "modeling_deepavfusion/losses_deepavfusion.py",
         (),
@@ -88,11 +89,13 @@ TARGETS = {
             *("MAAVTMLPMatchHead", "MAAVTRunningNorm", "MAAVTBilinearMatchHead"),
         ),
         ("modeling/test_precision.py", *OF_MODEL),
+        f"statistics or average or absent or retrieval or {OF_LOSSES}",
     ),
     "pairs of a batch": Target(
         MODEL,
         ("presence_mask", "matched_mask", "zero_fill_missing_stream", "MAAVTForAudioVisualClassification"),
         OF_MODEL,
+        OF_LOSSES,
     ),
     "tokens": Target(
         MODEL,
@@ -101,6 +104,7 @@ TARGETS = {
             *("count_patches", "shared_mean", "stack_blocks", "pool_segments", "state_at"),
         ),
         ("modeling/test_modeling.py", "modeling/test_late_prompts.py", "modeling/test_fast_paths.py"),
+        "token or fold or segment or stacked or position or prompt or layerwise or bad_config or contrast",
     ),
     "fusion": Target(
         FUSION,

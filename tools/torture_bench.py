@@ -108,14 +108,15 @@ class Bench:
         self.logs += 1  # outside of the folder, which may be full, read-only or gone
         return Trainee(argv, self.root / f"log{self.logs}.txt", work, program=program, **options)
 
-    def check(self, folder: Path, run: Trainee, codes: tuple[int, ...]) -> int:
-        """The run ends in time with one of `codes`, says why in one line where it fails, and leaves whole things."""
+    def check(self, folder: Path, run: Trainee, codes: tuple[int, ...], damaged: Path | None = None) -> int:
+        """The run ends in time with one of `codes`, says why in one line where it fails, and leaves whole things, but for
+        the checkpoint `damaged` that was damaged before."""
         code, text = run.end(WAIT), run.log.read_text(encoding="utf-8", errors="replace")
         assert code in codes and "Traceback" not in text, f"code {code}; {text[-1500:]}"
         lines = [line for line in text.splitlines() if line.startswith(("error: ", "prepare "))]
         assert code != 1 or len(lines) == 1, f"{len(lines)} lines say why; {text[-600:]}"
         for output in folder.glob("run*"):
-            whole(output)
+            whole(output, damaged)
         return code
 
     def finish(self, folder: Path, program: str = "train", name: str = "run") -> None:
@@ -137,10 +138,10 @@ def result(folder: Path, program: str, name: str = "run") -> object:
     return rows, file_digest(folder / name / "model" / "model.safetensors")
 
 
-def whole(output: Path) -> None:
+def whole(output: Path, damaged: Path | None = None) -> None:
     """Checkpoints under their final name are whole; `results.json` stands beside everything else or not at all."""
     for checkpoint in output.glob("checkpoint-*"):
-        problem = checkpoint_problem(checkpoint)
+        problem = None if checkpoint == damaged else checkpoint_problem(checkpoint)
         assert problem is None, f"{checkpoint.name}: {problem}"
     if (output / "results.json").is_file():
         missing = [name for name in FINISHED.split() if not (output / name).is_file()]

@@ -235,6 +235,7 @@ def run_jobs(writer: ShardWriter, jobs: list[tuple[tuple, list[Source]]], engine
                 check_room(next(iter(writer.shards.values())).root, written / done * (total - done), "feature_cache")
             jobs = singles
     for shards in writer.shards.values():
+        shards.remove_leftovers()  # of processes that died
         shards.reload()
     if failures:
         shown = "\n".join(f"  {failure}" for failure in failures[:5])

@@ -91,6 +91,22 @@ def test_damaged_checkpoint_is_named_set_aside_and_the_one_before_taken(tmp_path
         checkpoint_to_resume(arguments(tmp_path, resume_from_checkpoint=str(tmp_path / "damaged-checkpoint-10")))
 
 
+def test_a_damaged_best_checkpoint_is_found_before_the_end_of_a_resumed_run(tmp_path, caplog):
+    """Its weights would be those of the result."""
+    first, best, newest = (tmp_path / f"checkpoint-{step}" for step in (8, 9, 10))
+    for folder in (first, best, newest):
+        write_files(folder)
+        state = {} if folder == first else {"best_model_checkpoint": f"elsewhere/{best.name}"}
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+        seal(folder, 1)
+    assert newest_whole_checkpoint(tmp_path) == newest
+    flip(best)
+    with caplog.at_level(logging.WARNING):
+        assert newest_whole_checkpoint(tmp_path) == first
+    assert "checkpoint-9, the best one so far, optimizer.pt holds other bytes" in caplog.text
+    assert (tmp_path / "damaged-checkpoint-10").is_dir() and (tmp_path / "damaged-checkpoint-9").is_dir()
+
+
 def test_files_that_were_added_later_do_no_harm(tmp_path):
     folder = write_checkpoint(tmp_path / "checkpoint-1")
     (folder / "notes.txt").write_text("best so far")

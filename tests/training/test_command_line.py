@@ -3,6 +3,7 @@
 """The command `maavt`, in a checkout and from a wheel in an environment of its own."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -101,6 +102,28 @@ def test_an_error_in_a_loader_worker_is_its_own_line(monkeypatch):
         lambda: list(torch.utils.data.DataLoader(BrokenClips(), num_workers=1)),
     )
     assert call("prepare", "ave").output == "error: clips/a.mp4: cut off; get it again\n"
+
+
+class Careless:
+    """Is deleted while somebody presses Ctrl-C: Python drops it there."""
+
+    def __del__(self):
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_that_python_drops_comes_again(monkeypatch):
+    def work():
+        Careless()
+        time.sleep(30)
+
+    monkeypatch.setattr("processing.prepare.__main__.main", work)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = call("prepare", "ave")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.exit_code == 130 and result.output == "interrupted\n"
 
 
 def test_a_configuration_that_is_not_there(tmp_path):

@@ -114,7 +114,10 @@ def test_nested_cross_validation_tests_every_clip_once(tmp_path):
         "--train_noise_db",
         "20",
     ]
-    rows = {(row["model"], row["input"]): row for row in tool.main(arguments)["rows"]}
+    split = {(row["model"], row["input"]): row for row in tool.main(arguments)["rows"]}
+    assert split["logistic regression", "audio"]["clips"] == 6
+    assert "agreement_auroc" in split["logistic regression", "both"]
+    rows = {(row["model"], row["input"]): row for row in tool.main([*arguments, "--nested"])["rows"]}
     assert {name for _, name in rows} == {"audio", "video", "both"} and len(rows) == 4
     for row in rows.values():
         assert row["clips"] == 27 and row["groups"] == 27 and row["top1"] == pytest.approx(1.0)  # color and pitch

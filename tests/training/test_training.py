@@ -221,11 +221,19 @@ def test_table_and_files_of_a_run(finished):
     for model in ("maavt", "logistic regression"):
         for kind in (("audio", "clean"), ("video", "any"), ("both", "clean"), ("audio", "-5"), ("both", "-5")):
             assert (model, *kind) in kinds
-    assert len(kinds) == 10
+    for condition in ("clean", "-5"):
+        assert ("logistic regression, late fusion", "both", condition) in kinds
+    assert len(kinds) == 12
     saved = json.loads((output / "results.json").read_text())
     assert saved["rows"] == results["rows"] and saved["splits"]["test"]["clips"] == 6
     lines = read_csv(output / "predictions.csv")
-    assert len(lines) == 6 * 3 + 12 * 2
+    # Both: every clip as it is, with the audio of another class, and of another clip of its class.
+    assert len(lines) == 6 * 3 + 18 * 2
+    pairs = [(line["is_matched"], line["same_class"]) for line in lines if line["input"] == "both"]
+    assert [pairs.count(kind) for kind in (("True", "True"), ("False", "False"), ("False", "True"))] == [12, 12, 12]
+    both = next(row for row in results["rows"] if (row["model"], row["input"]) == ("maavt", "both"))
+    for name in ("match_auroc", "agreement_auroc", "match_auroc_same_class", "agreement_auroc_same_class"):
+        assert 0 <= both[name] <= 1 and len(both[f"{name}_interval"]) == 2
     for folder in ("model", "adapter"):
         assert (output / folder / "README.md").is_file() and (output / folder / "processor_config.json").is_file()
 
@@ -241,6 +249,16 @@ def test_frozen_backbone_stays_as_it_was(finished, toy):
     frozen = [n for n in trained if ".encoder." in n]
     assert frozen and set(frozen) <= set(same)
     assert "maavt.prompt.cls_token" in trained and "maavt.prompt.cls_token" not in same
+
+
+def test_a_table_on_validation_sees_no_test_clip(toy, tmp_path):
+    options = ["--max_steps", "2", "--evaluation_split", "validation"]
+    results = recipe.main([toy, "--output_dir", str(tmp_path), *options])
+    clips = {line["clip_id"] for line in read_csv(tmp_path / "predictions.csv")}
+    table = {row["file_name"]: row["split"] for row in read_csv(Path(toy).parent / "data" / "metadata.csv")}
+    assert {table[clip] for clip in clips} == {"validation"} and len(clips) == 6
+    assert {row["model"] for row in results["rows"]} == {"maavt"}
+    assert "Results on the validation clips" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_selection_never_sees_the_test_clips(toy, tmp_path, monkeypatch):

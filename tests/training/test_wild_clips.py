@@ -58,13 +58,14 @@ def die_of(name: str) -> None:
         signal.pause()
 
 
+@pytest.mark.slow
 def test_200_clips_of_which_40_are_bad_in_20_ways(tmp_path, monkeypatch, caplog):
     # 160 good clips, and two that are bad in each of 20 ways.
     data, generator = tmp_path / "data", np.random.default_rng(0)
     good = {}
     for number in range(160):
         label = list(CLASSES)[number % 3]
-        name = f"{label}/good_{number:03d}.mp4"
+        name = f"{label}/clip_{number:03d}.mp4"
         good[name] = write_good(data / name, label, generator)
     wanted_reasons = {}
     for place, way in enumerate(WAYS):

@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 
 # What libraries report as a RuntimeError although it comes from outside.
 CAUSES = {
     "DataLoader worker": "a loader worker has died; is there enough memory? --resume_from_checkpoint true goes on",
+    "a process cannot start": "is there enough memory? the same command goes on where it stopped",
     "PytorchStreamWriter failed": "a file cannot be written; is the disk full?",
     "inline_container": "a file cannot be written; is the disk full?",
     "iostream error": "a file cannot be written; is the disk full?",
@@ -32,7 +34,7 @@ def run_command(main: Callable[[], object]) -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
-    sys.unraisablehook = _interrupt_again
+    sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher's report shows the error of the process that failed
         from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -57,12 +59,12 @@ def run_command(main: Callable[[], object]) -> None:
         sys.exit(status)
 
 
-def _interrupt_again(unraisable: object) -> None:
+def _interrupt_again(otherwise: Callable, unraisable: object) -> None:
     """Python drops a Ctrl-C that falls into a callback, such as those of a fork. It comes again after it."""
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
     else:
-        sys.__unraisablehook__(unraisable)
+        otherwise(unraisable)
 
 
 def explained(error: Exception) -> str | None:

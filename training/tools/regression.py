@@ -1,13 +1,16 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What frozen features alone give: the regressions of the tables, by nested cross-validation over all clips of a recipe.
+"""What frozen features alone give: the regressions of the tables, without training a model.
 
+python -m training.tools.regression configs/grid_command.yaml --data grid/labels.csv --model_name_or_path deit_tiny \
+    --seeds 0 1 2 --out results/regression_grid_command
 python -m training.tools.regression configs/drone.yaml --data drone/labels.csv --model_name_or_path deit_tiny \
-    --seeds 0 1 2 3 4 --out results/regression_drone
+    --nested --seeds 0 1 2 --out results/regression_drone
 
-Five outer folds by group: every clip is tested once, by a regression whose features and penalty were chosen by five inner
-folds over the other clips. A seed deals the groups into other folds. Every other argument is one of `train.py`. Writes
-`<out>.json` and `<out>.md`.
+Without `--nested` they are fitted, chosen and tested on the splits of the recipe, as in every run of `train.py`. With it, by
+nested cross-validation over all clips: five outer folds by group, in which every clip is tested once, by a regression whose
+features and penalty were chosen by five inner folds over the other clips. A seed deals the groups into other folds. Every
+other argument is one of `train.py`. Writes `<out>.json` and `<out>.md`.
 """
 
 import argparse
@@ -18,21 +21,23 @@ from pathlib import Path
 import numpy as np
 
 from processing.data.atomic_writing import write_text
+from processing.data.collators import AudioVisualCollator
 from processing.metrics.classification import bootstrap_interval
 from training.common.commands import run_command, shown_command
 from training.common.regression import group_folds
-from training.common.results import markdown_table, package_versions
-from training.maavt.baseline import LATE_FUSION, FeatureReader, Features, fit_inputs, late_fusion
-from training.maavt.data import build_processor, read_clips
+from training.common.results import PAIR_COLUMNS, markdown_table, package_versions
+from training.maavt.arguments import Recipe
+from training.maavt.baseline import LATE_FUSION, FeatureReader, Features, baseline_rows, fit_inputs, late_fusion
+from training.maavt.data import RunData, build_processor, has_partners, read_clips
 from training.maavt.feeding import clip_source
 from training.maavt.stages import read_recipe
 
-from .repeated_runs import shown, with_spread
+from .repeated_runs import MEASURED, shown, with_spread
 
 
 COLUMNS = {
-    "model": "model", "input": "input", "top1": "top-1", "top1_interval": "95 % interval, first seed",
-    "seeds": "seeds", "clips": "clips", "groups": "groups",
+    "model": "model", "input": "input", "noise": "audio", "top1": "top-1", "macro_f1": "macro F1", **PAIR_COLUMNS,
+    "top1_interval": "95 % interval, first seed", "seeds": "seeds", "clips": "clips", "groups": "groups",
 }  # fmt: skip
 FOLDS = 5
 
@@ -42,32 +47,26 @@ def main(argv: list[str] | None = None) -> dict:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="YAML file of the run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--nested", action="store_true", help="nested cross-validation over all clips")
     parser.add_argument("--out", type=Path, required=True, help="result files without suffix")
     options, rest = parser.parse_known_args(argv)
     begin = time.time()
-    recipe = read_recipe([options.config, *rest])
-    clips = read_clips(recipe)
-    if clips.multi_label:
-        raise ValueError(f"{options.config}: clips with several classes; this table needs one class a clip")
-
-    # Features of all clips: with the noise of training to fit on, clean to test on.
-    processor = build_processor(recipe)
-    source, tables = clip_source(recipe, processor, clips.tables)
-    reader = FeatureReader(recipe, tables, source, processor)
-    streams, splits = recipe.data.modalities, ("train", "validation", "test")
-    tested = Features.joined([reader.read(split, None, streams) for split in splits])
-    known = tested
-    if recipe.train_noise is not None:
-        draws = reader.training_draws()
-        known = Features.joined([reader.read(split, recipe.train_noise, streams, draws) for split in splits])
 
     # One row for each input and seed.
     keyed = []
     for seed in options.seeds:
-        for row in nested_rows(known, tested, len(clips.label_names), seed):
-            keyed.append(({name: row.pop(name) for name in ("model", "input")}, row))
+        recipe = read_recipe([options.config, *rest, "--seed", str(seed)])
+        if options.nested:
+            rows = nested_table(recipe)
+        else:
+            data = data_of(recipe)
+            rows = baseline_rows(recipe, data, len(data.tables["train"].features["label"].names))
+        for row in rows:
+            keyed.append(({name: row.pop(name) for name in ("model", "input", "noise")}, row))
             print({**keyed[-1][0], "seed": seed, "top1": round(row["top1"], 3)}, flush=True)
-    rows = with_spread(keyed, ["top1"], ("top1_interval", "clips", "groups"))
+
+    # The record and the table.
+    rows = with_spread(keyed, MEASURED, ("top1_interval", "clips", "groups"))
     record = {
         "command": shown_command("training.tools.regression", argv),
         "versions": package_versions(),
@@ -75,15 +74,37 @@ def main(argv: list[str] | None = None) -> dict:
         "rows": rows,
     }
     write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    note = (
-        f"Nested cross-validation, {FOLDS} folds by group; mean ± standard deviation over {len(options.seeds)} seeds."
-    )
+    how = f"Nested cross-validation, {FOLDS} folds by group" if options.nested else "Splits of the recipe"
+    note = f"{how}; mean ± standard deviation over {len(options.seeds)} seeds; {record['minutes']} minutes."
     table = markdown_table(shown(rows), COLUMNS)
-    write_text(
-        options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note} {record['minutes']} minutes.\n\n{table}\n"
-    )
+    write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
     return record
+
+
+def data_of(recipe: Recipe) -> RunData:
+    """The clips of a recipe for which no model is trained."""
+    clips = read_clips(recipe)
+    processor = build_processor(recipe)
+    source, tables = clip_source(recipe, processor, clips.tables)
+    paired = recipe.both_modalities and has_partners(recipe, tables, source)
+    return RunData(recipe, tables, processor, source, source, AudioVisualCollator(), False, paired, None, None)
+
+
+def nested_table(recipe: Recipe) -> list[dict]:
+    """Rows of one seed. Features to fit on have the noise of training, those to test on are clean."""
+    data = data_of(recipe)
+    names = data.tables["train"].features["label"]
+    if not hasattr(names, "names"):
+        raise ValueError("--nested: clips with several classes; give a table with one class a clip")
+    reader = FeatureReader(recipe, data.tables, data.source, data.processor)
+    streams, splits = recipe.data.modalities, ("train", "validation", "test")
+    tested = Features.joined([reader.read(split, None, streams) for split in splits])
+    known = tested
+    if recipe.train_noise is not None:
+        draws = reader.training_draws()
+        known = Features.joined([reader.read(split, recipe.train_noise, streams, draws) for split in splits])
+    return nested_rows(known, tested, len(names.names), recipe.run.seed)
 
 
 def nested_rows(known: Features, tested: Features, num_classes: int, seed: int) -> list[dict]:
@@ -107,7 +128,7 @@ def nested_rows(known: Features, tested: Features, num_classes: int, seed: int) 
             right[test_rows] = each.argmax(1) == test.labels
     rows = []
     for (model, name), right in correct.items():
-        row = {"model": model, "input": name, "top1": float(right.mean())}
+        row = {"model": model, "input": name, "noise": "clean", "top1": float(right.mean())}
         row["top1_interval"] = list(bootstrap_interval(right, tested.groups, seed=seed))
         row |= {"clips": len(right), "groups": len(set(tested.groups)), "features": chosen.get((model, name))}
         rows.append(row)

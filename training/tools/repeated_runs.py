@@ -148,7 +148,7 @@ def with_spread(
     for key, of_seeds in collected.items():
         row = {**dict(key), "seeds": len(of_seeds)}
         row |= {name: of_seeds[0][name] for name in kept if name in of_seeds[0]}
-        if "features" in of_seeds[0]:
+        if of_seeds[0].get("features"):
             row["features_seeds"] = [one["features"] for one in of_seeds]
         for name in measured:
             figures = [one[name] for one in of_seeds if one.get(name) is not None]

@@ -97,6 +97,16 @@ def checkpoint_problem(folder: Path) -> str | None:
     return unreadable_weights(folder)
 
 
+def best_problem(folder: Path) -> str | None:
+    """What is wrong with the best checkpoint before this one, which the run loads at its end; None where it is whole."""
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    best = folder.with_name(Path(state.get("best_model_checkpoint") or folder).name)
+    if best == folder or not best.is_dir():
+        return None
+    problem = checkpoint_problem(best)
+    return problem and f"{best.name}, the best one so far, {problem}"
+
+
 def remove(folder: Path) -> None:
     """Deletes a checkpoint; interrupted, it leaves a folder that nobody takes for a checkpoint."""
     removed = folder.with_name(REMOVED + folder.name)
@@ -142,7 +152,7 @@ def tidy(directory: Path) -> None:
 
 
 def newest_whole_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that is whole, or None.
+    """The newest checkpoint that is whole, and so the best one before it; or None.
 
     Damaged ones that are newer are named in a warning and renamed to `damaged-checkpoint-N`, lest they count as the
     newest when older ones are deleted.
@@ -152,7 +162,7 @@ def newest_whole_checkpoint(directory: Path) -> Path | None:
     tidy(directory)
     while newest := get_last_checkpoint(str(directory)):
         folder = Path(newest)
-        problem = checkpoint_problem(folder)
+        problem = checkpoint_problem(folder) or best_problem(folder)
         if problem is None:
             return folder
         aside = directory / f"{DAMAGED}{folder.name}"
