@@ -620,11 +620,14 @@ class MAAVTPreTrainedModel(PreTrainedModel):
 
     def post_init(self):
         # Names of modules that this configuration leaves out would be reported as unknown.
-        names = [name for name, _ in self.named_modules()]
-        leaves = {name.rpartition(".")[2] for name in names}
+        leaves = {name.rpartition(".")[2] for name, _ in self.named_modules()}
         self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict or ()) & leaves
-        # Quantizers read this one, by whole names: they leave what is trained alone.
-        self._keep_in_fp32_modules = {name for name in names if name.rpartition(".")[2] in TRAINED_MODULES}
+        # Quantizers read this one: they leave the linear layers inside what is trained alone.
+        self._keep_in_fp32_modules = {
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and set(name.split(".")) & set(TRAINED_MODULES)
+        }
         super().post_init()
         self.prepare_inputs_for_generation = generates_no_text
 

@@ -14,7 +14,7 @@ from tiny_models import tiny_inputs, tiny_model
 from torch import nn
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification
-from modeling_maavt.losses_maavt import classification_loss, contrastive_loss
+from modeling_maavt.losses_maavt import classification_loss, contrastive_loss, smooth_labels
 from training.maavt.class_weights import balanced_class_weights
 
 
@@ -212,3 +212,12 @@ def test_a_training_step_without_labels():
     assert model(**inputs, is_matched=torch.tensor([True, False])).loss.requires_grad
     assert model.eval()(**inputs).loss is None
     assert tiny_model(contrastive=None, background_mining=False).train()(**inputs).logits.requires_grad
+
+
+def test_labels_are_smoothed_only_where_asked_and_where_a_sample_has_one_class():
+    indices, several = torch.tensor([0, -100, 2]), torch.tensor([[1.0, 0, 1], [0, 1, -100]])
+    assert smooth_labels(indices, 3, 0.0) is indices
+    assert smooth_labels(several, 3, 0.0) is several
+    assert smooth_labels(several, 3, 0.3, "multi_label_classification") is several
+    expected = torch.tensor([[0.8, 0.1, 0.1], [-100.0] * 3, [0.1, 0.1, 0.8]])
+    torch.testing.assert_close(smooth_labels(indices, 3, 0.3), expected)

@@ -330,3 +330,10 @@ def test_a_silent_clip_that_is_kept_is_named(tmp_path):
     assert report["clips"] == 4
     assert any("cat/b.mp4" in warning and "silent" in warning for warning in report["warnings"])
     assert "cat/b.mp4" in report_text(report) and "cat/a.mp4" not in report_text(report)
+
+
+def test_split_fractions_are_shares_of_their_sum():
+    labels, groups = ["a", "b"] * 50, [f"g{number}" for number in range(100)]
+    parts = split_by_group(labels, groups, {"train": 6, "validation": 2, "test": 2}, seed=1)
+    assert parts == split_by_group(labels, groups, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=1)
+    assert [parts.count(split) for split in ("train", "validation", "test")] == [60, 20, 20]

@@ -16,6 +16,7 @@ from pathlib import Path
 # What libraries report as a RuntimeError although it comes from outside.
 CAUSES = {
     "DataLoader worker": "a loader worker has died; is there enough memory? --resume_from_checkpoint true goes on",
+    "a process cannot start": "is there enough memory? the same command goes on where it stopped",
     "PytorchStreamWriter failed": "a file cannot be written; is the disk full?",
     "inline_container": "a file cannot be written; is the disk full?",
     "iostream error": "a file cannot be written; is the disk full?",
