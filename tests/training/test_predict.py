@@ -174,9 +174,9 @@ def test_command_line_writes_json_and_embeddings(run, long_clip, capsys):
 
 
 def test_classes_of_a_multi_label_checkpoint_are_judged_one_by_one():
-    logits = torch.tensor([[[6.0, 6.0, -6.0]], [[0.0, 0.0, 0.0]]])  # (B, S, C)
+    logits = torch.tensor([[6.0, 6.0, -6.0], [0.0, 0.0, 0.0]])  # (B, C), as outputs are
     model = SimpleNamespace(config=SimpleNamespace(problem_type="multi_label_classification"))
-    torch.testing.assert_close(class_probabilities(model, logits), logits[:, 0].sigmoid())
+    torch.testing.assert_close(class_probabilities(model, logits), logits.sigmoid())
     model.config.problem_type = None
     torch.testing.assert_close(class_probabilities(model, logits).sum(-1), torch.ones(2))
 
