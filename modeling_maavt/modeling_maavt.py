@@ -1429,7 +1429,7 @@ class MAAVTBilinearMatchHead(nn.Module):
     ) -> torch.Tensor:
         """`[..., D]` each, `agreement` `[...]` the logarithm of the class agreement, or None.
 
-        Returns `[...]`, positive where video and audio belong together.
+        Returns `[...]`, positive where video and audio match.
         """
         video = self.video_proj(self.video_norm(video, present))  # (..., r)
         audio = self.audio_proj(self.audio_norm(audio, present))

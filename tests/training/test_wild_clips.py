@@ -139,7 +139,7 @@ def test_predict_keeps_the_results_of_good_files(tmp_path, monkeypatch, capsys, 
         return load_clip(self, source, request)
 
     monkeypatch.setattr(MAAVTProcessor, "load_clip", load)
-    output = tmp_path / "out.json"
+    output, before = tmp_path / "out.json", multiprocessing.active_children()
     assert predict.main([str(tmp_path / "model"), str(tmp_path / "clips"), "--output", str(output), *window]) == 1
     records = json.loads(output.read_text())
     errors = {Path(record["file"]).stem: record["error"] for record in records if "error" in record}
@@ -150,4 +150,4 @@ def test_predict_keeps_the_results_of_good_files(tmp_path, monkeypatch, capsys, 
     assert predicted == [name for name in ("a_good", "c_good", "e_good") for _ in range(windows_each)]
     printed = capsys.readouterr().err
     assert all(printed.count(f"{name}.mp4: ") == 1 for name in errors)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)

@@ -54,9 +54,10 @@ MATCH_LIMIT = """- The match score and `class_agreement` say whether video and a
   audio or audio that is out of step.
 """
 NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match logit of matched pairs against
-that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in its place. Other audio: how often the class of the video, or that of the audio, is named where they differ. Combined: the share of
-pairs that are right, which means a matched pair that is accepted and classified rightly, or a pair of two classes that is
-rejected. The threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
+that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in its place.
+Other audio: how often the class of the video, or that of the audio, is named where they differ. Combined: the share of pairs that
+are right, which means a matched pair that is accepted and classified rightly, or a pair of two classes that is rejected. The
+threshold {threshold} was chosen on validation. The interval is a bootstrap over groups."""
 
 
 def backbone_license(name: str, given: str | None = None) -> str:

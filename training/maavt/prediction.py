@@ -4,6 +4,7 @@
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -231,14 +232,15 @@ class Predictor:
             pictures = PictureFolder(options.pictures, options.top_k)
         # Read and classify batch after batch; unreadable clips have a record too.
         records, full_size = [], 0
-        for batch in batched(read_windows(files, self.processor, options), options.batch_size):
-            records += [record for record, _ in batch]
-            readable = [(record, clip) for record, clip in batch if clip is not None]
-            if not readable:
-                continue
-            if self.compile:  # a last batch of another size would be compiled anew
-                full_size = max(full_size, len(readable))
-            classify_batch(self.model, self.processor, readable, options, full_size, pictures)
+        with closing(read_windows(files, self.processor, options)) as windows_read:  # its processes end with it
+            for batch in batched(windows_read, options.batch_size):
+                records += [record for record, _ in batch]
+                readable = [(record, clip) for record, clip in batch if clip is not None]
+                if not readable:
+                    continue
+                if self.compile:  # a last batch of another size would be compiled anew
+                    full_size = max(full_size, len(readable))
+                classify_batch(self.model, self.processor, readable, options, full_size, pictures)
         if pictures is not None:
             add_timelines(records, pictures.finish())
         return records
