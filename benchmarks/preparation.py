@@ -177,6 +177,8 @@ def markdown(results: dict) -> str:
         lines.append(
             f"| {name} | {run_of['seconds']:.0f} | {run_of['clips_per_second']:.0f} | {run_of['load']:.0f} | {same} |"
         )
+    if max(runs[name]["load"] for name in RUNS if name in runs) > machine["cores"]:
+        lines += ["", "Other work had the cores at the same time, so the rates do not compare; the bytes do."]
     lines += [
         "",
         "Clips of 10 s, H.264 with one long GOP, checked one after the other by one process; a core's time alone:",

@@ -251,7 +251,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60, help="no case begins later")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="a regular expression that finds the kinds to try; other rows of OUT stay")
+    parser.add_argument(
+        "--only", default="", help="a regular expression that finds the kinds to try; other rows of OUT stay"
+    )
     parser.add_argument("--out", type=Path, default=Path("results/torture.md"))
     options = parser.parse_args()
     begin = time.monotonic()

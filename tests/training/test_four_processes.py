@@ -1,8 +1,7 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Four gloo processes under the launchers: the losses of one process, FSDP2, a dead and a silent rank, elastic restarts."""
+"""Four gloo processes under the launchers: the losses of one process, and the end of a job whose rank dies."""
 
-import json
 import os
 import signal
 import subprocess
@@ -25,7 +24,6 @@ pytestmark = [
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "4"]
 ACCELERATE = ["-m", "accelerate.commands.launch", "--num_processes", "4", "--config_file"]
 DDP = [*ACCELERATE, "configs/accelerate/two_cpu_processes.yaml", "train.py"]
-FSDP2 = [*ACCELERATE, "configs/accelerate/eight_gpus_fsdp2.yaml", "tests/launch_sharded.py"]
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +65,9 @@ def one(arguments, tmp_path_factory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("launcher", [DDP, FSDP2], ids=["ddp", "fsdp2"])
-def test_accelerate_launch_gives_the_losses_of_one(arguments, one, tmp_path, launcher):
+def test_accelerate_launch_gives_the_losses_of_one(arguments, one, tmp_path):
     options = [*batch_sizes(2, 2), "--ddp_backend", "gloo", "--output_dir", str(tmp_path)]
-    process = start([*launcher, *arguments, *options], tmp_path / "log")
+    process = start([*DDP, *arguments, *options], tmp_path / "log")
     assert process.wait(1500) == 0, tail(tmp_path / "log")
     first, four = history(one), history(tmp_path)
     assert len(first) == len(four) == 6 + 3 + 1
@@ -83,53 +80,19 @@ def test_accelerate_launch_gives_the_losses_of_one(arguments, one, tmp_path, lau
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-4, msg=name)
 
 
-ENDS = {signal.SIGKILL: 60, signal.SIGSTOP: 120}  # seconds; a silent rank has a timeout of 30
-
-
-@pytest.mark.parametrize("number", ENDS, ids=["dead", "silent"])
-def test_a_dead_or_silent_rank_ends_the_job(arguments, tmp_path, number):
+def test_a_dead_rank_ends_the_job(arguments, tmp_path):
     options = [*batch_sizes(2, 2), *STEPWISE, "--ddp_backend", "gloo", "--num_train_epochs", "500"]
-    command = [*TORCHRUN, "train.py", *arguments, *options, "--ddp_timeout", "30", "--output_dir", str(tmp_path)]
+    command = [*TORCHRUN, "train.py", *arguments, *options, "--output_dir", str(tmp_path)]
     process = start(command, tmp_path / "log")
     try:
         wait_for(tmp_path / "checkpoint-2", process)
         rank = worker(process.pid, 2)
         begin = time.monotonic()
-        os.kill(rank, number)
+        os.kill(rank, signal.SIGKILL)
         assert process.wait(600) != 0
         seconds = time.monotonic() - begin
     finally:
         process.kill()
-    print(f"{number.name}: the job ended after {seconds:.0f} s")
-    assert seconds < ENDS[number], tail(tmp_path / "log")
+    print(f"the job ended after {seconds:.0f} s")
+    assert seconds < 60, tail(tmp_path / "log")
     newest(tmp_path)  # the checkpoints are whole
-
-
-def test_an_elastic_restart_goes_on_from_the_checkpoint(arguments, tmp_path):
-    """`torchrun --max-restarts 1`: a rank dies, all start again by themselves, and nothing of the result is lost."""
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    options = [*batch_sizes(2, 2), *STEPWISE, "--ddp_backend", "gloo", "--num_train_epochs", "4"]
-    for output in (whole, cut):
-        output.mkdir()
-        resume = ["--resume_from_checkpoint", "true", "--output_dir", str(output)]
-        process = start([*TORCHRUN, "--max-restarts", "1", "train.py", *arguments, *options, *resume], output / "log")
-        try:
-            if output is cut:
-                wait_for(cut / "checkpoint-3", process)
-                os.kill(worker(process.pid, 1), signal.SIGKILL)
-            assert process.wait(1500) == 0, tail(output / "log")
-        finally:
-            process.kill()
-    assert "Signal 9" in (cut / "log").read_text(errors="replace") or "exitcode: -9" in tail(cut / "log")
-    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (whole, cut))
-    for name, value in first.items():
-        assert torch.equal(value, second[name]), name
-    losses = [
-        [
-            entry["loss"]
-            for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]
-            if "loss" in entry
-        ]
-        for folder in (whole, cut)
-    ]
-    assert losses[0] == losses[1] and len(losses[0]) == 8
