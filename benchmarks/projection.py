@@ -8,7 +8,7 @@ Bytes and operations are counted on the model. The seconds of a step on one card
 file has them, else the least that the card's peak allows. The rate of a data loader on one core is the file's.
 
 Assumed: one frame a clip, `CLIPS` clips a card, data parallel. Collectives run as rings: an all-reduce of v bytes sends
-2 (n - 1) / n v, and a gather of b bytes a card sends (n - 1) b. Nothing overlaps with computation.
+2 (n - 1) / n v; a gather of b bytes a card and its reduce-scatter send (n - 1) b each. Nothing overlaps with computation.
 """
 
 import argparse
@@ -31,7 +31,7 @@ MEASURED = "gpu.sdpa.compiled.batch256.frames1.train.seconds"
 
 def sent_bytes(count: int, gradient: float, rows: float) -> float:
     """What each of `count` processes sends in a step: gradients, gathered rows, and these rows' gradients."""
-    return 2 * (count - 1) / count * gradient + (count - 1) * rows + 2 * (count - 1) * rows
+    return 2 * (count - 1) / count * gradient + 2 * (count - 1) * rows
 
 
 def gathered_bytes(config: MAAVTConfig, clips: int) -> int:

@@ -105,6 +105,7 @@ def test_gathered_bytes_are_those_of_the_collective(models, monkeypatch):
     monkeypatch.setattr(losses_maavt, "num_processes", lambda: 2)
     monkeypatch.setattr(losses_maavt, "_GatherRows", Gather)
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda *args, **kwargs: None)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 0)
     ours(**tiny_inputs(), labels=torch.tensor([0, 1, 2, 3]))
     assert sent == [projection.gathered_bytes(ours.config, 4)]
 
@@ -112,7 +113,7 @@ def test_gathered_bytes_are_those_of_the_collective(models, monkeypatch):
 def test_projection_takes_the_card_where_it_was_measured(monkeypatch):
     counts = {"gradient_bytes": 4e7, "gathered_bytes": 3e6, "flop": 1e13}
     monkeypatch.setattr(projection, "counted", lambda clips: counts)
-    assert projection.sent_bytes(2, 10.0, 1.0) == 13.0  # gradients once, rows once, gradients of twice the rows
+    assert projection.sent_bytes(2, 10.0, 1.0) == 12.0  # gradients once, rows once, the rows' gradients once
     bound = projection.project({"loader.clips_per_second.cached": 100.0})
     assert bound["projection.step_seconds"] == 1e13 / projection.PEAK_FLOPS
     measured = projection.project({projection.MEASURED: 0.5, "loader.clips_per_second.cached": 100.0})

@@ -275,7 +275,7 @@ def test_intervals_of_one_event_are_joined(tmp_path):
 def test_a_split_without_a_clip_is_named():
     rows = [ClipRow(f"c{i}", ["x"], f"g{i}", "train", f"c{i}.mp4") for i in range(3)]
     carve_by_id(rows, {"validation": 0.0001}, seed=0)
-    report = make_report("ave", Annotations(rows, ["x"], "official"), [Verdict(row, True) for row in rows], {})
+    report = make_report("ave", Annotations(rows, ["x"], "official"), [Verdict(row, True) for row in rows], [], {})
     assert [line.split(":")[0] for line in report["warnings"]] == ["validation", "test"]
 
 
