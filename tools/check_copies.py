@@ -5,7 +5,8 @@
     python tools/check_copies.py          # names the copies that differ, exit code 1 (make quality)
     python tools/check_copies.py --fix    # writes the source over them (make fix-copies)
 
-A copy is a function or class under the comment `# Copied from package.file.Name`. Decorators belong to it.
+A copy is a function or class under the comment `# Copied from package.file.Name`. Decorators belong to it. The code beside
+the checkpoint in examples/digits is a copy, too: of the files that its model and processor import.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("modeling_maavt", "modeling_deepavfusion", "processing")
+EXAMPLE = "examples/digits"
 MARK = re.compile(r"^# Copied from ((?:\w+\.)+)(\w+)$")
 
 
@@ -64,14 +66,31 @@ def check_file(path: Path, root: Path, fix: bool) -> list[str]:
     return wrong
 
 
+def check_example(root: Path, fix: bool) -> list[str]:
+    """Files of the example that differ from those of the packages, or that its files import and do not find."""
+    sources = {path.name: path for package in PACKAGES for path in (root / package).glob("*.py")}
+    names, wrong = sorted(path.name for path in (root / EXAMPLE).glob("*.py")), []
+    for name in names:  # grows: what a file imports comes after it
+        text = sources[name].read_text(encoding="utf-8")
+        names += {f"{module}.py" for module in re.findall(r"from \.(\w+) import", text)} - set(names)
+        copy = root / EXAMPLE / name
+        if copy.is_file() and copy.read_text(encoding="utf-8") == text:
+            continue
+        wrong.append(f"{EXAMPLE}/{name} differs from {sources[name].relative_to(root)}")
+        if fix:
+            copy.write_text(text, encoding="utf-8")
+    return wrong
+
+
 def check(root: Path, fix: bool) -> list[str]:
-    """What is wrong in all packages."""
-    return [
+    """What is wrong in all packages and in the example."""
+    in_packages = [
         line
         for package in PACKAGES
         for path in sorted((root / package).glob("*.py"))
         for line in check_file(path, root, fix)
     ]
+    return in_packages + check_example(root, fix)
 
 
 def main(argv: list[str] | None = None, root: Path = ROOT) -> int:

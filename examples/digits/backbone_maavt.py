@@ -112,11 +112,17 @@ def find_checkpoint(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, str | N
                 f"{adapter_file}: base_model_name_or_path is empty, so the backbone is unknown. Load the backbone "
                 "yourself and give it to PeftModel.from_pretrained(base, adapter)."
             )
+        hub_kwargs = of_backbone(hub_kwargs)
     fields, _ = PreTrainedConfig.get_config_dict(checkpoint, **hub_kwargs)
     is_backbone = fields.get("model_type") != MAAVTConfig.model_type
     if is_backbone:
         check_backbone(checkpoint, fields)
     return checkpoint, adapter, is_backbone
+
+
+def of_backbone(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for the backbone of an adapter, whose revision and subfolder are its own."""
+    return {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
 
 
 def adapter_config(adapter: str, hub_kwargs: dict[str, Any]) -> MAAVTConfig:
@@ -291,6 +297,7 @@ __all__ = [
     "adapter_config",
     "check_whole_trunk",
     "find_checkpoint",
+    "of_backbone",
     "quiet_loading",
     "read_backbone",
     "trunk_from_backbone",

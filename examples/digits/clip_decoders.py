@@ -7,12 +7,14 @@ Both readers have the same methods and the same clock, the file's own presentati
 * `info()` gives a `ClipInfo`;
 * `frames_at(times)` gives the frame on the screen at each time, as `Frames`;
 * `frames_between(start, end)` gives every frame shown in `[start, end)`, as `Frames`;
-* `waveform(start, end)` gives a mono `Waveform`.
+* `waveform(start, end)` gives mono samples part after part, as `Samples`.
 """
 
 import functools
 import io
+import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,18 +23,30 @@ from typing import Any
 import numpy as np
 import torch
 
+from .clip_types import (
+    MAX_PIXELS,
+    TIME_ROUNDING,
+    ClipError,
+    ClipInfo,
+    Frames,
+    FrameTransform,
+    Samples,
+    check_size,
+    check_total,
+    clip_error,
+    to_mono,
+    unreadable,
+)
+from .torchcodec_clips import TorchcodecFile, torchcodec_decoders
+
 
 PREROLL_SECONDS = 0.3  # audio codecs need some packets before the window: AAC 1 frame, MP3 0.1 s, Opus 0.08 s
 SEEK_AHEAD_SECONDS = 4.0  # decode forward over shorter gaps, seek over longer ones
-SHORT_DELAY = 0.1  # seconds by which one stream of a file usually begins after the other
-TIME_ROUNDING = 1e-6  # seconds by which two equal times may differ
-MAX_PIXELS = 1 << 25  # of one frame; 8K video has 33.2 million
 DEFAULT_TRACK = 0x1  # FFmpeg's AV_DISPOSITION_DEFAULT
 ATTACHED_PICTURE = 0x400  # FFmpeg's AV_DISPOSITION_ATTACHED_PIC
 PROGRESSIVE = 1  # FFmpeg's AV_FIELD_PROGRESSIVE: whole frames, no fields
-LFS_POINTER = b"version https://git-lfs"
-# FFmpeg's downmix of 5.1 and 7.1 (ITU-R BS.775, without the low-frequency channel), scaled to sum to one
-SURROUND = {6: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5), 8: (0.7071, 0.7071, 1.0, 0.0, 0.5, 0.5, 0.5, 0.5)}
+# Layouts by their number of channels
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 
 # FFmpeg's names of the containers that are opened. Playlists, session descriptions, image sequences, text and capture
 # devices are not among them: they open other files and addresses.
@@ -49,108 +63,35 @@ GUESSED_LENGTH = {
 FILE_LENGTH = {"asf"}
 # Containers whose frames are read from the beginning of the file: seeking gives frames with wrong times ...
 SEQUENTIAL = {"avi", "h264", "hevc", "m4v", "mpeg", "mpegvideo", "obu", "vc1"}
-# ... and those that give no presentation times: their frames are timed by their order.
+# ... those that give no presentation times: their frames are timed by their order ...
 TIMED_BY_ORDER = SEQUENTIAL - {"mpeg"}
+# ... and those that may give decoding times in their place
+DOUBTED = {"asf", "mxf", "wtv"}
+DOUBTED_FRAMES = 16  # that are looked at
 
 
-class ClipError(ValueError):
-    """A clip that cannot be read. The message names the file, the field at fault and the cure.
-
-    Attributes:
-        path: the file's name as the caller gave it.
-        field: what is at fault: "path", "video", "audio", "window", "times", "waveform" or "frames".
-    """
-
-    def __init__(self, message: str, path: str | None = None, field: str | None = None):
-        super().__init__(message)
-        self.path, self.field = path, field
-
-
-def clip_error(path: str, field: str, problem: str) -> ClipError:
-    """The error for a file. A name that is not UTF-8 is written with backslashes, so that it can be printed."""
-    printable = path.encode("utf-8", "backslashreplace").decode()
-    return ClipError(f"{printable}: {field}: {problem}", path, field)
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What a file holds. `start` is on the file's clock; `duration` runs from there to the last stream's end."""
-
-    path: str
-    duration: float
-    start: float
-    has_video: bool
-    has_audio: bool
-    fps: float | None = None
-    height: int | None = None
-    width: int | None = None
-    sampling_rate: int | None = None
-    num_channels: int | None = None
-    video_start: float | None = None
-    video_end: float | None = None
-    audio_start: float | None = None
-    audio_end: float | None = None
-
-    @property
-    def end(self) -> float:
-        return self.start + self.duration
-
-
-@dataclass
-class Frames:
-    """Decoded frames: uint8 `pixels` `[T, 3, H, W]` and the presentation time of each in `seconds` `[T]`.
-
-    `stream_end` is where the video ended if reading met the end of the stream, else None.
-    """
-
-    pixels: torch.Tensor
-    seconds: np.ndarray
-    stream_end: float | None = None
-
-
-@dataclass
-class Waveform:
-    """Decoded mono samples, float32 `[n]`, and the presentation time of the first one."""
-
-    samples: torch.Tensor
-    start: float
-
-
-def open_file(source: str | bytes, name: str, decoder: str = "auto", max_pixels: int = MAX_PIXELS) -> Any:
+def open_file(
+    source: str | bytes,
+    name: str,
+    decoder: str = "auto",
+    max_pixels: int = MAX_PIXELS,
+    transform: FrameTransform | None = None,
+) -> Any:
     """The reader for a file: PyAV, which skips frames that nobody asks for, or torchcodec where PyAV is not installed.
 
-    With `decoder="torchcodec"`, PyAV still reads the files whose frames torchcodec times or turns wrongly.
+    With `decoder="torchcodec"`, PyAV still reads the files whose frames torchcodec times or turns wrongly. `transform`
+    is applied to each frame as soon as it is decoded.
 
     Raises:
         ClipError: not a media file, or its frames have more than `max_pixels`.
         ImportError: the decoder is not installed.
     """
     if decoder == "pyav" or (decoder == "auto" and (has_pyav() or torchcodec_decoders() is None)):
-        return PyAVFile(source, name, max_pixels)
+        return PyAVFile(source, name, max_pixels, transform)
     if not has_pyav():
-        return TorchcodecFile(source, name, max_pixels=max_pixels)
-    file = PyAVFile(source, name, max_pixels)
-    return TorchcodecFile(source, name, pyav_file=file) if file.suits_torchcodec() else file
-
-
-def check_size(frame: Any, name: str, max_pixels: int) -> None:
-    """Refuse a frame, or a track, of more pixels than are allowed."""
-    if frame.width * frame.height > max_pixels:
-        problem = f"frames of {frame.width}x{frame.height} have more than max_pixels={max_pixels} pixels"
-        raise clip_error(name, "video", f"{problem}; scale the video down, or raise ClipRequest(max_pixels=...)")
-
-
-@functools.lru_cache(maxsize=1)
-def torchcodec_decoders() -> Any:
-    """`torchcodec.decoders`, or None where it is not installed or finds no FFmpeg."""
-    try:
-        import torchcodec
-        from torchcodec import decoders
-
-        # recent versions import without FFmpeg, and look for it anew, in vain, at every file
-        return None if getattr(torchcodec, "ffmpeg_major_version", True) is None else decoders
-    except (ImportError, OSError, RuntimeError):
-        return None
+        return TorchcodecFile(source, name, max_pixels=max_pixels, transform=transform)
+    file = PyAVFile(source, name, max_pixels, transform)
+    return TorchcodecFile(source, name, pyav_file=file, transform=transform) if file.suits_torchcodec() else file
 
 
 @functools.lru_cache(maxsize=1)
@@ -167,13 +108,25 @@ def has_pyav() -> bool:
 class PyAVFile:
     """One open container for both streams. Right by presentation time for any frame rate; seeks in long files."""
 
-    def __init__(self, source: str | bytes, name: str, max_pixels: int = MAX_PIXELS):
+    def __init__(
+        self,
+        source: str | bytes,
+        name: str,
+        max_pixels: int = MAX_PIXELS,
+        transform: FrameTransform | None = None,
+    ):
         try:
             import av
         except ImportError as error:
             raise ImportError("reading clips needs PyAV (pip install av) or torchcodec with FFmpeg") from error
-        self.name, self._av, self._source, self._max_pixels = name, av, source, max_pixels
+        self.name, self._av, self._source = name, av, source
+        self._max_pixels, self._transform = max_pixels, transform
         self._converter = av.video.reformatter.VideoReformatter()
+        self._sequential: bool = False
+        self._by_order: bool | None = None
+        self._delay = 0  # of frames that are timed by their order, after they are decoded
+        self._matrices: dict[int, np.ndarray | None] = {}  # by the angle of a frame
+        self._graphs: dict[tuple[int, int, str], Any] = {}  # by size and pixel format
         self._interleavers: dict[tuple[str, str], Any] = {}  # by sample format and layout
         self._open()
 
@@ -199,6 +152,36 @@ class PyAVFile:
             # for frames that are larger than the header says; FFmpeg counts their padding too
             self.video.codec_context.options = {"max_pixels": str(2 * self._max_pixels + (1 << 16))}
             self.video.codec_context.thread_count = 1  # a short window ends before more threads have begun
+            if self._by_order is None:
+                self._judge_times()
+
+        if self.audio is not None:
+            self._channels = self._mend_layout(self.audio.codec_context)
+
+    def _judge_times(self) -> None:
+        """Decide whether frames are read from the beginning, and timed by their order."""
+        self._sequential, self._by_order = self.container in SEQUENTIAL, self.container in TIMED_BY_ORDER
+        if self.container in DOUBTED:
+            frames = list(itertools.islice(self._decoded("video"), DOUBTED_FRAMES))
+            times = [frame.pts for frame in frames]
+            self._sequential = self._by_order = times != sorted(times)
+            if self._by_order:  # the first frame is shown when the stream starts
+                self._delay = (self.video.start_time or 0) - self._first_dts()
+            self._file.close()
+            self._open()
+
+    def _first_dts(self) -> int:
+        self._file.seek(0)
+        times = (packet.dts for packet in self._file.demux(self.video))
+        return next((time for time in times if time is not None), 0)
+
+    def _mend_layout(self, codec: Any) -> list[str]:
+        """The names of the channels. A layout in an order of its own is replaced: PyAV would free it twice and crash."""
+        layout = codec.layout
+        names = [channel.name for channel in layout.channels]
+        if "(" in layout.name:
+            codec.layout = LAYOUTS.get(len(names), f"{len(names)} channels")
+        return names
 
     def close(self) -> None:
         self._file.close()
@@ -249,7 +232,7 @@ class PyAVFile:
             frame = next(self._frames(start), None)
             if frame is None:
                 raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
-            height, width, _ = self._to_rgb(frame).shape
+            height, width, _ = self._upright(frame).shape
         return {"fps": float(rate) if rate else None, "height": height, "width": width}
 
     def _stream_times(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -296,8 +279,11 @@ class PyAVFile:
             if not packet.size:
                 continue
             kind, tick = packet.stream.type, packet.pts
-            if kind == "video" and self.container in TIMED_BY_ORDER:
-                tick = self._decoding_tick(packet, frames)
+            if kind == "video":
+                if self._by_order:
+                    tick = self._decoding_tick(packet, frames)
+                elif tick is None and self._sequential:
+                    tick = self._tick_of(frames)
                 frames += 1
             if tick is not None:
                 end = float((tick + (packet.duration or 0)) * packet.time_base)
@@ -323,7 +309,7 @@ class PyAVFile:
 
     def _seek(self, stream: Any, time: float) -> None:
         """Go to the last key frame at or before `time`, or to the beginning of the file."""
-        if stream.type == "video" and self.container in SEQUENTIAL:
+        if stream.type == "video" and self._sequential:
             self._open()
             return
         try:
@@ -335,9 +321,9 @@ class PyAVFile:
         """Decoded frames with a presentation time, from here on."""
         stream = getattr(self, kind)
         stream.codec_context.skip_frame = "DEFAULT"
-        by_order = kind == "video" and self.container in TIMED_BY_ORDER
+        by_order = kind == "video" and self._by_order
         count, ticks = 0, deque()  # decoding times come in the order in which frames are shown
-        expected = None  # of several audio frames in one packet, only the first has a time
+        previous = None
         try:
             for packet in self._file.demux(stream):
                 if by_order and packet.size:
@@ -347,23 +333,43 @@ class PyAVFile:
                     if by_order:
                         frame.pts = ticks.popleft() if ticks else None
                     elif frame.pts is None:
-                        frame.pts = frame.dts if expected is None else expected
+                        frame.pts = self._end_of(previous)
+                        if frame.pts is None:
+                            frame.pts = frame.dts
                     if frame.time is None:
                         continue
-                    if kind == "audio" and frame.sample_rate:
-                        expected = frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+                    previous = frame
                     yield frame
         except self._av.EOFError:
             return
         except self._av.FFmpegError as error:
-            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            problem = f"cannot be decoded ({error.strerror or error}); the file is damaged, write it again"
             raise clip_error(self.name, kind, problem) from error
+
+    def _end_of(self, frame: Any) -> int | None:
+        """When a frame ends that another one without a time follows; None where that is unknown.
+
+        Of several audio frames in one packet only the first has a time, of H.264 in MPEG-PS one frame of ten.
+        """
+        if frame is None:
+            return None
+        if getattr(frame, "sample_rate", 0):
+            return frame.pts + round(frame.samples / (frame.sample_rate * frame.time_base))
+        if self._sequential and self.video.average_rate:
+            return frame.pts + round(1 / (self.video.average_rate * frame.time_base))
+        return None
 
     def _decoding_tick(self, packet: Any, count: int) -> int:
         """When a packet is decoded. A raw stream has no times at all: its frames follow at its frame rate."""
         if packet.dts is not None:
-            return packet.dts
-        return round(count / (self.video.average_rate * self.video.time_base))
+            return packet.dts + self._delay
+        return self._tick_of(count)
+
+    def _tick_of(self, count: int) -> int | None:
+        """When frame `count` of the file is shown, if all follow each other at the frame rate."""
+        if not self.video.average_rate:
+            return None
+        return (self.video.start_time or 0) + round(count / (self.video.average_rate * self.video.time_base))
 
     def _frames(self, time: float) -> Iterator:
         """Decoded frames in order of time, from the last key frame at or before `time`."""
@@ -383,7 +389,7 @@ class PyAVFile:
         """The frame on the screen at each time. Of H.264, frames are not decoded that nobody needs."""
         codec = self.video.codec_context
         progressive = getattr(codec, "field_order", None) == PROGRESSIVE  # PyAV before 16 does not tell
-        if codec.name == "h264" and progressive and self.container not in SEQUENTIAL:
+        if codec.name == "h264" and progressive and not self._sequential:
             frames = self._read_runs(times, self._needed_run)
             if frames is not None:
                 return frames
@@ -394,7 +400,7 @@ class PyAVFile:
         """Read times that are close together in one go, with a seek before each group."""
         order = np.argsort(times, kind="stable")
         far = np.diff(times[order]) > SEEK_AHEAD_SECONDS
-        if self.container in SEQUENTIAL:
+        if self._sequential:
             far[:] = False
         images, seconds, stream_end = [None] * len(times), np.empty(len(times)), None
         for run in np.split(order, np.flatnonzero(far) + 1):
@@ -440,7 +446,8 @@ class PyAVFile:
         shown = known[np.maximum(place, 0)].tolist()  # before its first frame, a stream shows that
 
         images: dict[int, np.ndarray] = {}
-        for number, frame in enumerate(self._decoded_packets(packets, set(shown))):
+        packets_of_shown = self._without_needless_groups(packets, set(shown))
+        for number, frame in enumerate(self._decoded_packets(packets_of_shown, set(shown))):
             # The stream only begins with whole frames, or what was taken for a key frame is none.
             if frame.interlaced_frame or (number == 0 and not starts_anew(frame)):
                 return None
@@ -476,18 +483,32 @@ class PyAVFile:
             packets.append(packet)
         return packets, True
 
+    def _without_needless_groups(self, packets: list, needed: set[int]) -> list:
+        """The packets without those that follow the last needed one of their group.
+
+        A group begins with an IDR picture. No frame refers to another across it, which is not so of other key frames.
+        """
+        extradata = self.video.codec_context.extradata or b""
+        chosen: list = []
+        group: list = []
+        for packet in packets:
+            if packet.is_keyframe and is_idr(packet, extradata):
+                chosen += group[: last_needed(group, needed) + 1]
+                group = []
+            group.append(packet)
+        return chosen + group[: last_needed(group, needed) + 1]
+
     def _decoded_packets(self, packets: list, needed: set[int]) -> Iterator:
         codec = self.video.codec_context
-        last = max(place for place, packet in enumerate(packets) if packet.pts in needed)
         try:
-            for packet in packets[: last + 1]:
+            for packet in packets:
                 codec.skip_frame = "DEFAULT" if packet.pts in needed else "NONREF"
                 yield from packet.decode()
             yield from codec.decode(None)  # the frames that the decoder still holds
         except self._av.EOFError:
             return
         except self._av.FFmpegError as error:
-            problem = f"cannot be decoded ({error}); the file is damaged, write it again"
+            problem = f"cannot be decoded ({error.strerror or error}); the file is damaged, write it again"
             raise clip_error(self.name, "video", problem) from error
 
     def frames_between(self, start: float, end: float) -> Frames:
@@ -503,6 +524,7 @@ class PyAVFile:
                 images, seconds = [], []  # only the last frame before the window is on the screen when it starts
             images.append(self._to_rgb(frame))
             seconds.append(frame.time)
+            check_total(self.name, len(images), images[-1])
             stream_end = frame.time + self._frame_seconds(frame)
         if not images:
             raise clip_error(self.name, "video", "the stream has no frames; leave it out or record it again")
@@ -513,6 +535,7 @@ class PyAVFile:
 
     def _stack(self, images: list[np.ndarray]) -> torch.Tensor:
         """Images `[H, W, 3]` as one tensor `[T, 3, H, W]`."""
+        check_total(self.name, len(images), images[0])
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             listed = " and ".join(f"{width}x{height}" for height, width in sizes)
@@ -520,15 +543,29 @@ class PyAVFile:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def _to_rgb(self, frame: Any) -> np.ndarray:
+        """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says, and transformed."""
+        image = self._upright(frame)
+        if self._transform is None:
+            return image
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+        return self._transform(pixels[None])[0].permute(1, 2, 0).numpy()
+
+    def _upright(self, frame: Any) -> np.ndarray:
         """The pixels `[H, W, 3]` of a frame, turned and mirrored as the file says."""
         check_size(frame, self.name, self._max_pixels)
+        if frame.interlaced_frame:
+            frame = self._without_fields(frame)
         # One thread, as for decoding: waiting for others costs more than the conversion. PyAV before 17 has but one.
         try:
             rgb = self._converter.reformat(frame, format="rgb24", threads=1)
         except TypeError:
             rgb = self._converter.reformat(frame, format="rgb24")
         image = rgb.to_ndarray()
-        matrix = display_matrix(frame)
+        # PyAV keeps a frame for long whose side data was asked for, so that only the first one at each angle is asked.
+        angle = getattr(frame, "rotation", 0)
+        if angle not in self._matrices:
+            self._matrices[angle] = display_matrix(frame)
+        matrix = self._matrices[angle]
         if matrix is None:
             return image
         across, down = matrix[0, 0], matrix[1, 1]
@@ -537,9 +574,21 @@ class PyAVFile:
             across, down = matrix[1, 0], matrix[0, 1]
         return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
+    def _without_fields(self, frame: Any) -> Any:
+        """The frame, no longer marked as two fields: PyAV would mix the colors of each by itself, which no one else does."""
+        kind = (frame.width, frame.height, frame.format.name)
+        if kind not in self._graphs:
+            graph = self._av.filter.Graph()
+            size = {"width": frame.width, "height": frame.height, "format": frame.format}
+            source = graph.add_buffer(**size, time_base=frame.time_base)
+            graph.link_nodes(source, graph.add("setfield", "prog"), graph.add("buffersink")).configure()
+            self._graphs[kind] = graph
+        self._graphs[kind].vpush(frame)
+        return self._graphs[kind].vpull()
+
     def suits_torchcodec(self) -> bool:
         """Whether torchcodec gives the right frames: not in these containers, nor mirrored, nor without key frames."""
-        if self.container in SEQUENTIAL | {"mpegts"}:
+        if self._sequential or self.container in DOUBTED | {"mpegts"}:
             return False
         if self.video is None:
             return True
@@ -553,45 +602,45 @@ class PyAVFile:
 
     # Samples
 
-    def waveform(self, start: float, end: float) -> Waveform:
-        """The samples between two times, from the first decoded packet on. No samples: the audio ends before."""
+    def waveform(self, start: float, end: float) -> Iterator[Samples]:
+        """The samples between two times, from the first decoded packet on. Nothing: the audio ends before."""
         rate = self.audio.codec_context.sample_rate
         self._seek(self.audio, start - PREROLL_SECONDS)  # below 0 too: the packet that primes the codec lies there
-        first, count = start, 0
-        parts: list[np.ndarray] = []
+        first, count = None, 0
         for frame in self._decoded("audio"):
             if frame.time >= end:
-                # A hole in the audio is no end of it.
-                parts.append(np.zeros(max(0, round((end - first) * rate) - count), np.float32))
-                break
+                yield Samples(np.zeros(0, np.float32), 0, end)  # a hole in the audio is no end of it
+                return
             if frame.time + frame.samples / rate <= start:
                 continue
             if frame.sample_rate != rate:
                 problem = f"the sampling rate changes from {rate} Hz to {frame.sample_rate} Hz"
                 raise clip_error(self.name, "audio", f"{problem}; write the file again with one rate")
-            if not parts:
+            if first is None:
                 first = frame.time
             gap = round((frame.time - first) * rate) - count
             if gap > 0.02 * rate:  # time stamps jump: keep the clock. Smaller steps are rounding of the container
-                parts.append(np.zeros(gap, np.float32))
                 count += gap
-            parts.append(self._to_mono(frame))
-            count += len(parts[-1])
-        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-        return Waveform(torch.from_numpy(samples), first)
+            samples = self._to_mono(frame)
+            yield Samples(samples, count, first)
+            count += len(samples)
 
     def _to_mono(self, frame: Any) -> np.ndarray:
         """The samples `[n]` of a frame in -1..1, averaged over its channels."""
-        channels = frame.layout.nb_channels
-        if frame.format.name == "fltp" and channels < 8:
-            return to_mono(frame.to_ndarray())
+        names = self._channels
+        if frame.layout.nb_channels != len(names):
+            names = [channel.name for channel in frame.layout.channels]
+        if frame.format.name == "fltp" and len(names) < 8:
+            return to_mono(
+                [np.frombuffer(plane, np.float32, frame.samples) for plane in frame.planes[: len(names)]], names
+            )
         # Others are interleaved first: PyAV's arrays of planar frames read past the end where there are 8 channels.
         kind = (frame.format.name, frame.layout.name)
         if kind not in self._interleavers:
             self._interleavers[kind] = self._av.AudioResampler(format="flt")
         parts = self._interleavers[kind].resample(frame)
         interleaved = np.concatenate([part.to_ndarray()[0] for part in parts])
-        return to_mono(interleaved.reshape(-1, channels).T)
+        return to_mono(interleaved.reshape(-1, len(names)).T, names)
 
 
 @dataclass
@@ -603,6 +652,26 @@ class Run:
     stream_end: float | None = None
 
 
+def last_needed(packets: list, needed: set[int]) -> int:
+    """The place of the last packet whose frame is needed; -1: none is."""
+    return max((place for place, packet in enumerate(packets) if packet.pts in needed), default=-1)
+
+
+def is_idr(packet: Any, extradata: bytes) -> bool:
+    """Whether the first picture in a packet of H.264 is an IDR picture."""
+    data = bytes(packet)
+    if extradata[:1] == b"\x01":  # mp4, mkv and flv: the size of each unit stands before it
+        width, place = (extradata[4] & 3) + 1, 0
+        kinds = []
+        while place + width < len(data):
+            kinds.append(data[place + width] & 31)
+            place += width + int.from_bytes(data[place : place + width], "big")
+    else:  # a start code stands before it
+        kinds = [match[1][0] & 31 for match in re.finditer(rb"\x00\x00\x01(.)", data, re.DOTALL)]
+    pictures = [kind for kind in kinds if 1 <= kind <= 5]
+    return pictures[:1] == [5]
+
+
 def starts_anew(frame: Any) -> bool:
     """Whether a frame needs no other one. Some codecs do not tell."""
     return frame.pict_type in (0, 1)  # FFmpeg's AV_PICTURE_TYPE_NONE and AV_PICTURE_TYPE_I
@@ -612,153 +681,3 @@ def display_matrix(frame: Any) -> np.ndarray | None:
     """`[3, 3]`, how a frame is turned and mirrored on the screen, or None: as it is."""
     side_data = frame.side_data.get("DISPLAYMATRIX")
     return None if side_data is None else np.frombuffer(bytes(side_data), np.int32).reshape(3, 3)
-
-
-def to_mono(samples: np.ndarray) -> np.ndarray:
-    """Samples `[channels, n]` averaged to `[n]`; surround by its standard weights."""
-    if len(samples) == 1:
-        return samples[0]
-    weights = np.array(SURROUND.get(len(samples), (1.0,) * len(samples)), np.float32)
-    return (weights / weights.sum()) @ samples
-
-
-class TorchcodecFile:
-    """torchcodec's decoders in exact mode: every packet's time is read before the first frame is chosen.
-
-    Args:
-        source: path or bytes; None where `video` or `audio`, a decoder of the caller's, is read.
-        name: for messages.
-        video, audio: decoders.
-        pyav_file: the same file in PyAV, which knows the default tracks and where streams end, and reads the audio.
-        max_pixels: of a frame, where PyAV does not check it.
-    """
-
-    def __init__(
-        self,
-        source: Any,
-        name: str,
-        video: Any = None,
-        audio: Any = None,
-        pyav_file: PyAVFile | None = None,
-        max_pixels: int = MAX_PIXELS,
-    ):
-        self.name, self._source, self._pyav_file, self._max_pixels = name, source, pyav_file, max_pixels
-        self._video, self._audio = video, audio
-        if torchcodec_decoders() is None:
-            raise ImportError('torchcodec does not load here; install it with FFmpeg, or use decoder="pyav"')
-
-    def close(self) -> None:
-        self._video = self._audio = None
-        if self._pyav_file is not None:
-            self._pyav_file.close()
-
-    @property
-    def video(self) -> Any:
-        if self._video is None and self._source is not None:
-            track = getattr(self._pyav_file, "video", None)
-            index = None if track is None else track.index
-            self._video = torchcodec_decoders().VideoDecoder(self._source, stream_index=index, seek_mode="exact")
-        return self._video
-
-    @property
-    def audio(self) -> Any:
-        if self._audio is None and self._source is not None:
-            decoder = torchcodec_decoders().AudioDecoder
-            self._audio = decoder(self._source)
-        return self._audio
-
-    def info(self, check: bool = False) -> ClipInfo:
-        """From PyAV where it is installed, else from torchcodec's metadata."""
-        if self._pyav_file is not None:
-            return self._pyav_file.info(check)
-        video, audio, failure = None, None, None
-        try:
-            video = self.video.metadata if self.video is not None else None
-        except (RuntimeError, ValueError, IndexError) as error:
-            failure = error
-        try:
-            audio = self.audio.metadata if self.audio is not None else None
-        except (RuntimeError, ValueError, IndexError) as error:
-            failure = error
-        if video is None and audio is None:
-            raise unreadable(self._source, self.name, failure)
-        return self._info_of(video, audio)
-
-    def _info_of(self, video: Any, audio: Any) -> ClipInfo:
-        fields: dict[str, Any] = {}
-        if audio is not None:
-            start = max(0.0, audio.begin_stream_seconds or 0.0)
-            end = start + audio.duration_seconds if audio.duration_seconds else None
-            fields |= {"audio_start": start, "sampling_rate": audio.sample_rate, "num_channels": audio.num_channels}
-        if video is not None:
-            check_size(video, self.name, self._max_pixels)
-            # an audio header may give the whole file's length: the scan of the frames is exact
-            start, end = max(0.0, video.begin_stream_seconds or 0.0), video.end_stream_seconds
-            fields |= {"video_start": start, "video_end": end, "fps": video.average_fps}
-            fields |= {"height": video.height, "width": video.width}
-        start = min(fields.get("video_start", start), fields.get("audio_start", start))
-        if self._source is None and start < SHORT_DELAY:
-            start = 0.0  # of a decoder alone, the stream that begins the file is not known
-        return ClipInfo(
-            path=self.name,
-            duration=(end or start) - start,
-            start=start,
-            has_video=video is not None,
-            has_audio=audio is not None,
-            **fields,
-        )
-
-    def frames_at(self, times: np.ndarray) -> Frames:
-        """The frame on the screen at each time."""
-        metadata = self.video.metadata
-        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        inside = np.clip(times + TIME_ROUNDING, first, max(first, last - TIME_ROUNDING))
-        batch = self.video.get_frames_played_at(inside.tolist())
-        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
-        if (seconds > inside + TIME_ROUNDING).any():  # seen with streams whose frames claim no length
-            raise RuntimeError(f"{self.name}: torchcodec returned a frame that is not on the screen yet")
-        past = times >= last - TIME_ROUNDING
-        if past.any():  # the last frame may have no length, and then no time at which it is played
-            final = self.video.get_frame_at(len(self.video) - 1)
-            pixels[torch.from_numpy(past)], seconds[past] = final.data, final.pts_seconds
-        return Frames(pixels, seconds, last if times.max() >= last else None)
-
-    def frames_between(self, start: float, end: float) -> Frames:
-        """Every frame shown in `[start, end)`."""
-        metadata = self.video.metadata
-        first, last = metadata.begin_stream_seconds, metadata.end_stream_seconds
-        begin = min(max(start + TIME_ROUNDING, first), max(first, last - TIME_ROUNDING))
-        batch = self.video.get_frames_played_in_range(begin, min(max(end, begin + TIME_ROUNDING), last))
-        pixels, seconds = batch.data, batch.pts_seconds.numpy().astype(np.float64)
-        if end > last:  # the last frame may have no length, and is then in no range
-            final = self.video.get_frame_at(len(self.video) - 1)
-            if not len(seconds) or final.pts_seconds > seconds[-1] + TIME_ROUNDING:
-                pixels, seconds = torch.cat([pixels, final.data[None]]), np.append(seconds, final.pts_seconds)
-        return Frames(pixels, seconds, last if end > last else None)
-
-    def waveform(self, start: float, end: float) -> Waveform:
-        """The samples between two times. PyAV reads them where it is: torchcodec closes gaps, and what follows is early."""
-        if self._pyav_file is not None:
-            return self._pyav_file.waveform(start, end)
-        samples = self.audio.get_samples_played_in_range(max(start, 0.0), end)
-        return Waveform(torch.from_numpy(to_mono(samples.data.numpy())), float(samples.pts_seconds))
-
-
-def unreadable(source: Any, name: str, error: Exception | None) -> ClipError:
-    """Say whether a file that does not open is empty, cut off, or no media file at all."""
-    head = b""
-    if isinstance(source, bytes):
-        head = source[:12]
-    elif isinstance(source, str) and os.path.isfile(source):
-        with open(source, "rb") as file:
-            head = file.read(12)
-    if not head:
-        problem = "is empty; write or download it again"
-    elif head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3" or head[:4] == b"RIFF":
-        problem = f"is cut off or damaged ({error}); copy or download it again"
-    elif head == LFS_POINTER[: len(head)]:
-        problem = "is a git-lfs pointer and not the clip; run `git lfs pull` in its repository"
-    else:
-        known = "mp4, mkv, webm, avi, mov or flv"
-        problem = f"is not a media file that FFmpeg can read ({error}); give a clip such as {known}"
-    return clip_error(name, "path", problem)

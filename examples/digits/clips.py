@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,12 +21,15 @@ import numpy as np
 import torch
 import torchaudio
 
-from .clip_decoders import MAX_PIXELS, ClipError, ClipInfo, TorchcodecFile, clip_error, has_pyav, open_file
+from .clip_decoders import has_pyav, open_file
+from .clip_types import MAX_PIXELS, ClipError, ClipInfo, FrameTransform, Samples, clip_error
+from .torchcodec_clips import TorchcodecFile
 
 
 END_TOLERANCE = 0.05  # seconds by which a window may pass the end: audio is padded with zeros, the last frame stays
 RESAMPLING_MARGIN = 0.04  # a whole number of samples at every usual rate; longer than the resampling filter
-LARGEST_RATIO = 4000  # of sampling rates; its resampler has a table of 64 MB
+LARGEST_RATIO = 1000  # of sampling rates, as a fraction; its resampler has a table of 4 MB
+RESAMPLED_AT_ONCE = 1 << 19  # samples; the convolution takes up to 50 times their memory
 MAX_SAMPLES = 1 << 29  # of one window: 3 hours at 48 kHz, 2 GiB. A small file can claim to last for years.
 MAX_FRAMES = 1 << 17  # of one window: 87 minutes of 25 a second
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
@@ -57,6 +60,8 @@ class ClipRequest:
         decoder: "auto" (PyAV, or torchcodec where PyAV is not installed), "torchcodec" or "pyav".
         allow_remote: let FFmpeg open URLs and protocol strings.
         max_pixels: the largest width times height of a frame that is decoded.
+        transform: a function of a frame, uint8 `[1, 3, H, W]` to `[1, 3, h, w]`, such as a resize. It is applied as soon
+            as a frame is decoded, so that only one of full size is in memory.
 
     Raises:
         ValueError: an unknown stream or option, or more than one of `num_frames`, `fps` and `times`.
@@ -73,6 +78,7 @@ class ClipRequest:
     decoder: str = "auto"
     allow_remote: bool = False
     max_pixels: int = MAX_PIXELS
+    transform: FrameTransform | None = None
 
     def __post_init__(self):
         if self.on_missing not in ("raise", "none"):
@@ -219,7 +225,7 @@ def _naming(name: str) -> Iterator[None]:
 
 
 def _read(handle: str | bytes, name: str, request: ClipRequest) -> Clip:
-    with closing(open_file(handle, name, request.decoder, request.max_pixels)) as file:
+    with closing(open_file(handle, name, request.decoder, request.max_pixels, request.transform)) as file:
         return _load(file, _info(file, handle), request)
 
 
@@ -317,24 +323,58 @@ def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Ten
     # Decode a little more than the window where it is resampled.
     margin = RESAMPLING_MARGIN if rate != native else 0.0
     first, count = start - margin, round((end - start + 2 * margin) * native)
-    decoded = file.waveform(first + info.start, end + margin + info.start)
-    if not torch.isfinite(decoded.samples).all():
+    parts = file.waveform(first + info.start, end + margin + info.start)
+    waveform, decoded_end = _placed(parts, first + info.start, count, native)
+    with np.errstate(invalid="ignore"):
+        finite = math.isfinite(waveform.sum(dtype=np.float64))
+    if not finite:
         raise clip_error(info.path, "audio", "NaN or infinite samples; write the file again, or leave it out")
-    decoded_end = decoded.start + len(decoded.samples) / native
     if info.audio_end is not None and min(end + info.start, info.audio_end) > decoded_end + 2 * END_TOLERANCE:
         raise _cut_off(info, "audio", decoded_end)
-
-    # Put the samples where they belong in the window.
-    offset = round((decoded.start - info.start - first) * native)
-    waveform = torch.zeros(count, dtype=torch.float32)
-    begin, stop = max(offset, 0), min(offset + len(decoded.samples), count)
-    if stop > begin:
-        waveform[begin:stop] = decoded.samples[begin - offset : stop - offset]
     if rate == native:
-        return waveform
+        return torch.from_numpy(waveform)
     # The margin before the window goes, and what is left is cut or padded to its length.
-    waveform = _resampler(info.path, native, rate)(waveform)[round(margin * rate) :]
-    return torch.nn.functional.pad(waveform, (0, max(num_samples - len(waveform), 0)))[:num_samples]
+    return _resampled(
+        torch.from_numpy(waveform), _resampler(info.path, native, rate), round(margin * rate), num_samples
+    )
+
+
+def _placed(parts: Iterable[Samples], first: float, count: int, rate: int) -> tuple[np.ndarray, float]:
+    """`[count]` samples from second `first` on, zeros where no part lies, and where the last part ends."""
+    waveform = np.zeros(count, np.float32)  # takes no memory where nothing is written
+    end = first
+    for part in parts:
+        place = round((part.start - first) * rate) + part.offset
+        end = max(end, part.start + (part.offset + len(part.samples)) / rate)
+        _write(waveform, part.samples, place)
+    return waveform, end
+
+
+def _resampled(
+    waveform: torch.Tensor, resampler: torchaudio.transforms.Resample, first: int, count: int
+) -> torch.Tensor:
+    """`[count]` samples of the resampled waveform `[n]` from sample `first` on, zeros after its end.
+
+    A long waveform is resampled piece by piece, each with enough of its neighbors for the filter.
+    """
+    old, new = resampler.orig_freq, resampler.new_freq
+    margin = 0 if old == new else -(-resampler.width // old) * old
+    size = max(1, RESAMPLED_AT_ONCE // old) * old
+    resampled = np.zeros(count, np.float32)  # takes no memory where nothing is written
+    for begin in range(0, len(waveform), size):
+        before = min(begin, margin)
+        piece = waveform[begin - before : begin + size + margin]
+        if piece.any():
+            part = resampler(piece)[before // old * new :][: size // old * new].numpy()
+            _write(resampled, part, begin // old * new - first)
+    return torch.from_numpy(resampled)
+
+
+def _write(array: np.ndarray, part: np.ndarray, place: int) -> None:
+    """Write a part to its place in an array; what passes an end of it is dropped."""
+    begin, stop = max(place, 0), min(place + len(part), len(array))
+    if stop > begin:
+        array[begin:stop] = part[begin - place : stop - place]
 
 
 def _check_overlap(info: ClipInfo, kind: str, stream_end: float | None, start: float) -> None:
@@ -350,10 +390,12 @@ def _cut_off(info: ClipInfo, kind: str, stream_end: float) -> ClipError:
 
 @functools.lru_cache(maxsize=4)
 def _resampler(path: str, native: int, rate: int) -> torchaudio.transforms.Resample:
-    """A resampler between two rates. Its table grows with both, so that the ratio of odd rates is rounded (by 1e-4)."""
-    ratio = Fraction(rate, native).limit_denominator(LARGEST_RATIO)
+    """A resampler between two rates. Its table grows with both, so that a ratio of odd rates is rounded (by 1e-6)."""
     if not 1 / 1000 <= rate / native <= 1000:
         raise clip_error(path, "audio", f"cannot be resampled from {native} Hz to {rate} Hz; write the file again")
+    ratio = Fraction(min(rate, native), max(rate, native)).limit_denominator(LARGEST_RATIO)
+    if rate > native:
+        ratio = 1 / ratio
     with torch.inference_mode(False):
         return torchaudio.transforms.Resample(ratio.denominator, ratio.numerator)
 

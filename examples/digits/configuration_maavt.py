@@ -79,6 +79,9 @@ class MAAVTConfig(PreTrainedConfig):
             `"bilinear"`: product of normalized projections, then an MLP. `"mlp"`: an MLP on the concatenation.
             `"linear"`: the paper's head, additive in the modalities and therefore at chance (see the docs).
         match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
+        match_class_agreement (`bool`, *optional*, defaults to `False`):
+            Our addition: the bilinear head's logit also has the logarithm of the class agreement (equation 8), times a
+            learned weight. It needs one class a clip or segment.
         in_batch_mismatches (`int`, *optional*, defaults to 0):
             Our addition: training also shows the match head every video with the audio of this many earlier clips of
             the batch, where their classes differ. No input has to be mismatched for it, so that all are classified.
@@ -99,6 +102,7 @@ class MAAVTConfig(PreTrainedConfig):
             Weights of the three losses.
         unimodal_loss_weight (`float`, *optional*, defaults to 0.0):
             Our addition: weight of a fourth loss, the class from either half of the class head alone.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Of class indices and soft labels in training.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Keep positions, patch convolution, LayerNorms and blocks of the ViT fixed. The class token stays trainable.
         modality_dropout (`float`, *optional*, defaults to 0.0):
@@ -121,11 +125,14 @@ class MAAVTConfig(PreTrainedConfig):
     # The Trainer's predictions are `logits` alone: an array, as `compute_metrics` of every tutorial expects.
     keys_to_ignore_at_inference = [
         "match_logits",
+        "segment_logits",
+        "segment_match_logits",
         "classification_loss",
         "matching_loss",
         "contrastive_loss",
         "unimodal_loss",
         "contrastive_loss_per_block",
+        "class_agreement",
         "video_localization",
         "audio_localization",
         "hidden_states",
@@ -148,6 +155,7 @@ class MAAVTConfig(PreTrainedConfig):
     background_mining: bool = True
     match_head: str = "bilinear"
     match_dim: int = 64
+    match_class_agreement: bool = False
     in_batch_mismatches: int = 0
     # blockwise contrast
     contrastive: str | None = "blockwise"
@@ -162,6 +170,7 @@ class MAAVTConfig(PreTrainedConfig):
     matching_loss_weight: float | int = 1.0
     contrastive_loss_weight: float | int = 1.0
     unimodal_loss_weight: float | int = 0.0
+    label_smoothing: float | int = 0.0
     freeze_backbone: bool = True
     modality_dropout: float | int = 0.0
     initializer_range: float = 0.02
@@ -255,6 +264,16 @@ class MAAVTConfig(PreTrainedConfig):
                 "lavish_config they meet before; set in_batch_mismatches=0 or lavish_config=None."
             )
 
+    def validate_match_class_agreement(self):
+        if not self.match_class_agreement:
+            return
+        if self.match_head != "bilinear":
+            raise ValueError(f'match_class_agreement=True needs match_head="bilinear", not {self.match_head!r}.')
+        if self.problem_type == "multi_label_classification":
+            raise ValueError(
+                "match_class_agreement=True needs one class a clip; set it to False for multi-label clips."
+            )
+
     def validate_adapters(self):
         lavish = self.lavish
         if lavish is not None and self.hidden_size % (lavish.reduction * lavish.groups):
@@ -269,6 +288,8 @@ class MAAVTConfig(PreTrainedConfig):
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0.")
         if not 0 <= self.modality_dropout <= 1:
             raise ValueError(f"modality_dropout={self.modality_dropout} is a probability; give a value from 0 to 1.")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must be at least 0 and below 1.")
 
 
 __all__ = ["MAAVTConfig", "MAAVTLavishConfig"]

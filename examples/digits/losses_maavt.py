@@ -95,6 +95,36 @@ def classification_loss(
     return global_mean(losses.view(targets.shape), valid, weights)
 
 
+def check_classes(labels: torch.Tensor, num_labels: int) -> None:
+    """Raises ValueError for a class index that the model does not have; on a GPU, which nobody waits for, PyTorch does."""
+    if torch.is_floating_point(labels) or labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    unknown = labels[(labels != -100) & ((labels < 0) | (labels >= num_labels))]
+    if len(unknown):
+        raise ValueError(
+            f"labels: {unknown[0].item()} is no class of this model, whose {num_labels} classes are 0 to {num_labels - 1} "
+            "(-100 is ignored); correct the labels, or load the model with num_labels."
+        )
+
+
+def smooth_labels(
+    labels: torch.Tensor, num_labels: int, smoothing: float, problem_type: str | None = None
+) -> torch.Tensor:
+    """Soft labels y (1 - s) + s / C, float `[..., C]`, of class indices `[...]` or soft labels `[..., C]`.
+
+    -100 stays -100. Multi-hot labels are returned as they are.
+    """
+    if not smoothing or problem_type == "multi_label_classification":
+        return labels
+    if not torch.is_floating_point(labels):
+        # class indices to one-hot rows; a row of -100 stands for an ignored sample
+        known = labels != -100
+        labels = nn.functional.one_hot(torch.where(known, labels, 0), num_labels).float()
+        labels = torch.where(known[..., None], labels, -100.0)
+    smoothed = labels * (1 - smoothing) + smoothing / num_labels
+    return torch.where(labels == -100, labels, smoothed)
+
+
 def matching_loss(match_logits: torch.Tensor, is_matched: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """L_bg: binary cross-entropy that tells matched pairs (logit above 0) from mismatched ones.
 
@@ -114,16 +144,16 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: torch.Tensor) -> torch.Tensor:
-        ctx.rank, ctx.num_rows = dist.get_rank(), rows.shape[0]
+        ctx.num_rows = rows.shape[0]
         gathered = rows.new_empty((num_processes() * rows.shape[0], *rows.shape[1:]))
         dist.all_gather_into_tensor(gathered, rows.contiguous())
         return gathered
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[ctx.rank * ctx.num_rows : (ctx.rank + 1) * ctx.num_rows]
+        own = gradient.new_empty((ctx.num_rows, *gradient.shape[1:]))
+        dist.reduce_scatter_tensor(own, gradient.contiguous())
+        return own
 
 
 def gather_pairs(
@@ -175,32 +205,46 @@ def contrastive_loss(
         temperature: tau.
         labels: class indices `[N]`; a pair without a label (-100) is its own only positive.
 
+    Each process scores its own pairs against those of all processes, so its memory grows with N times N_global; the sum over
+    its pairs is scaled like that of `global_mean`.
+
     Returns:
         `[L]`, zeros when no pair is left.
     """
     # All pairs of the global batch, as unit vectors.
-    by_class = labels is not None
+    by_class, count = labels is not None, len(mask)
     if not by_class:
         labels = torch.full_like(mask, -100, dtype=torch.long)
     features = nn.functional.normalize(torch.stack([video, audio], dim=1).float(), dim=-1)
     features, mask, labels = gather_pairs(features, mask, labels)
-    video, audio = features.permute(1, 2, 0, 3)  # (L, N, d) each
+    video, audio = features.permute(1, 2, 0, 3)  # (L, M, d) each, M pairs of all processes
+    first = 0 if num_processes() == 1 else dist.get_rank() * (len(mask) // num_processes())
+    own = slice(first, first + count)
 
-    # Scores of every video with every audio. A pair may always compare itself: no row holds infinities alone.
+    # Scores of every own video with every audio, and the reverse. A pair may always compare itself: no row holds
+    # infinities alone.
     with maybe_autocast(video.device.type, enabled=False):
-        scores = video @ audio.transpose(1, 2) / temperature  # (L, N, N)
-    diagonal = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
-    allowed = (mask[:, None] & mask[None, :]) | diagonal
-    scores = scores.masked_fill(~allowed, float("-inf"))
+        to_audio = video[:, own] @ audio.transpose(1, 2) / temperature  # (L, N, M)
+        if num_processes() == 1:
+            to_video = to_audio.transpose(1, 2)
+        else:
+            to_video = audio[:, own] @ video.transpose(1, 2) / temperature
+    places = torch.arange(len(mask), device=mask.device)
+    diagonal = places[own, None] == places[None, :]
+    allowed = (mask[own, None] & mask[None, :]) | diagonal  # (N, M)
+    to_audio = to_audio.masked_fill(~allowed, float("-inf"))
+    to_video = to_video.masked_fill(~allowed, float("-inf"))
 
     # The score of the positives: of the pair itself (2), or the mean over the pairs of its class (2a).
-    positive = scores.diagonal(dim1=1, dim2=2)  # (L, N)
+    positive = to_audio.diagonal(first, dim1=1, dim2=2)  # (L, N)
     if by_class:
-        same = allowed & (labels[:, None] == labels[None, :]) & (labels != -100)[:, None] | diagonal  # symmetric
-        alike = torch.where(same, scores, 0.0)
-        positive = (alike.sum(2) + alike.sum(1)) / 2 / same.sum(1)
-    losses = (scores.logsumexp(2) + scores.logsumexp(1)) / 2 - positive  # (L, N)
-    return torch.where(mask, losses, 0.0).sum(1) / mask.sum().clamp(min=1)
+        labeled = (labels[own] != -100)[:, None]
+        same = allowed & (labels[own, None] == labels[None, :]) & labeled | diagonal
+        alike = torch.where(same, to_audio, 0.0).sum(2) + torch.where(same, to_video, 0.0).sum(2)
+        positive = alike / 2 / same.sum(1)
+    losses = (to_audio.logsumexp(2) + to_video.logsumexp(2)) / 2 - positive  # (L, N)
+    total = torch.where(mask[own], losses, 0.0).sum(1)
+    return total * num_processes() / mask.sum().clamp(min=1)
 
 
 __all__ = ["classification_loss", "contrastive_loss", "gather_pairs", "global_mean", "matching_loss", "num_processes"]

@@ -36,12 +36,20 @@ from .backbone_maavt import (
     adapter_config,
     check_whole_trunk,
     find_checkpoint,
+    of_backbone,
     quiet_loading,
     trunk_from_backbone,
 )
 from .configuration_maavt import MAAVTConfig
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
-from .losses_maavt import classification_loss, contrastive_loss, matching_loss, num_processes
+from .losses_maavt import (
+    check_classes,
+    classification_loss,
+    contrastive_loss,
+    matching_loss,
+    num_processes,
+    smooth_labels,
+)
 from .outputs_maavt import MAAVTClassifierOutput, MAAVTEncoderOutput, MAAVTModelOutput
 
 
@@ -51,12 +59,10 @@ logger = logging.get_logger(__name__)
 TRAINED_MODULES = ("prompt", "token_attention", "lavish_adapters", "contrastive_head", "classifier", "match_head")
 
 
-# Trainer's label_smoothing_factor takes the labels out, computes a loss of its own from the logits, and drops the model's
-# other losses.
+# A loss that somebody computes from the logits, as Trainer's label_smoothing_factor does, drops the model's other losses.
 NO_LABELS = (
-    "A training step without labels: the classification loss is not computed, and a loss you compute from the logits omits "
-    "the matching and contrastive losses. Trainer's label_smoothing_factor causes this: leave it at 0 and pass soft labels "
-    "[B, C]."
+    "A training step without labels: a loss computed from the logits alone would drop the matching and contrastive losses. "
+    "Set model.config.label_smoothing in place of Trainer's label_smoothing_factor; for a loss of your own pass labels or is_matched."
 )
 
 
@@ -508,8 +514,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         if checkpoint is not None and kwargs.get("state_dict") is None:
             checkpoint, named_adapter, is_backbone = find_checkpoint(checkpoint, hub_kwargs)
             adapter = named_adapter or adapter
-            if named_adapter is not None and not isinstance(kwargs.get("config"), PreTrainedConfig):
-                kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+            if named_adapter is not None:
+                if not isinstance(kwargs.get("config"), PreTrainedConfig):
+                    kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
+                adapter_kwargs = {**hub_kwargs, **adapter_kwargs}
+                kwargs, hub_kwargs = of_backbone(kwargs), of_backbone(hub_kwargs)
 
         # The model: a backbone becomes the trunk of a new one, anything else is loaded as it is.
         with_report = kwargs.pop("output_loading_info", False)
@@ -589,6 +598,8 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         elif isinstance(module, (MAAVTProjection, MAAVTPairLinear)):
             init.normal_(module.weight, mean=0.0, std=std)
             init.zeros_(module.bias)
+        elif isinstance(module, MAAVTBilinearMatchHead) and module.agreement_weight is not None:
+            init.ones_(module.agreement_weight)
         elif isinstance(module, MAAVTRunningNorm):
             init.zeros_(module.mean)
             init.ones_(module.square)
@@ -611,7 +622,14 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         # Names of modules that this configuration leaves out would be reported as unknown.
         leaves = {name.rpartition(".")[2] for name, _ in self.named_modules()}
         self._keep_in_fp32_modules_strict = set(self._keep_in_fp32_modules_strict or ()) & leaves
+        # Quantizers read this one: they leave the linear layers inside what is trained alone.
+        self._keep_in_fp32_modules = {
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and set(name.split(".")) & set(TRAINED_MODULES)
+        }
         super().post_init()
+        self.prepare_inputs_for_generation = generates_no_text
 
     @property
     def dtype(self) -> torch.dtype:
@@ -668,6 +686,11 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         trunk.token_attention = None
         trunk.prompt.token_self_attention = False
         self.config.token_self_attention = False
+
+
+def generates_no_text(*args, **kwargs):
+    """PEFT takes hold of such a method where `task_type` is `"CAUSAL_LM"` or `"SEQ_2_SEQ_LM"`, and trains without it."""
+    raise TypeError("This model classifies clips and generates no text.")
 
 
 def find_new_modules(model: MAAVTPreTrainedModel) -> tuple[str, ...]:
@@ -846,6 +869,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
     """The trunk: embeddings, learned tokens and blocks, one ViT for video and audio; states pooled over segments."""
 
     _keep_in_fp32_modules_strict = {"prompt", "token_attention", "lavish_adapters", "contrastive_head"}
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^match_head\."]  # heads are left out on purpose
 
     def __init__(self, config: MAAVTConfig):
         super().__init__(config)
@@ -1393,14 +1417,28 @@ class MAAVTBilinearMatchHead(nn.Module):
         self.audio_proj = nn.Linear(config.hidden_size, config.match_dim, dtype=torch.float32)
         self.fc1 = nn.Linear(config.match_dim, config.match_dim, dtype=torch.float32)
         self.fc2 = nn.Linear(config.match_dim, 1, dtype=torch.float32)
+        weight = nn.Parameter(torch.ones(1, dtype=torch.float32)) if config.match_class_agreement else None
+        self.register_parameter("agreement_weight", weight)
 
-    def forward(self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
-        """`[..., D]` each; returns `[...]`, positive where video and audio belong together."""
+    def forward(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor,
+        present: torch.Tensor | None = None,
+        agreement: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`[..., D]` each, `agreement` `[...]` the logarithm of the class agreement, or None.
+
+        Returns `[...]`, positive where video and audio match.
+        """
         video = self.video_proj(self.video_norm(video, present))  # (..., r)
         audio = self.audio_proj(self.audio_norm(audio, present))
         # Unit vectors have entries near 1/sqrt(r): times r the products are of order 1 whatever the rank.
         products = nn.functional.normalize(video, dim=-1) * nn.functional.normalize(audio, dim=-1) * video.shape[-1]
-        return self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
+        logits = self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
+        if agreement is not None:
+            logits = logits + self.agreement_weight * agreement
+        return logits
 
 
 MATCH_HEAD_CLASSES = {
@@ -1408,6 +1446,11 @@ MATCH_HEAD_CLASSES = {
     "mlp": MAAVTMLPMatchHead,
     "linear": MAAVTLinearMatchHead,
 }
+
+
+def log_agreement(video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+    """log sum_c p_v(c) p_a(c) of class logits `[..., C]` of video alone and of audio alone (equation 8): `[...]`."""
+    return (video.float().log_softmax(-1) + audio.float().log_softmax(-1)).logsumexp(-1)
 
 
 # ---- Classification: class head, match head and the losses (sections 4 and 5)
@@ -1543,52 +1586,71 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 `output_hidden_states` and `output_attentions`. `output_last_hidden_state` is forced off.
 
         Raises:
-            ValueError: labels or is_matched of another shape, or labels that a loss of this config cannot use.
+            ValueError: labels or is_matched of another shape, labels that a loss of this config cannot use, or a training
+                step without labels (NO_LABELS).
         """
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
         kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}
-        if self.training and labels is None and not torch.compiler.is_compiling():
-            logger.warning_once(NO_LABELS)
+        if labels is None:
+            self._check_unlabeled(is_matched)
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched)
 
         # Heads and losses are small and sensitive to rounding: autocast leaves them in float32.
         with maybe_autocast(pairs.both.device.type, enabled=False):
-            # Class logits (equation 3).
+            # Class logits (equation 3), and match logits (equation 4) of the pairs and of those that training adds.
             video, audio = outputs.video_class_state, outputs.audio_class_state
-            logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-            if self._labels_per_clip(labels, logits):
-                logits = logits.mean(1)  # (B, C)
-
-            # Match logits (equation 4), of the pairs and of those that training adds.
+            segment_logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
+            agreement = self._class_agreement(outputs, pairs)  # (B,)
             added = self._added_mismatches(pairs, labels)  # (K, B, S)
-            match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
-            if match_logits is not None and self._matched_per_clip(is_matched, pairs):
-                match_logits, added_logits = match_logits.mean(1), added_logits.mean(2)
+            segment_match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
 
             # Losses (equation 5).
             losses, per_block = {}, None
             if labels is not None:
-                losses |= self._classification_losses(outputs, logits, labels, (video_targets, audio_targets), pairs)
+                targets = (video_targets, audio_targets)
+                losses |= self._classification_losses(outputs, segment_logits, labels, targets, pairs)
             if labels is not None or is_matched is not None:
-                if match_logits is not None:
-                    losses["matching_loss"] = self._matching_loss(match_logits, added_logits, added, pairs)
+                if segment_match_logits is not None:
+                    losses["matching_loss"] = self._matching_loss(
+                        segment_match_logits, added_logits, added, pairs, is_matched
+                    )
                 per_block = self._contrastive_losses(outputs, pairs, labels)
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
-            return self._build_output(outputs, logits, match_logits, losses, per_block)
+            return self._build_output(outputs, segment_logits, segment_match_logits, losses, per_block, agreement)
 
-    def _build_output(self, outputs, logits, match_logits, losses: dict, per_block) -> MAAVTClassifierOutput:
-        loss = None
+    def _check_unlabeled(self, is_matched: torch.Tensor | None) -> None:
+        """Raises ValueError for a training step whose matching and contrastive losses nobody would see.
+
+        With `is_matched` the output holds them: clips without labels can be trained on. There it is a warning.
+        """
+        more_losses = self.match_head is not None or self.maavt.contrastive_head is not None
+        if not (self.training and torch.is_grad_enabled() and more_losses):
+            return
+        if is_matched is None:
+            raise ValueError(NO_LABELS)
+        if not torch.compiler.is_compiling():
+            logger.warning_once(NO_LABELS)
+
+    def _build_output(
+        self, outputs, segment_logits, segment_match_logits, losses: dict, per_block, agreement
+    ) -> MAAVTClassifierOutput:
+        loss = match_logits = None
         if losses:
             loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
+        if segment_match_logits is not None:
+            match_logits = segment_match_logits.mean(1)  # (B,)
         return MAAVTClassifierOutput(
             loss=loss,
-            logits=logits,
+            logits=segment_logits.mean(1),  # (B, C)
             match_logits=match_logits,
+            segment_logits=segment_logits,
+            segment_match_logits=segment_match_logits,
             **losses,
             contrastive_loss_per_block=per_block,
+            class_agreement=agreement,
             video_localization=outputs.video_localization,
             audio_localization=outputs.audio_localization,
             hidden_states=outputs.hidden_states,
@@ -1633,11 +1695,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         """Whether labels hold a value per class, not a class index."""
         return torch.is_floating_point(labels) or self.config.problem_type == "multi_label_classification"
 
-    def _labels_per_clip(self, labels: torch.Tensor | None, logits: torch.Tensor) -> bool:
-        """Whether the logits `[B, S, C]` are averaged over segments: what the shape of `labels` asks for."""
-        num_clips, num_segments, num_labels = logits.shape
-        if labels is None:
-            return num_segments == 1
+    def _labels_per_clip(self, labels: torch.Tensor, segment_logits: torch.Tensor) -> bool:
+        """Whether `labels` are those of clips, not of segments, by their shape; another shape is refused."""
+        num_clips, num_segments, num_labels = segment_logits.shape
         per_clip, per_segment = (num_clips,), (num_clips, num_segments)
         if self._are_scores(labels):
             per_clip, per_segment = (*per_clip, num_labels), (*per_segment, num_labels)
@@ -1646,12 +1706,6 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 f"labels have shape {tuple(labels.shape)}; expected {per_clip} (per clip) or {per_segment} (per segment)."
             )
         return tuple(labels.shape) == per_clip
-
-    def _matched_per_clip(self, is_matched: torch.Tensor | None, pairs: MAAVTPairs) -> bool:
-        """Whether match logits are averaged over segments: what the shape of `is_matched` asks for."""
-        if is_matched is None:
-            return pairs.both.shape[1] == 1
-        return is_matched.ndim == 1
 
     # Classification (equations 3 and 7)
 
@@ -1665,10 +1719,19 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         counted = (pairs.has_video | pairs.has_audio)[:, None] & pairs.matched  # (B, S)
         both = pairs.both
-        if logits.ndim == 2:
-            counted, both = counted.all(1), both[:, 0]  # (B,)
-        options = (self.config.problem_type, self.class_weights)
-        losses = {"classification_loss": classification_loss(logits, labels, counted, *options)}
+        if self._labels_per_clip(labels, logits):
+            logits, counted, both = logits.mean(1), counted.all(1), both[:, 0]  # (B, C), (B,), (B,)
+        problem_type, smoothing = self.config.problem_type, 0.0
+        if self.training:
+            smoothing = self.config.label_smoothing
+
+        def loss_of(scores: torch.Tensor, classes: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            if not self._are_scores(classes):
+                check_classes(classes, self.num_labels)
+            classes = smooth_labels(classes, self.num_labels, smoothing, problem_type)
+            return classification_loss(scores, classes, mask, problem_type, self.class_weights)
+
+        losses = {"classification_loss": loss_of(logits, labels, counted)}
 
         # The class from either half of the head alone.
         video, audio = outputs.video_class_state, outputs.audio_class_state
@@ -1680,11 +1743,19 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                     classes, mask = labels, counted & both
                 if mask.ndim == 1:
                     half = half.mean(1)  # (B, C)
-                loss_per_modality.append(classification_loss(half, classes, mask, *options))
+                loss_per_modality.append(loss_of(half, classes, mask))
             losses["unimodal_loss"] = sum(loss_per_modality)
         return losses
 
-    # Matching (equation 4)
+    # Matching (equations 4 and 8)
+
+    def _class_agreement(self, outputs: MAAVTModelOutput, pairs: MAAVTPairs) -> torch.Tensor | None:
+        """sum_c p_v(c) p_a(c) of the two halves of the class head, `[B]`, without gradient."""
+        video, audio = outputs.video_class_state, outputs.audio_class_state
+        if video is None or audio is None or self.config.problem_type == "multi_label_classification":
+            return None
+        halves = [half.mean(1) for half in self.classifier.halves(video.detach(), audio.detach())]  # (B, C) each
+        return log_agreement(*halves).exp().detach() * pairs.both[:, 0]
 
     def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
         """Pairs of a video with the audio k clips earlier that training adds as mismatched: `[K, B, S]`.
@@ -1732,21 +1803,33 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         dtype = self.classifier.bias.dtype  # read from a module that quantization never replaces
         video, audio, both = states[0].to(dtype), states[1].to(dtype), pairs.both
         shifts = range(1 + num_added)
-        logits = self.match_head(
+        inputs = [
             torch.stack([video for _ in shifts]),  # (1 + K, B, S, D)
             torch.stack([audio.roll(shift, 0) for shift in shifts]),
             torch.stack([both & both.roll(shift, 0) for shift in shifts]),
-        )
+        ]
+        if self.config.match_class_agreement:
+            # A constant of the step: classes are not learned to please the match head.
+            states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
+            video, audio = (half.detach() for half in self.classifier.halves(*states))  # (B, S, C) each
+            inputs.append(torch.stack([log_agreement(video, audio.roll(shift, 0)) for shift in shifts]))
+        logits = self.match_head(*inputs)
         return logits[0] * both, logits[1:]
 
     def _matching_loss(
-        self, match_logits: torch.Tensor, added_logits: torch.Tensor, added: torch.Tensor, pairs: MAAVTPairs
+        self,
+        logits: torch.Tensor,
+        added_logits: torch.Tensor,
+        added: torch.Tensor,
+        pairs: MAAVTPairs,
+        is_matched: torch.Tensor | None,
     ) -> torch.Tensor:
         matched, both = pairs.matched, pairs.both
-        if match_logits.ndim == 1:
+        if is_matched is not None and is_matched.ndim == 1:  # per clip: the mean logit of its segments
+            logits, added_logits = logits.mean(1), added_logits.mean(2)
             matched, both, added = matched.all(1), both[:, 0], added.all(2)
         return matching_loss(
-            torch.cat([match_logits.flatten(), added_logits.flatten()]),
+            torch.cat([logits.flatten(), added_logits.flatten()]),
             torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),
             torch.cat([both.flatten(), added.flatten()]),
         )

@@ -82,24 +82,31 @@ class MAAVTClassifierOutput(ModelOutput):
 
     Args:
         loss: scalar, the weighted sum of the losses below, when `labels` or `is_matched` is given.
-        logits: `[B, C]`; `[B, S, C]` for S > 1 segments, unless `labels` are given per clip.
-        match_logits: in the shape of `is_matched`, by default `[B]` (`[B, S]` for S > 1); above 0 means that video and
-            audio belong together (the paper's head has the opposite sign). 0 where a modality is missing.
+        logits: `[B, C]`, the mean of `segment_logits` over the segments.
+        match_logits: `[B]`, the mean of `segment_match_logits`; above 0 means that video and audio belong together (the
+            paper's head has the opposite sign). 0 where a modality is missing. None without a match head.
+        segment_logits, segment_match_logits: `[B, S, C]` and `[B, S]`, of every audio segment with its frames.
         classification_loss, matching_loss, contrastive_loss: scalars (docs/maavt.md, 4 and 5).
         unimodal_loss: scalar, where `config.unimodal_loss_weight` is above 0 (docs/maavt.md, 5).
         contrastive_loss_per_block: `[L']`, the contrasted blocks: L, or 1 for `contrastive="last"`.
+        class_agreement: `[B]`, the probability that video alone and audio alone name the same class (equation 8), with or
+            without a match head. 0 where a modality is missing; None without one of the inputs and for multi-label
+            models.
         The rest as in [`MAAVTModelOutput`].
     """
 
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     match_logits: torch.FloatTensor | None = None
+    segment_logits: torch.FloatTensor | None = None
+    segment_match_logits: torch.FloatTensor | None = None
     # the parts of the loss
     classification_loss: torch.FloatTensor | None = None
     matching_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
     unimodal_loss: torch.FloatTensor | None = None
     contrastive_loss_per_block: torch.FloatTensor | None = None
+    class_agreement: torch.FloatTensor | None = None
     # on request
     video_localization: torch.FloatTensor | None = None
     audio_localization: torch.FloatTensor | None = None

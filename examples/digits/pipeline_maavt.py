@@ -82,10 +82,7 @@ class AudioVisualClassificationPipeline(Pipeline):
             missing = torch.zeros_like(rows[0])
             batch[name] = torch.cat([clip.get(name, missing) for clip in clips])
             batch[mask] = torch.cat([clip.get(mask, torch.tensor([False], device=missing.device)) for clip in clips])
-        logits = self.model(**batch).logits  # (B, C) or (B, S, C)
-        if logits.ndim == 3:
-            logits = logits.mean(1)  # (B, C), over the segments of a clip
-        return {"logits": logits}
+        return {"logits": self.model(**batch).logits}  # (B, C)
 
     def postprocess(self, model_outputs: dict, top_k: int = 5, function_to_apply: str | None = None) -> list[dict]:
         config = self.model.config

@@ -166,6 +166,7 @@ class MAAVTProcessor(ProcessorMixin):
             times=times,
             on_missing=on_missing or "raise",
             allow_remote=bool(allow_remote),
+            transform=self.video_processor.resizer(**options.of_videos),
         )
         # Decode: frames and waveforms by clip, None where one is missing
         if clips is not None:
@@ -307,6 +308,9 @@ class _Options:
         self.return_tensors = values.get("return_tensors") or "pt"
         self.num_frames, self.fps = values.get("num_frames"), values.get("fps")
         self.video_metadata, self.sampling_rate = values.get("video_metadata"), values.get("sampling_rate")
+        # What the video processor is told
+        common, videos = (self.rest.get(f"{part}_kwargs") or {} for part in ("common", "videos"))
+        self.of_videos = {**self.rest, **common, **videos}
 
 
 def _with_rate(clip: Clip) -> dict[str, Any] | None:

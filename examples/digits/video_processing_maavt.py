@@ -3,6 +3,7 @@
 """Video processor: clips or frames to the pixels that MA-AVT's vision transformer reads."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
             num_frames, fps = options.get("num_frames"), options.get("fps")
             if num_frames is None and fps is None and do_sample_frames:
                 num_frames = options.get("frames_per_clip") or self.frames_per_clip
-            request = ClipRequest(num_frames=num_frames, fps=fps, streams=("video",))
+            transform = self.resizer(**options) if options else None
+            request = ClipRequest(num_frames=num_frames, fps=fps, streams=("video",), transform=transform)
             clips = [load_clip(video, request) for video in videos]
             return [clip.frames for clip in clips], make_batched_metadata([clip.frames for clip in clips], None)
         # Frames: the base class's metadata and sampling
@@ -113,6 +115,26 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
                 if len(metadata.frames_indices) < len(video):
                     videos[index] = video[metadata.frames_indices]
         return videos, video_metadata
+
+    def resizer(self, **options: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """What resizes frames `[T, 3, H, W]` one by one as they are decoded, so that a clip is never in memory at full size.
+
+        The processor then finds frames of the right size, and leaves them as they are.
+
+        Args:
+            options: of a call; those that it lacks are the processor's own.
+
+        Returns:
+            a function, or None where frames have to stay whole: for `crop_box`, another device, or no resize at all.
+        """
+        names = ("do_resize", "size", "resample", "crop_box", "device", "default_to_square")
+        chosen = {name: options.get(name, getattr(self, name, None)) for name in names}
+        if not chosen["do_resize"] or chosen["crop_box"] is not None or chosen["device"] is not None:
+            return None
+        size = self._standardize_kwargs(size=chosen["size"], default_to_square=chosen["default_to_square"])["size"]
+        if size.longest_edge or size.max_height:  # a second resize might change the size by a pixel
+            return None
+        return partial(self.resize, size=size, resample=chosen["resample"])
 
     def _preprocess(
         self,
