@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO := outputs/demo
 export BENCH_OUT ?= benchmarks/results
 export HF_HUB_DISABLE_TELEMETRY := 1
-# threads that wait shall sleep: spinning makes tiny models several times slower beside other work
+# Waiting threads sleep: spinning makes tiny models several times slower when other programs run
 demo test test-slow test-wheel test-latest bench-accuracy: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test test-slow test-wheel test-page test-latest bench bench-gpu bench-accuracy torture mutation quality style fix-copies clean
@@ -65,7 +65,7 @@ mutation: .venv/.mutation  ## half an hour: change the code and see which tests 
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutation --places $(or $(PLACES),20) --seed $(or $(SEED),0) \
 		$(if $(ONLY),--only '$(ONLY)')
 
-quality: .venv/.installed  ## lint, format and marked copies, changes nothing
+quality: .venv/.installed  ## lint, format and copies (marked ones, and the code in examples/digits); changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tools/check_copies.py
@@ -74,7 +74,7 @@ style: .venv/.installed  ## lint and format, in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-fix-copies: .venv/.installed  ## write the source over marked copies between the model packages
+fix-copies: .venv/.installed  ## update those copies from their sources
 	$(BIN)/python tools/check_copies.py --fix
 
 clean:
