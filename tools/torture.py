@@ -28,6 +28,7 @@ from processing.data.atomic_writing import write_text
 from tests.toy_run import CLASSES
 from tests.trainee import Trainee, start_processes
 from training.common.results import markdown_table, package_versions
+from training.trainer.checkpoints import checkpoint_problem
 
 from .torture_bench import WATCHED, Bench, work
 
@@ -137,8 +138,8 @@ def damage(bench: Bench, folder: Path, place: str, pattern: str) -> int:
     if bench.check(folder, run, (0, 1), damaged=file.parent):
         assert place in run.tail(), f"{file.name}: the line does not say where; {run.tail()}"
         shutil.rmtree(folder / place)
-    elif place == "run":
-        shutil.rmtree(file.parent, ignore_errors=True)  # an older checkpoint, which nobody has read
+    elif place == "run" and file.parent.is_dir() and checkpoint_problem(file.parent):
+        shutil.rmtree(file.parent)  # an older checkpoint, which nobody has read or written anew
     bench.finish(folder)
     return 1
 

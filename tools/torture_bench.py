@@ -112,7 +112,8 @@ class Bench:
         """The run ends in time with one of `codes`, says why in one line where it fails, and leaves whole things, but for
         the checkpoint `damaged` that was damaged before."""
         code, text = run.end(WAIT), run.log.read_text(encoding="utf-8", errors="replace")
-        assert code in codes and "Traceback" not in text, f"code {code}; {text[-1500:]}"
+        # a loader worker whose parent was killed may end in a traceback of Python's own
+        assert code in codes and (code == -signal.SIGKILL or "Traceback" not in text), f"code {code}; {text[-1500:]}"
         lines = [line for line in text.splitlines() if line.startswith(("error: ", "prepare "))]
         assert code != 1 or len(lines) == 1, f"{len(lines)} lines say why; {text[-600:]}"
         for output in folder.glob("run*"):
