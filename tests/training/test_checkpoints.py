@@ -107,6 +107,17 @@ def test_a_damaged_best_checkpoint_is_found_before_the_end_of_a_resumed_run(tmp_
     assert (tmp_path / "damaged-checkpoint-10").is_dir() and (tmp_path / "damaged-checkpoint-9").is_dir()
 
 
+def test_a_missing_best_checkpoint_is_found_too(tmp_path, caplog):
+    for step in (8, 10):
+        folder = write_files(tmp_path / f"checkpoint-{step}")
+        best = {"best_model_checkpoint": str(tmp_path / "checkpoint-9")} if step == 10 else {}
+        (folder / "trainer_state.json").write_text(json.dumps(best))
+        seal(folder, 1)
+    with caplog.at_level(logging.WARNING):
+        assert newest_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-8"
+    assert "checkpoint-9, the best one so far, is missing" in caplog.text
+
+
 def test_files_that_were_added_later_do_no_harm(tmp_path):
     folder = write_checkpoint(tmp_path / "checkpoint-1")
     (folder / "notes.txt").write_text("best so far")

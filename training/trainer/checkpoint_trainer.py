@@ -77,6 +77,16 @@ class CheckpointTrainer(Trainer):
         if self.args.push_to_hub:
             self._push_from_checkpoint(os.path.join(run, name))
 
+    def _load_best_model(self) -> None:
+        """Raises FileNotFoundError where somebody has deleted it: the last weights are not the best ones."""
+        best = Path(self.state.best_model_checkpoint)
+        if not best.is_dir():
+            raise FileNotFoundError(
+                f"{best}: the best checkpoint was deleted during the run; start the same command again, or keep the last "
+                "epoch with --load_best_model_at_end false"
+            )
+        super()._load_best_model()
+
     def _get_output_dir(self, trial) -> str:
         run = super()._get_output_dir(trial)
         return os.path.join(run, f"{STAGED}checkpoint-{self.state.global_step}") if self._staging else run

@@ -101,9 +101,9 @@ def best_problem(folder: Path) -> str | None:
     """What is wrong with the best checkpoint before this one, which the run loads at its end; None where it is whole."""
     state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     best = folder.with_name(Path(state.get("best_model_checkpoint") or folder).name)
-    if best == folder or not best.is_dir():
+    if best == folder:
         return None
-    problem = checkpoint_problem(best)
+    problem = checkpoint_problem(best) if best.is_dir() else "is missing"
     return problem and f"{best.name}, the best one so far, {problem}"
 
 
