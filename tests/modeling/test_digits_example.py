@@ -122,3 +122,14 @@ def test_quick_demo_shows_it(tmp_path, capsys):
         line = next(line for line in printed.splitlines() if line.startswith(Path(clip["file_name"]).name))
         assert line.split()[1:3] == [clip["label"], best]
     assert "maavt page" in printed
+
+
+def test_quick_demo_opens_the_page_on_a_terminal(tmp_path, monkeypatch):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    started = []
+    monkeypatch.setattr(demo.subprocess, "run", lambda command, check: started.append(command[1:]))
+    demo.main(["--quick", "--out", str(tmp_path)])
+    assert not started
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    demo.main(["--quick", "--out", str(tmp_path)])
+    assert started == [["-m", "training.command_line", "page", str(EXAMPLE)]]

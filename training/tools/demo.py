@@ -3,15 +3,17 @@
 """The demo: writes clips of digits, trains a tiny ViT on their frames, freezes it, and fine-tunes MA-AVT on it.
 
     maavt demo
-    maavt demo --quick                      # trains nothing: what such a model says of four clips
+    maavt demo --quick                      # trains nothing: what such a model says of four clips; on a terminal, its page
     maavt demo --small --out /tmp/demo
 
 Arguments that are not listed go to `train.py`, after `configs/demo.yaml`.
 """
 
 import argparse
+import importlib.util
 import json
 import runpy
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +29,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the three steps. Clips and backbone that are there already are used again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder (default: outputs/demo)")
-    parser.add_argument("--quick", action="store_true", help="no training: classify the clips of examples/digits")
+    parser.add_argument(
+        "--quick", action="store_true", help="no training: classify and show the clips of examples/digits"
+    )
     parser.add_argument("--small", action="store_true", help="128 clips and one epoch: a check that training works")
     options, training = parser.parse_known_args(argv)
     if options.quick:
-        show_example(shipped_file(EXAMPLE), options.out / "pictures")
+        folder = shipped_file(EXAMPLE)
+        show_example(folder, options.out / "pictures")
+        if sys.stdout.isatty() and importlib.util.find_spec("gradio"):
+            subprocess.run([sys.executable, "-m", "training.command_line", "page", str(folder)], check=True)
         return
     run_demo(options.out, options.small, training)
 
