@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 PROTOCOL = "retry"  # `retry://s3/bucket/key` is `s3://bucket/key` with the patience of this file
 WAITS = (1, 2, 4, 8, 16, 32, *[60] * 20)  # seconds between tries: a store may be away for 20 minutes
 BLOCK_BYTES = 8 << 20  # of a request; the next block is read while this one is used
+# Errors that waiting does not cure are raised at once; fsspec raises the last for what a store cannot do.
 LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, ImportError, NotImplementedError)
 
 
