@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--parquet", type=Path, help="folder for shards of all class scores, match scores and embeddings"
     )
     many.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; with Ray all cores)")
-    many.add_argument("--engine", choices=["process", "ray"], default="process", help="ray: pip install 'maavt[ray]'")
+    many.add_argument("--engine", choices=["process", "ray"], default="process", help="ray: pip install 'ray[data]'")
     many.add_argument("--address", help="of a running Ray cluster (auto: this machine's); default: start Ray here")
     arguments = parser.parse_args(argv)
     if arguments.parquet is None and (arguments.engine == "ray" or arguments.workers is not None):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips as a PyTorch data set, with truly mismatched pairs (foreground mining, section 3.3 of the MA-AVT paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
         on_missing: "raise", or "none": a clip without audio (or video) has a missing modality.
         label_mismatched_pairs: in training give the classes of the video and of the audio of mismatched pairs too.
+        change_frames: what is done to the frames `[T, 3, H, W]` (uint8) of every clip, such as a blur.
 
     Raises:
         ValueError: a bad option, or no clip has another class and another group.
@@ -74,6 +75,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clip_seconds: float | None = None,
         on_missing: str = "raise",
         label_mismatched_pairs: bool = False,
+        change_frames: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         # What is shown.
         self.table = table
@@ -94,6 +96,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.clean_probability = clean_probability
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
+        self.change_frames = change_frames
         self.label_mismatched_pairs = label_mismatched_pairs and training and mismatch_probability > 0
         self._check_options(same_class_copies)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
@@ -214,6 +217,8 @@ class ClipDataset(torch.utils.data.Dataset):
         frames, waveform = self._load(index, video_row, audio_row)
         if waveform is not None:
             waveform = self._add_noise(waveform, index)
+        if frames is not None and self.change_frames is not None:
+            frames = self.change_frames(frames)
         # Augment. Video, audio and spectrogram draw from one seed each.
         seed = int(self._generator(index, AUGMENTATION).integers(2**31))
         if self.augmentation is not None:

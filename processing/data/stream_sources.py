@@ -109,8 +109,13 @@ class RowReader:
             row["label"] = self._label(label, row["clip_id"])
         # Segments, and cells in the form of a clip table.
         row |= {key: values[key] for key in SEGMENT_COLUMNS if key in self.columns}
+        shown = row["clip_id"]
+        # Errors name a clip as its shard does, where its id is a digest of the content.
+        named = key or values.get("clip_id")
+        if cell.get("bytes") is not None and cell.get("path") and not named:
+            shown = f"{os.path.basename(cell['path'])} ({shown})"
         for kind in MODALITIES:
-            row[kind] = None if row[kind] is None else self._cell(row[kind], row["clip_id"])
+            row[kind] = None if row[kind] is None else self._cell(row[kind], shown)
         return row
 
     def _source(self, cell: Mapping[str, Any]) -> str:
@@ -130,14 +135,14 @@ class RowReader:
             f"{clip_id}: label {value!r} is none of the {len(self.names)} classes; mend it or the classes"
         )
 
-    def _cell(self, cell: Mapping[str, Any], clip_id: str) -> dict[str, Any]:
+    def _cell(self, cell: Mapping[str, Any], shown: str) -> dict[str, Any]:
         if cell.get("bytes") is not None:
-            return {"path": clip_id, "bytes": cell["bytes"]}
+            return {"path": shown, "bytes": cell["bytes"]}
         path = str(cell["path"])
         if path.startswith("hf://") and self.folder is None:
             return {"path": path, "bytes": None}
         if self.folder is None:
-            raise clip_error(clip_id, "path", "the shard names a file that is not in it; embed the clips")
+            raise clip_error(shown, "path", "the shard names a file that is not in it; embed the clips")
         return {"path": table_path(self.folder, path, self.allow_absolute_paths), "bytes": None}
 
 

@@ -114,7 +114,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             type=_count,
             help="processes (default: one a core, at most 8; with Ray all cores); 0: this one",
         )
-        command.add_argument("--engine", choices=ENGINES, default="process", help="ray: pip install 'maavt[ray]'")
+        command.add_argument("--engine", choices=ENGINES, default="process", help="ray: pip install 'ray[data]'")
         command.add_argument(
             "--address", help="of a running Ray cluster (auto: this machine's); default: start Ray here"
         )

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from toy_run import write_backbone, write_clips, write_config
 
 from training.common.results import markdown_table
@@ -22,7 +23,7 @@ from training.maavt.evaluation import (
     score,
 )
 from training.maavt.outputs import write_results
-from training.tools import compare
+from training.tools import compare, robustness
 from training.tools.repeated_runs import shown
 from training.tools.seeds import aggregate, main
 
@@ -345,3 +346,28 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
     ]
     text = (tmp_path / "r.md").read_text()
     assert "seconds per epoch" in text and str(tmp_path) not in text
+
+    # The same runs under noise, blur and exchanged clips; nothing is trained again.
+    trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/results.json")}
+    worse = {row["variant"]: row for row in robustness.main([*arguments[:-1], str(tmp_path / "w")])["rows"]}
+    assert trained == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/results.json")}
+    top1 = {(row["variant"], row["input"]): row["top1"] for row in rows}
+    assert worse["MA-AVT"]["clean"] == top1["MA-AVT", "both"] and worse["sound"]["clean"] == top1["sound", "audio"]
+    for name in ("both", "video", "audio"):
+        condition = "clean" if name == "both" else f"{name} alone"
+        assert worse["logistic regression"][condition] == top1["logistic regression", name]
+    assert "blur area" not in worse["sound"] and 0 <= worse["sound"]["noise area"] <= 1
+    # A clip's class is its color and its pitch: with the audio of another class the two contradict each other.
+    alone = worse["logistic regression"]
+    assert alone["other audio"] + alone["other frames"] <= 1 and "other audio" in worse["MA-AVT"]
+    assert "## Frames" in (tmp_path / "w.md").read_text()
+
+
+def test_frames_are_blurred_by_a_share_of_their_height():
+    frames = torch.zeros(2, 3, 40, 40, dtype=torch.uint8)
+    frames[..., 20:] = 200
+    for share in robustness.BLURS[1:]:
+        edge = robustness.blurred(frames, share)[0, 0, 20].float()
+        # A Gaussian edge falls from 84 % to 16 % of its height over two deviations.
+        width = int(((edge > 0.16 * 200) & (edge < 0.84 * 200)).sum())
+        assert abs(width - 2 * share * 40) <= 2

@@ -33,7 +33,7 @@ def can_draw(path: str | Path) -> bool:
     """Whether matplotlib is installed; if not, one line says which figure is not drawn."""
     if importlib.util.find_spec("matplotlib") is not None:
         return True
-    print(f'{path}: not drawn, matplotlib is not installed; pip install "maavt[plots]"', flush=True)
+    print(f"{path}: not drawn, matplotlib is not installed; pip install matplotlib", flush=True)
     return False
 
 

@@ -48,7 +48,7 @@ class PictureFolder:
 
     def __init__(self, folder: str | Path, top_k: int = 5):
         if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError(f'{folder}: pictures need matplotlib; pip install "maavt[plots]"')
+            raise ImportError(f"{folder}: pictures need matplotlib; pip install matplotlib")
         self.folder, self.top_k = Path(folder), top_k
         self.stems: dict[str, str] = {}  # of files, each its own also where two have one name
         self.labels: Sequence[str] = ()

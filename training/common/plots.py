@@ -4,7 +4,7 @@
 
 python -m training.common.plots outputs/demo
 
-Needs matplotlib (`pip install "maavt[plots]"`); nothing is shown on a screen.
+Needs matplotlib; nothing is shown on a screen.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def save_plots(directory: str | Path, state: Path | None = None) -> list[Path]:
     """
     directory = Path(directory)
     if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('plots: matplotlib is not installed, none are drawn; pip install "maavt[plots]"')
+        logger.warning("no plots are drawn: matplotlib is not installed; pip install matplotlib")
         return []
     figures = {}
     if (directory / "predictions.csv").is_file() and (directory / "results.json").is_file():

@@ -132,7 +132,9 @@ class FeatureReader:
         self.backbone = backbone.to(recipe.run.device)
         self.sources = pictures(source, processor, min(PICTURE, int(np.min(backbone.config.vision_config.image_size))))
 
-    def read(self, split: str, noise, streams: Sequence[str], draws: int = 1, only: Sequence[str] = ()) -> Features:
+    def read(
+        self, split: str, noise, streams: Sequence[str], draws: int = 1, only: Sequence[str] = (), change_frames=None
+    ) -> Features:
         """Features of a split, once for every draw of the noise; `only`: pictures, by default all."""
         copies = []
         for draw in range(draws):
@@ -142,7 +144,7 @@ class FeatureReader:
                     continue
                 # Frames carry no noise.
                 wanted = [name for name in streams if name == "audio" or not copies]
-                found = self._read(source, split, noise, wanted, draw) if wanted else {}
+                found = self._read(source, split, noise, wanted, draw, change_frames) if wanted else {}
                 for stream in streams:
                     key = stream, picture
                     features.arrays[key] = found[stream] if stream in found else copies[0].arrays[key]
@@ -152,9 +154,10 @@ class FeatureReader:
             copies.append(features)
         return Features.joined(copies)
 
-    def _read(self, source: Any, split: str, noise, streams: Sequence[str], draw: int) -> dict:
+    def _read(self, source: Any, split: str, noise, streams: Sequence[str], draw: int, change_frames) -> dict:
         run = self.recipe.run
-        dataset = make_dataset(self.recipe, self.tables, source, split, modalities=tuple(streams), noise_db=noise)
+        options = {"modalities": tuple(streams), "noise_db": noise, "change_frames": change_frames}
+        dataset = make_dataset(self.recipe, self.tables, source, split, **options)
         dataset.seed += 1000 * draw
         # Clips kept in memory are kept in this process.
         workers = 0 if isinstance(source, ClipCache) else run.dataloader_num_workers
@@ -256,26 +259,34 @@ def late_fusion(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
     return product / product.sum(1, keepdims=True)
 
 
-def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]:
-    """Rows of the table for the logistic regression, trained and tested on the very clips of the model.
+def fit_baseline(recipe: Recipe, data: RunData) -> tuple[FeatureReader, dict[str, FittedInput], list[str]]:
+    """The regression of every input, what reads features for it, and the pictures that it uses.
 
-    The regression sees the training audio with the noise of training, drawn several times. Beside early fusion (`both`)
-    there is late fusion of the two regressions; `features` says what was chosen.
+    It sees the training audio with the noise of training, drawn several times.
     """
-    run, modalities = recipe.run, recipe.data.modalities
     reader = FeatureReader(recipe, data.tables, data.source, data.processor)
     draws = reader.training_draws()
     train, validation = (
-        reader.read(split, recipe.train_noise, modalities, draws) for split in ("train", "validation")
+        reader.read(split, recipe.train_noise, recipe.data.modalities, draws) for split in ("train", "validation")
     )
     known, num_train = Features.joined([train, validation]), len(train.labels)
-    fitted_inputs = fit_inputs(known, np.arange(num_train), choosing_folds(known, num_train, run.seed))
+    fitted_inputs = fit_inputs(known, np.arange(num_train), choosing_folds(known, num_train, recipe.run.seed))
     wanted = {name.split(", ")[0] for each in fitted_inputs.values() for name in each.columns.values()}
+    return reader, fitted_inputs, sorted(wanted)
+
+
+def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]:
+    """Rows of the table for the logistic regression, trained and tested on the very clips of the model.
+
+    Beside early fusion (`both`) there is late fusion of the two regressions; `features` says what was chosen.
+    """
+    run, modalities = recipe.run, recipe.data.modalities
+    reader, fitted_inputs, wanted = fit_baseline(recipe, data)
 
     # Its rows; the features of the frames are the same under every noise and computed once.
     pairs = described_pairs(data.clips(data.tested))
-    copies = []
-    if data.paired and known.labels.ndim == 1:
+    copies, one_class = [], isinstance(pairs[0]["label"], int)
+    if data.paired and one_class:
         copies = described_pairs(data.clips(data.tested, mismatched_copies=True, same_class_copies=True))
     bootstrap = {"num_samples": recipe.evaluation.bootstrap_samples, "seed": run.seed}
     rows, alone, test, last_condition = [], {}, Features(), None
@@ -283,14 +294,14 @@ def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]
         if condition != last_condition:
             streams = [stream for stream in modalities if stream == "audio" or last_condition is None]
             if streams:
-                found = reader.read(data.tested, condition_level(condition), streams, only=sorted(wanted))
+                found = reader.read(data.tested, condition_level(condition), streams, only=wanted)
                 test = Features(test.arrays | found.arrays, found.labels, found.groups)
             last_condition = condition
         fit = fitted_inputs[name]
         probabilities = {"logistic regression": fit.probabilities(test, num_classes)}
         if name != "both":
             alone[name] = probabilities["logistic regression"]
-        elif known.labels.ndim == 1:
+        elif one_class:
             probabilities[LATE_FUSION] = late_fusion(alone["video"], alone["audio"])
         for model, each in probabilities.items():
             predictions = Predictions(each, None, pairs)

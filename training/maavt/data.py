@@ -183,6 +183,7 @@ def make_dataset(
     noise_db: float | tuple[float, float] | None = None,
     mismatched_copies: bool = False,
     same_class_copies: bool = False,
+    change_frames: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> ClipDataset:
     """One split as a data set.
 
@@ -192,6 +193,7 @@ def make_dataset(
         noise_db: a level or a range, outside training.
         mismatched_copies: show every clip a second time with the audio of another class.
         same_class_copies: and a third time with that of another clip of its class.
+        change_frames: what is done to the frames of every clip, such as a blur.
 
     Raises:
         ValueError: names the split and what is wrong with it.
@@ -219,6 +221,7 @@ def make_dataset(
             noise_db=noise_db,
             clean_probability=data.clean_probability,
             on_missing=data.on_missing,
+            change_frames=change_frames,
             **drawn,
         )
     except ValueError as error:

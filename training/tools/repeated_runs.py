@@ -162,12 +162,12 @@ def with_spread(
     return rows
 
 
-def shown(rows: list[dict]) -> list[dict]:
+def shown(rows: list[dict], measured: Iterable[str] = MEASURED) -> list[dict]:
     """Rows for the Markdown table: `mean ± standard deviation` in one cell, seconds with one decimal."""
     table = []
     for row in rows:
         row = dict(row)
-        for name in MEASURED:
+        for name in measured:
             if f"{name}_spread" in row:
                 row[name] = f"{row[name]:.3f} ± {row[f'{name}_spread']:.3f}"
         if "seconds_per_epoch" in row:

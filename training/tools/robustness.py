@@ -1,0 +1,240 @@
+# Copyright 2026 The maavt authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is left of the accuracy when audio or frames get worse, for the variants of a comparison and the regression.
+
+python -m training.tools.robustness configs/compare/grid_command.yaml --data grid/labels.csv --model_name_or_path deit_tiny \
+    --seeds 0 1 2 --num_train_epochs 8 --only "MA-AVT" LoRA --out results/robustness_grid_command
+
+Takes the arguments of `training.tools.compare`, and trains what it has not trained yet. Then every model is tested, without
+being trained on any of it, with white noise on the audio, blurred or black frames, audio or frames of a clip of another
+class, and one modality alone. The regression on frozen features is tested on the same clips. Writes `<out>.json` and
+`<out>.md`. An area is the mean accuracy along its curve (trapezoids): audio from 20 dB to -10 dB, blur from 0 to 0.2.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.transforms.v2.functional import gaussian_blur
+
+from processing.data.atomic_writing import write_text
+from training.common.commands import run_command, shown_command
+from training.common.results import markdown_table, package_versions
+from training.maavt import stages
+from training.maavt.baseline import LATE_FUSION, Features, fit_baseline, late_fusion
+from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
+
+from .compare import comparison_runs
+from .repeated_runs import run_parser, shown, with_spread
+
+
+NOISE_DB = (20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
+BLURS = (0.0, 0.02, 0.05, 0.1, 0.2)  # standard deviation of the Gaussian as a share of the frame's height
+
+
+@dataclass
+class Condition:
+    """How the test clips are shown. `followed`: of mismatched pairs, the modality whose class counts as right."""
+
+    name: str
+    modalities: tuple[str, ...] = ("video", "audio")
+    noise_db: float | None = None
+    change_frames: Callable[[torch.Tensor], torch.Tensor] | None = None
+    followed: str | None = None
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Train what is missing, test everything; returns what is written to `<out>.json`."""
+    options, rest = arguments_of(argv)
+    begin = time.time()
+    jobs = comparison_runs(options.config, rest, options.seeds, options.only)
+    threads = max(1, (os.cpu_count() or 1) // options.parallel)
+    with ThreadPoolExecutor(options.parallel) as pool:
+        list(pool.map(lambda job: job.results(options.runs, threads), jobs))
+
+    # Every model of every seed, and once a seed the regression.
+    measured, with_regression = [], set()
+    for job in jobs:
+        recipe_arguments = [job.config, *job.arguments, "--output_dir", str(options.runs / job.name)]
+        found = tested_model(recipe_arguments, options.runs / job.name / "model")
+        if job.key["seed"] not in with_regression and {"video alone", "audio alone"} <= set(found):
+            with_regression.add(job.key["seed"])
+            for model, row in tested_regressions(recipe_arguments).items():
+                measured.append(({"variant": model}, row))
+        measured.append(({"variant": job.key["variant"]}, found))
+        print({**job.key, **{name: round(figure, 3) for name, figure in found.items()}}, flush=True)
+    measured.sort(key=lambda each: each[0]["variant"] in ("logistic regression", LATE_FUSION))
+
+    # The record and the tables.
+    names = ["noise area", "blur area", *(condition.name for condition in conditions())]
+    rows = with_spread(((key, row | areas(row)) for key, row in measured), names, ())
+    record = {
+        "command": shown_command("training.tools.robustness", argv),
+        "versions": package_versions(),
+        "minutes": round((time.time() - begin) / 60, 1),
+        "rows": rows,
+    }
+    write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    text = report(record, names)
+    write_text(options.out.with_suffix(".md"), text)
+    print(text)
+    return record
+
+
+def arguments_of(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    parser = run_parser(__doc__, "YAML file with base and variants, as for training.tools.compare", "outputs/compare")
+    parser.add_argument("--only", nargs="+", default=None, help="names of variants; default: all")
+    return parser.parse_known_args(argv)
+
+
+# What is done to the clips
+
+
+def conditions() -> list[Condition]:
+    """Every condition, in the order of the tables; `clean` first."""
+    found = [Condition("clean")]
+    found += [Condition(f"{level:g} dB", noise_db=level) for level in NOISE_DB]
+    found += [Condition(f"blur {share:g}", change_frames=partial(blurred, share=share)) for share in BLURS if share]
+    found += [Condition("black frames", change_frames=torch.zeros_like)]
+    found += [Condition("other audio", followed="video"), Condition("other frames", followed="audio")]
+    found += [Condition("video alone", ("video",)), Condition("audio alone", ("audio",))]
+    return found
+
+
+def blurred(frames: torch.Tensor, share: float) -> torch.Tensor:
+    """Frames `[T, 3, H, W]` under a Gaussian whose standard deviation is `share` of their height."""
+    deviation = share * frames.shape[-2]
+    # The kernel reaches three deviations, within what reflection at the border allows.
+    most = 2 * min(frames.shape[-2:]) - 1
+    size = min(2 * round(3 * deviation) + 1, most)
+    return gaussian_blur(frames, [size, size], [deviation, deviation])
+
+
+def conditions_of(modalities: list[str]) -> Iterator[tuple[Condition, tuple[str, ...]]]:
+    """The conditions that say something about a model of these modalities, and what it is shown under each."""
+    for condition in conditions():
+        about_frames = condition.change_frames is not None or condition.followed is not None
+        if about_frames and set(modalities) != {"video", "audio"}:
+            continue
+        if shown_streams := tuple(name for name in condition.modalities if name in modalities):
+            yield condition, shown_streams
+
+
+# Testing
+
+
+def tested_model(arguments: list[str], model: Path) -> dict[str, float]:
+    """Top-1 of a finished run's model under every condition."""
+    finished = ["--evaluate_only", "true", "--model_name_or_path", str(model)]
+    recipe = stages.read_recipe([*arguments, *finished])
+    clips = stages.read_clips(recipe)
+    network = stages.build_model(recipe, clips.label_names, clips.multi_label)
+    data = stages.build_data(recipe, clips, network)
+    trainer = stages.build_trainer(recipe, clips, data, network)
+    found = {}
+    for condition, streams in conditions_of(recipe.data.modalities):
+        options = {"noise_db": condition.noise_db, "change_frames": condition.change_frames}
+        copies = condition.followed is not None
+        predictions = predict(
+            trainer, data.clips(data.tested, modalities=streams, mismatched_copies=copies, **options)
+        )
+        found[condition.name] = accuracy(predictions, condition)
+    return found
+
+
+def accuracy(predictions: Predictions, condition: Condition) -> float:
+    """Top-1 over matched pairs; of mismatched ones, how often the class of the followed modality is named."""
+    if condition.followed is None:
+        return float(predictions.correct[predictions.is_matched].mean())
+    mismatched = ~predictions.is_matched & ~same_class(predictions.pairs)
+    return followed_modality(predictions, mismatched)[f"mismatched_{condition.followed}_class"]
+
+
+def tested_regressions(arguments: list[str]) -> dict[str, dict[str, float]]:
+    """The same for early and late fusion of the regression on frozen features."""
+    recipe = stages.read_recipe([*arguments, "--overwrite_output_dir", "true"])
+    clips = stages.read_clips(recipe)
+    network = stages.build_model(recipe, clips.label_names, clips.multi_label)
+    data = stages.build_data(recipe, clips, network)
+    reader, fits, pictures = fit_baseline(recipe, data)
+    found: dict[str, dict[str, float]] = {"logistic regression": {}, LATE_FUSION: {}}
+    for condition, streams in conditions_of(recipe.data.modalities):
+        features = reader.read(
+            data.tested, condition.noise_db, streams, only=pictures, change_frames=condition.change_frames
+        )
+        copies = condition.followed is not None
+        pairs = described_pairs(data.clips(data.tested, mismatched_copies=copies))
+        features = paired_features(features, pairs)
+        alone = {stream: fits[stream].probabilities(features, len(clips.label_names)) for stream in streams}
+        if len(streams) == 1:
+            each = dict.fromkeys(found, alone[streams[0]])
+        else:
+            early = fits["both"].probabilities(features, len(clips.label_names))
+            each = {"logistic regression": early, LATE_FUSION: late_fusion(alone["video"], alone["audio"])}
+        for name, probabilities in each.items():
+            found[name][condition.name] = accuracy(Predictions(probabilities, None, pairs), condition)
+    return found
+
+
+def paired_features(features: Features, pairs: list[dict]) -> Features:
+    """Features of pairs, whose video and audio may come from two clips, out of those of the clips."""
+    row_of = Predictions(np.empty((len(pairs), 0)), None, pairs).rows_by_clip
+    arrays = {}
+    for (stream, picture), array in features.arrays.items():
+        rows = [row_of[pair[stream], pair.get("segment")] for pair in pairs]
+        arrays[stream, picture] = array[rows]
+    return Features(arrays)
+
+
+# The tables
+
+
+def areas(row: dict[str, float]) -> dict[str, float]:
+    """Mean accuracy along the curves of noise and blur, where the row has all of their points."""
+    curves = {
+        "noise area": (NOISE_DB[::-1], [f"{level:g} dB" for level in NOISE_DB[::-1]]),
+        "blur area": (BLURS, ["clean", *(f"blur {share:g}" for share in BLURS[1:])]),
+    }
+    found = {}
+    for name, (places, keys) in curves.items():
+        if set(keys) <= set(row):
+            heights = [row[key] for key in keys]
+            found[name] = float(np.trapezoid(heights, places) / (places[-1] - places[0]))
+    return found
+
+
+def report(record: dict, names: list[str]) -> str:
+    """The Markdown page: how it was made, a table for audio, one for frames, one for pairs and single modalities."""
+    rows = shown(record["rows"], names)
+    columns = {
+        "White noise on the audio": ["clean", *(f"{level:g} dB" for level in NOISE_DB), "noise area"],
+        "Frames": ["clean", *(f"blur {share:g}" for share in BLURS[1:]), "blur area", "black frames"],
+        "Clips of another class, and one modality alone": [
+            "other audio",
+            "other frames",
+            "video alone",
+            "audio alone",
+        ],
+    }
+    seeds = max(row["seeds"] for row in rows)
+    parts = [
+        f"`{record['command']}`",
+        f"Top-1 on the test clips, mean ± standard deviation over {seeds} seeds; {record['minutes']} minutes. A blur is "
+        "a share of the frame's height. With other audio, the class of the video counts as right; with other frames, "
+        "that of the audio.",
+    ]
+    for heading, keys in columns.items():
+        parts += [f"## {heading}", markdown_table(rows, {"variant": "variant", **{key: key for key in keys}})]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    run_command(main)
