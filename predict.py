@@ -18,6 +18,9 @@ from pathlib import Path
 from training.common.commands import run_command
 
 
+OPTIONS = ("device", "compile", "top_k", "batch_size", "window", "stride", "modalities")  # of every kind of output
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub name of a maavt model or adapter")
@@ -101,19 +104,9 @@ def write_shards(arguments: argparse.Namespace, files: list[Path]) -> int:
     from training.maavt.prediction_shards import write_predictions
 
     on_gpu = arguments.engine == "ray" and str(arguments.device).startswith("cuda")
-    errors = write_predictions(
-        arguments.checkpoint,
-        files,
-        arguments.parquet,
-        engine=Engine(arguments.engine, arguments.workers, arguments.address, gpus=int(on_gpu)),
-        device=arguments.device,
-        compile=arguments.compile,
-        top_k=arguments.top_k,
-        batch_size=arguments.batch_size,
-        window=arguments.window,
-        stride=arguments.stride,
-        modalities=arguments.modalities,
-    )
+    engine = Engine(arguments.engine, arguments.workers, arguments.address, gpus=int(on_gpu))
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    errors = write_predictions(arguments.checkpoint, files, arguments.parquet, engine=engine, **options)
     print(arguments.parquet)
     if errors:
         print(f"{errors} files could not be read; the column `error` says why", file=sys.stderr)
@@ -132,13 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     records = classify(
         arguments.checkpoint,
         files,
-        device=arguments.device,
-        compile=arguments.compile,
-        top_k=arguments.top_k,
-        batch_size=arguments.batch_size,
-        window=arguments.window,
-        stride=arguments.stride,
-        modalities=arguments.modalities,
+        **{name: getattr(arguments, name) for name in OPTIONS},
         embeddings=arguments.embeddings is not None,
         pictures=arguments.pictures,
         skip_broken=True,

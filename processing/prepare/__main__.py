@@ -25,21 +25,9 @@ from .sets import SETS
 from .writing import check_out, make_tables, sole_writer, write_folder
 
 
-COMMON = (
-    "root",
-    "out",
-    "workers",
-    "engine",
-    "address",
-    "part",
-    "join",
-    "record",
-    "embed",
-    "require",
-    "push",
-    "private",
-    "set",
-)
+COMMON = {  # options of all sets
+    "root", "out", "workers", "engine", "address", "part", "join", "record", "embed", "require", "push", "private", "set",
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

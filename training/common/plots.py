@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .class_reports import class_reports
-from .map_pictures import plain, save_figure
+from .map_pictures import new_figure, plain, save_figure
 from .results import cell
 
 
@@ -152,12 +152,8 @@ def _title(report: dict) -> str:
 
 
 def _figure(width: float, height: float, columns: int):
-    """Without pyplot: no window, no global state, no backend of the user's changed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    """A figure and its panels, side by side."""
+    figure = new_figure(width, height)
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 
