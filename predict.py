@@ -18,6 +18,9 @@ from pathlib import Path
 from training.common.commands import run_command
 
 
+OPTIONS = ("device", "compile", "top_k", "batch_size", "window", "stride", "modalities")  # of every kind of output
+
+
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub name of a maavt model or adapter")
@@ -44,7 +47,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "--parquet", type=Path, help="folder for shards of all class scores, match scores and embeddings"
     )
     many.add_argument("--workers", type=int, help="processes (default: one a core, at most 8; with Ray all cores)")
-    many.add_argument("--engine", choices=["process", "ray"], default="process", help="ray: pip install 'maavt[ray]'")
+    many.add_argument("--engine", choices=["process", "ray"], default="process", help="ray: pip install 'ray[data]'")
     many.add_argument("--address", help="of a running Ray cluster (auto: this machine's); default: start Ray here")
     arguments = parser.parse_args(argv)
     if arguments.parquet is None and (arguments.engine == "ray" or arguments.workers is not None):
@@ -101,19 +104,9 @@ def write_shards(arguments: argparse.Namespace, files: list[Path]) -> int:
     from training.maavt.prediction_shards import write_predictions
 
     on_gpu = arguments.engine == "ray" and str(arguments.device).startswith("cuda")
-    errors = write_predictions(
-        arguments.checkpoint,
-        files,
-        arguments.parquet,
-        engine=Engine(arguments.engine, arguments.workers, arguments.address, gpus=int(on_gpu)),
-        device=arguments.device,
-        compile=arguments.compile,
-        top_k=arguments.top_k,
-        batch_size=arguments.batch_size,
-        window=arguments.window,
-        stride=arguments.stride,
-        modalities=arguments.modalities,
-    )
+    engine = Engine(arguments.engine, arguments.workers, arguments.address, gpus=int(on_gpu))
+    options = {name: getattr(arguments, name) for name in OPTIONS}
+    errors = write_predictions(arguments.checkpoint, files, arguments.parquet, engine=engine, **options)
     print(arguments.parquet)
     if errors:
         print(f"{errors} files could not be read; the column `error` says why", file=sys.stderr)
@@ -132,13 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     records = classify(
         arguments.checkpoint,
         files,
-        device=arguments.device,
-        compile=arguments.compile,
-        top_k=arguments.top_k,
-        batch_size=arguments.batch_size,
-        window=arguments.window,
-        stride=arguments.stride,
-        modalities=arguments.modalities,
+        **{name: getattr(arguments, name) for name in OPTIONS},
         embeddings=arguments.embeddings is not None,
         pictures=arguments.pictures,
         skip_broken=True,

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     for package in ("gradio", "matplotlib"):
         if importlib.util.find_spec(package) is None:
-            raise ImportError(f'{package} is not installed; pip install "maavt[page]"')
+            raise ImportError(f"{package} is not installed; pip install 'gradio<7' matplotlib")
     space = arguments.space
     if space is not None and space.exists() and (space.is_file() or any(space.iterdir())):
         raise FileExistsError(f"{space}: is there already; give a folder that is new or empty")

@@ -23,7 +23,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 from processing.clips import clip_window
-from training.common.clip_pictures import ClipView, draw_clip, view_clip
+from training.common.clip_pictures import ClipView, class_names, draw_clip, view_clip
 from training.common.picture_folder import draw_timeline, moment
 
 
@@ -190,7 +190,7 @@ class Page:
         model = self.models[name][0]
         if not type(model).__name__.endswith("Classification"):
             return ""
-        labels = [model.config.id2label[index] for index in range(len(model.config.id2label))]
+        labels = class_names(model)
         names = ", ".join(labels[:MOST_NAMES])
         if len(labels) > MOST_NAMES:
             names += f" and {len(labels) - MOST_NAMES} more"

@@ -334,9 +334,10 @@ def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Ten
     if rate == native:
         return torch.from_numpy(waveform)
     # The margin before the window goes, and what is left is cut or padded to its length.
-    return _resampled(
-        torch.from_numpy(waveform), _resampler(info.path, native, rate), round(margin * rate), num_samples
-    )
+    if not 1 / 1000 <= rate / native <= 1000:
+        problem = f"cannot be resampled from {native} Hz to {rate} Hz; write the file again"
+        raise clip_error(info.path, "audio", problem)
+    return _resampled(torch.from_numpy(waveform), _resampler(native, rate), round(margin * rate), num_samples)
 
 
 def _placed(parts: Iterable[Samples], first: float, count: int, rate: int) -> tuple[np.ndarray, float]:
@@ -389,10 +390,8 @@ def _cut_off(info: ClipInfo, kind: str, stream_end: float) -> ClipError:
 
 
 @functools.lru_cache(maxsize=4)
-def _resampler(path: str, native: int, rate: int) -> torchaudio.transforms.Resample:
+def _resampler(native: int, rate: int) -> torchaudio.transforms.Resample:
     """A resampler between two rates. Its table grows with both, so that a ratio of odd rates is rounded (by 1e-6)."""
-    if not 1 / 1000 <= rate / native <= 1000:
-        raise clip_error(path, "audio", f"cannot be resampled from {native} Hz to {rate} Hz; write the file again")
     ratio = Fraction(min(rate, native), max(rate, native)).limit_denominator(LARGEST_RATIO)
     if rate > native:
         ratio = 1 / ratio

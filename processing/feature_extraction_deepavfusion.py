@@ -9,6 +9,11 @@ from .feature_extraction_maavt import MAAVTFeatureExtractor
 
 # The paper's input, and its evaluation over ten windows of a clip.
 DEEPAVFUSION_PRESETS: dict[str, dict[str, Any]] = {"default": {}, "ten_windows": {"num_segments": 10}}
+# What differs from MA-AVT's defaults
+DEFAULTS = {
+    "n_fft": 800, "win_length": 800, "hop_length": 250, "num_bins": 128, "num_frames": 192, "log_offset": 1e-7,
+    "segment_seconds": 3.0, "normalization": None, "short_audio": "reversed", "log_base": "10", "pad_mode": "reflect",
+}  # fmt: skip
 
 
 class DeepAVFusionFeatureExtractor(MAAVTFeatureExtractor):
@@ -19,51 +24,15 @@ class DeepAVFusionFeatureExtractor(MAAVTFeatureExtractor):
     is dropped, and nothing is normalized. Audio shorter than 3 s is followed by itself reversed in time, again and
     again. Rows are mel bins (low first), columns time.
 
-    The fields are those of `MAAVTFeatureExtractor`, with these defaults; `num_segments` is the number S of windows,
+    The fields are those of `MAAVTFeatureExtractor`, with the defaults above; `num_segments` is the number S of windows,
     evenly spaced over the clip (one: its middle). `from_preset("ten_windows")` gives the paper's evaluation.
     """
 
     # the recipes of `from_preset`
     presets = DEEPAVFUSION_PRESETS
 
-    def __init__(
-        self,
-        feature_size: int = 1,
-        sampling_rate: int = 16000,
-        padding_value: float = 0.0,
-        transform: str = "log_mel",
-        n_fft: int = 800,
-        win_length: int = 800,
-        hop_length: int = 250,
-        num_bins: int = 128,
-        num_frames: int = 192,
-        log_offset: float = 1e-7,
-        segment_seconds: float | None = 3.0,
-        normalization: str | None = None,
-        short_audio: str = "reversed",
-        log_base: str = "10",
-        pad_mode: str = "reflect",
-        **kwargs: Any,
-    ):
-        # Every other field keeps MA-AVT's default.
-        super().__init__(
-            feature_size=feature_size,
-            sampling_rate=sampling_rate,
-            padding_value=padding_value,
-            transform=transform,
-            n_fft=n_fft,
-            win_length=win_length,
-            hop_length=hop_length,
-            num_bins=num_bins,
-            num_frames=num_frames,
-            log_offset=log_offset,
-            segment_seconds=segment_seconds,
-            normalization=normalization,
-            short_audio=short_audio,
-            log_base=log_base,
-            pad_mode=pad_mode,
-            **kwargs,
-        )
+    def __init__(self, **kwargs: Any):
+        super().__init__(**{**DEFAULTS, **kwargs})
 
 
 __all__ = ["DEEPAVFUSION_PRESETS", "DeepAVFusionFeatureExtractor"]

@@ -11,31 +11,6 @@ import torchaudio
 from torchaudio.compliance import kaldi
 
 
-def stft_magnitude(
-    waveform: torch.Tensor,
-    n_fft: int,
-    hop_length: int,
-    win_length: int | None = None,
-    center: bool = True,
-    pad_mode: str = "constant",
-) -> torch.Tensor:
-    """Magnitude of the short-time Fourier transform with a periodic Hann window.
-
-    Args:
-        waveform: float `[..., n]`.
-        n_fft: transform length in samples.
-        hop_length: samples between frames.
-        win_length: window length in samples, centered in the transform; None is `n_fft`.
-        center: frame t is centered on sample `t * hop_length`.
-        pad_mode: what lies beyond the ends of a centered transform: zeros ("constant") or the signal mirrored
-            ("reflect"; more than `n_fft // 2` samples).
-
-    Returns:
-        `[..., n_fft // 2 + 1, frames]`, `frames = 1 + n // hop_length` when centered (even `n_fft`).
-    """
-    return stft(waveform, n_fft, hop_length, win_length, center, pad_mode).abs()
-
-
 def squared_magnitude(spectrum: torch.Tensor) -> torch.Tensor:
     """`|X|^2` of a complex tensor."""
     return spectrum.real.square() + spectrum.imag.square()
@@ -46,10 +21,21 @@ def stft(
     n_fft: int,
     hop_length: int,
     win_length: int | None = None,
-    center: bool = True,
     pad_mode: str = "constant",
 ) -> torch.Tensor:
-    """The complex transform, `[..., n_fft // 2 + 1, frames]`; arguments as in `stft_magnitude`."""
+    """The complex short-time Fourier transform with a periodic Hann window; frame t is centered on sample `t * hop_length`.
+
+    Args:
+        waveform: float `[..., n]`.
+        n_fft: transform length in samples.
+        hop_length: samples between frames.
+        win_length: window length in samples, centered in the transform; None is `n_fft`.
+        pad_mode: what lies beyond the ends: zeros ("constant") or the signal mirrored ("reflect"; more than
+            `n_fft // 2` samples).
+
+    Returns:
+        `[..., n_fft // 2 + 1, 1 + n // hop_length]` (even `n_fft`).
+    """
     # torch.stft takes one leading axis.
     flat = waveform.reshape(-1, waveform.shape[-1])
     spectrum = torch.stft(
@@ -58,7 +44,7 @@ def stft(
         hop_length,
         win_length or n_fft,
         window=hann_window(win_length or n_fft, flat.device, flat.dtype),
-        center=center,
+        center=True,
         pad_mode=pad_mode,
         return_complex=True,
     )
@@ -73,7 +59,7 @@ def log_stft(
     log_offset: float = 1e-7,
 ) -> torch.Tensor:
     """`ln(|STFT| + log_offset)`, `[..., n_fft // 2 + 1, frames]`."""
-    return torch.log(stft_magnitude(waveform, n_fft, hop_length, win_length) + log_offset)
+    return torch.log(stft(waveform, n_fft, hop_length, win_length).abs() + log_offset)
 
 
 def log_mel(

@@ -55,85 +55,79 @@ def sequence(axes, x, y, own_color, own_name):
     return x
 
 
+TOP, BOTTOM, MIDDLE = 3.55, 0.95, 2.5  # heights of the video stream, of the audio stream, and between them
+
+
+def note(axes, x, y, text, size=8, **style):
+    axes.text(x, y, text, ha="center", va="center", fontsize=size, **style)
+
+
 def draw_architecture(path: Path) -> None:
-    """Writes an SVG: two streams through the same frozen blocks, the losses between them, the heads after them."""
+    """Writes a picture: two streams through the same frozen blocks, the losses between them, the heads after them."""
     figure, axes = plt.subplots(figsize=(12.2, 4.9))
     axes.set(xlim=(0, 12.2), ylim=(0.05, 4.95))
     axes.axis("off")
-    top, bottom, middle = 3.55, 0.95, 2.5
+    for draw_part in (draw_inputs, draw_tokens, draw_blocks, draw_heads, draw_legend):
+        draw_part(axes)
+    figure.savefig(path, bbox_inches="tight", pad_inches=0.05, dpi=130)
+    plt.close(figure)
 
-    # inputs and patches
-    box(axes, 0.1, top - 0.1, 1.05, 0.7, "frames\n(T, 3, H, W)", DATA)
-    box(axes, 0.1, bottom - 0.1, 1.05, 0.7, "spectrograms\n(S, F, W)", DATA, size=8.5)
-    box(axes, 1.4, middle - 0.8, 0.85, 1.6, "patch\nconvolution\n+ positions\n\n(one for\nboth)", FROZEN, size=7.8)
-    arrow(axes, (1.15, top + 0.1), (1.62, middle + 0.8))
-    arrow(axes, (1.15, bottom + 0.4), (1.62, middle - 0.8))
 
-    # token sequences
-    for y, color, name in ((top, VIDEO, "visual"), (bottom, AUDIO, "audio")):
+def draw_inputs(axes):
+    box(axes, 0.1, TOP - 0.1, 1.05, 0.7, "frames\n(T, 3, H, W)", DATA)
+    box(axes, 0.1, BOTTOM - 0.1, 1.05, 0.7, "spectrograms\n(S, F, W)", DATA, size=8.5)
+    box(axes, 1.4, MIDDLE - 0.8, 0.85, 1.6, "patch\nconvolution\n+ positions\n\n(one for\nboth)", FROZEN, size=7.8)
+    arrow(axes, (1.15, TOP + 0.1), (1.62, MIDDLE + 0.8))
+    arrow(axes, (1.15, BOTTOM + 0.4), (1.62, MIDDLE - 0.8))
+
+
+def draw_tokens(axes):
+    for y, color, name in ((TOP, VIDEO, "visual"), (BOTTOM, AUDIO, "audio")):
         end = sequence(axes, 2.55, y, color, name)
         arrow(axes, (end, y + 0.25), (6.35, y + 0.25))
-    arrow(axes, (2.1, middle + 0.8), (2.53, top + 0.2))
-    arrow(axes, (2.1, middle - 0.8), (2.53, bottom + 0.3))
-    axes.text(4.2, middle + 0.42, "learned tokens", ha="center", fontsize=9, weight="bold")
-    axes.text(
-        4.2,
-        middle + 0.04,
-        "each kind passes its own\nself-attention, once a step (eq. 1);",
-        ha="center",
-        va="center",
-        fontsize=8,
-    )
-    axes.text(
-        4.2, middle - 0.4, "the shared tokens start equal\nin both streams", ha="center", va="center", fontsize=8
-    )
+    arrow(axes, (2.1, MIDDLE + 0.8), (2.53, TOP + 0.2))
+    arrow(axes, (2.1, MIDDLE - 0.8), (2.53, BOTTOM + 0.3))
+    axes.text(4.2, MIDDLE + 0.42, "learned tokens", ha="center", fontsize=9, weight="bold")
+    note(axes, 4.2, MIDDLE + 0.04, "each kind passes its own\nself-attention, once a step (eq. 1);")
+    note(axes, 4.2, MIDDLE - 0.4, "the shared tokens start equal\nin both streams")
 
-    # blocks: one set of weights, drawn once a stream
-    lefts = (6.38, 7.13, 8.28)
-    labels = ("block\n1", "block\n2", "block\nL")
-    for left, label in zip(lefts, labels, strict=True):
-        for y in (top, bottom):
+
+def draw_blocks(axes):
+    """One set of weights, drawn once a stream, and the contrast between the streams after each block."""
+    for left, label in ((6.38, "block\n1"), (7.13, "block\n2"), (8.28, "block\nL")):
+        for y in (TOP, BOTTOM):
             box(axes, left, y - 0.25, 0.6, 1.0, label, FROZEN)
         # mean of the shared tokens -> projection -> contrast
         center = left + 0.3
-        box(axes, left - 0.02, middle - 0.26, 0.64, 0.52, "contrast", LOSS, size=7.5)
-        arrow(axes, (center, top - 0.25), (center, middle + 0.26), color="#8453ad")
-        arrow(axes, (center, bottom + 0.75), (center, middle - 0.26), color="#8453ad")
-    for y in (top, bottom):
+        box(axes, left - 0.02, MIDDLE - 0.26, 0.64, 0.52, "contrast", LOSS, size=7.5)
+        arrow(axes, (center, TOP - 0.25), (center, MIDDLE + 0.26), color="#8453ad")
+        arrow(axes, (center, BOTTOM + 0.75), (center, MIDDLE - 0.26), color="#8453ad")
+    for y in (TOP, BOTTOM):
         arrow(axes, (6.98, y + 0.25), (7.13, y + 0.25))
-        axes.text(8.0, y + 0.25, "...", ha="center", va="center", fontsize=12)
+        note(axes, 8.0, y + 0.25, "...", size=12)
         arrow(axes, (8.88, y + 0.25), (9.13, y + 0.25))
         box(axes, 9.13, y - 0.1, 0.62, 0.7, "layer\nnorm", FROZEN, size=8)
-    axes.text(
-        8.0,
-        4.6,
-        "one frozen ViT reads both streams; they never attend to each other",
-        ha="center",
-        fontsize=9,
-        weight="bold",
+    title = "one frozen ViT reads both streams; they never attend to each other"
+    axes.text(8.0, 4.6, title, ha="center", fontsize=9, weight="bold")
+    contrast = (
+        "after each block: mean of the shared tokens, projected;\npairs of one clip attract, others repel (eq. 2)"
     )
-    axes.text(
-        7.63,
-        0.38,
-        "after each block: mean of the shared tokens, projected;\npairs of one clip attract, others repel (eq. 2)",
-        ha="center",
-        va="center",
-        fontsize=8,
-    )
+    note(axes, 7.63, 0.38, contrast)
 
-    # heads
+
+def draw_heads(axes):
     box(axes, 10.1, 3.22, 0.95, 0.86, "class head\n[cls ; cls]\n(eq. 3)", TRAINED, size=8)
     box(axes, 10.1, 1.12, 0.95, 0.86, "match head\nbg × bg\n(eq. 6)", TRAINED, size=8)
     for head in (3.65, 1.55):
-        arrow(axes, (9.75, top + 0.25), (10.1, head + 0.1))
-        arrow(axes, (9.75, bottom + 0.25), (10.1, head - 0.1))
-    arrow(axes, (11.05, 3.65), (11.25, 3.65))
-    arrow(axes, (11.05, 1.55), (11.25, 1.55))
+        arrow(axes, (9.75, TOP + 0.25), (10.1, head + 0.1))
+        arrow(axes, (9.75, BOTTOM + 0.25), (10.1, head - 0.1))
+        arrow(axes, (11.05, head), (11.25, head))
     axes.text(11.28, 3.65, "classes", va="center", fontsize=10)
     axes.text(11.28, 1.55, "do video\nand audio\nmatch?", va="center", fontsize=10)
     axes.text(11.28, 2.6, "map: attention\nof cls over the\npatches, block L", va="center", fontsize=8, style="italic")
 
-    # legend
+
+def draw_legend(axes):
     kinds = (
         ("frozen", [FROZEN]),
         ("trained", [TRAINED]),
@@ -147,8 +141,6 @@ def draw_architecture(path: Path) -> None:
             x += 0.23
         axes.text(x + 0.04, 0.31, text, va="center", fontsize=8.5)
         x += 0.25 + 0.075 * len(text)
-    figure.savefig(path, bbox_inches="tight", pad_inches=0.05, dpi=130)
-    plt.close(figure)
 
 
 # --- what the model of examples/digits sees ------------------------------------------------------------------------------

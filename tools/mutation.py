@@ -4,7 +4,7 @@
 
     python -m tools.mutation --places 20 --seed 0 --out results/mutation.md
 
-Cosmic Ray (`pip install 'maavt[mutation]'`) makes the changes, in a copy of the repository. The tests of each change run
+Cosmic Ray (`pip install '.[mutation]'`) makes the changes, in a copy of the repository. The tests of each change run
 in a process that is forked when PyTorch has been imported, so that one takes seconds.
 """
 

@@ -77,22 +77,6 @@ class ClipDataset(torch.utils.data.Dataset):
         label_mismatched_pairs: bool = False,
         change_frames: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
-        # Options that contradict each other.
-        if not set(modalities) or set(modalities) - set(MODALITIES):
-            raise ValueError(f'modalities={modalities!r}; give "video", "audio" or both')
-        if not (0 <= mismatch_probability <= 1 and 0 <= clean_probability <= 1):
-            raise ValueError(f"{mismatch_probability=}, {clean_probability=}; give probabilities between 0 and 1")
-        pairs = mismatched_copies or mismatch_probability > 0
-        if same_class_copies and not mismatched_copies:
-            raise ValueError("same_class_copies: follow the mismatched_copies; set these too")
-        if pairs and len(set(modalities)) < 2:
-            raise ValueError(
-                f"modalities={modalities!r}: mismatched pairs need video and audio; set mismatch_probability to 0"
-            )
-        if mismatched_copies and (training or mismatch_probability > 0):
-            raise ValueError("mismatched_copies is for evaluation; do not give training or mismatch_probability")
-        if on_missing not in ("raise", "none"):
-            raise ValueError(f'on_missing={on_missing!r}; use "raise" or "none"')
         # What is shown.
         self.table = table
         self.processor = processor
@@ -114,7 +98,41 @@ class ClipDataset(torch.utils.data.Dataset):
         self.on_missing = on_missing
         self.change_frames = change_frames
         self.label_mismatched_pairs = label_mismatched_pairs and training and mismatch_probability > 0
-        # What the table says of labels, segments, groups and missing streams.
+        self._check_options(same_class_copies)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
+        self._record = WorkerRecord.here()
+        self._read_table(table)
+        # Who is paired with whom.
+        self._rows_of_kind: dict[Any, list[int]] = {}
+        self._rows_with_namesake: list[int] = []
+        if mismatched_copies or mismatch_probability > 0:
+            self._check_partners()
+        if same_class_copies:
+            self._find_namesakes()
+        if (check := getattr(processor, "check_draws", None)) is not None:  # a cache may hold clips too late for them
+            check(noise_db=noise_db, augmentation=self.augmentation, clip_seconds=clip_seconds)
+
+    def _check_options(self, same_class_copies: bool) -> None:
+        """Raises ValueError for options that contradict each other."""
+        pairs = self.mismatched_copies or self.mismatch_probability > 0
+        if not self.modalities or set(self.modalities) - set(MODALITIES):
+            raise ValueError(f'modalities={self.modalities!r}; give "video", "audio" or both')
+        for name in ("mismatch_probability", "clean_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}; give a probability between 0 and 1")
+        if same_class_copies and not self.mismatched_copies:
+            raise ValueError("same_class_copies: follow the mismatched_copies; set these too")
+        if pairs and len(set(self.modalities)) < 2:
+            raise ValueError(
+                f"modalities={self.modalities!r}: mismatched pairs need video and audio; set mismatch_probability to 0"
+            )
+        if self.mismatched_copies and (self.training or self.mismatch_probability > 0):
+            raise ValueError("mismatched_copies is for evaluation; do not give training or mismatch_probability")
+        if self.on_missing not in ("raise", "none"):
+            raise ValueError(f'on_missing={self.on_missing!r}; use "raise" or "none"')
+
+    def _read_table(self, table: Dataset) -> None:
+        """What the table says of labels, segments, groups and missing streams."""
         self.targets = ClipTargets(table)
         self.windows = "segment_windows" in table.column_names
         self._check_segments()
@@ -122,16 +140,6 @@ class ClipDataset(torch.utils.data.Dataset):
         self.clip_ids = list(table["clip_id"])
         self._whole = np.array([row["video"] is not None and row["audio"] is not None for row in table], dtype=bool)
         self._rows_with_both = np.flatnonzero(self._whole)
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
-        self._record = WorkerRecord.here()
-        if pairs:
-            self._check_partners()
-        self._rows_of_kind: dict[Any, list[int]] = {}
-        self._rows_with_namesake: list[int] = []
-        if same_class_copies:
-            self._find_namesakes()
-        if (check := getattr(processor, "check_draws", None)) is not None:  # a cache may hold clips too late for them
-            check(noise_db=noise_db, augmentation=self.augmentation, clip_seconds=clip_seconds)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw what is random anew for this epoch, in running workers too."""

@@ -69,7 +69,7 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
     tops = _subfolders(folder)
     if not tops:
         raise ValueError(f"{folder}: neither a metadata.csv nor subfolders; make one subfolder per class, or a table")
-    by_split = _are_splits(folder, tops)
+    by_split = _are_splits(tops)
     for top in tops:
         if by_split and top.name.lower() not in SPLIT_NAMES:
             warnings.append(f"{printable(top.name)}: skipped, it is no split beside train, validation and test")
@@ -93,7 +93,7 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
     return rows, warnings
 
 
-def _are_splits(folder: Path, tops: Sequence[Path]) -> bool:
+def _are_splits(tops: Sequence[Path]) -> bool:
     """Whether the folders of a data set are its splits, with a folder per class in each; otherwise they are its classes.
 
     Raises:

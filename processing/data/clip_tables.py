@@ -21,6 +21,9 @@ from .media_columns import MEDIA, as_media, media_cell, storage
 from .prepared_folders import is_prepared, read_report
 
 
+NAMED_CLIPS = 100  # of the skipped ones, for each reason
+
+
 def build_clip_table(
     data: str | os.PathLike | Dataset | DatasetDict,
     *,
@@ -89,31 +92,23 @@ def build_clip_table(
     # Skip the rows that cannot be used. What is wrong with the splits is said before any clip is decoded.
     prepared = is_prepared(data)
     rows, skipped = complete_rows(listed, where=where, prepared=prepared)
-    options = {
+    shares = {
         "test_split": test_split,
         "validation_fraction": validation_fraction,
         "test_fraction": test_fraction,
     }
     if rows:
-        _check_splits(rows, options)
+        _check_splits(rows, shares)
         rows, broken = readable_rows(rows, window=window, require=require, check=check)
         skipped += broken
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {len(listed)}. {_reasons(skipped, warnings)}")
-
-    # Split them by the table or by group.
-    names = _class_names(rows)
-    groups = [row["group"] for row in rows]
-    splits, origin = assign_splits(_balanced_by(rows, names), groups, _given_splits(rows), seed=seed, **options)
-    # Warn of what a user should know before training.
     warnings += _one_modality([row for row in rows if row["number"] in with_both])
-    warnings += missing_classes([_classes_of(row, names) for row in rows], splits, names)
-    # Make the tables, and check them as any other source is checked.
-    table = _as_datasets(rows, splits, names)
-    check_leaks(table)
-    report = {"source": _name(data), "rows": len(listed), "clips": len(rows), "classes": names}
-    report |= _split_report(table, names, origin, seed) | _skipped_report(skipped, data, prepared)
-    return table, report | {"warnings": warnings}
+
+    table, report = _split_table(rows, seed, shares)
+    report |= {"source": _name(data), "rows": len(listed), "clips": len(rows), "seed": seed}
+    report |= _skipped_report(skipped, data, prepared)
+    return table, report | {"warnings": warnings + report["warnings"]}
 
 
 def _check_options(check: str, window: float | None) -> None:
@@ -123,11 +118,21 @@ def _check_options(check: str, window: float | None) -> None:
         raise ValueError(f"window={window}; give seconds above 0")
 
 
-def _split_report(table: DatasetDict, names: list[str], origin: str, seed: int) -> dict[str, Any]:
-    """The report's part on labels and splits: how the splits came about, and what is in them."""
-    kind = ClipTargets(next(iter(table.values()))).kind
-    splits = {split: _count(part, names) for split, part in table.items()}
-    return {"labels": kind, "split": origin, "seed": seed, "splits": splits}
+def _split_table(rows: list[dict[str, Any]], seed: int, shares: dict[str, Any]) -> tuple[DatasetDict, dict[str, Any]]:
+    """Tables by split, and the report's part on labels and splits: how the splits came about, and what is in them."""
+    names = _class_names(rows)
+    groups = [row["group"] for row in rows]
+    splits, origin = assign_splits(_balanced_by(rows, names), groups, _given_splits(rows), seed=seed, **shares)
+    # They are checked as any other source is checked.
+    table = _as_datasets(rows, splits, names)
+    check_leaks(table)
+    return table, {
+        "classes": names,
+        "labels": ClipTargets(next(iter(table.values()))).kind,
+        "split": origin,
+        "splits": {split: _count(part, names) for split, part in table.items()},
+        "warnings": missing_classes([_classes_of(row, names) for row in rows], splits, names),
+    }
 
 
 def _skipped_report(skipped: list[dict[str, Any]], data: Any, prepared: bool) -> dict[str, Any]:
@@ -148,19 +153,19 @@ def _given_splits(rows: list[dict[str, Any]]) -> list[str] | None:
     return given
 
 
-def _one_modality(rows: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
+def _one_modality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for each stream that clips turned out not to have: they are kept, and teach the other one."""
     warnings = []
     for kind, problem in (("video", "no video"), ("audio", "no audio, or a silent one")):
         names = [row["name"] for row in rows if row[kind] is None]
         if names:
-            named = ", ".join(names[:limit]) + (" ..." if len(names) > limit else "")
+            named = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
             warnings.append(f"{len(names)} clips have {problem} and are kept without: {named}; mend or remove them")
     return warnings
 
 
-def report_text(report: Mapping[str, Any], limit: int = 100) -> str:
-    """The report as a few lines of plain text; of the skipped clips at most `limit` per reason are named."""
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report as a few lines of plain text; of the skipped clips at most `NAMED_CLIPS` per reason are named."""
     lines = [f"{report['source']}: {report['clips']} of {report['rows']} clips, {len(report['classes'])} classes"]
     lines.append(f"split {report['split']}")
     for split, count in report["splits"].items():
@@ -169,12 +174,12 @@ def report_text(report: Mapping[str, Any], limit: int = 100) -> str:
     for reason, number in report["skipped_by_reason"].items():
         lines.append(f"skipped {number}, {reason}")
         of_reason = [entry for entry in report["skipped"] if entry["reason"].split(":")[0] == reason]
-        for entry in of_reason[:limit]:
+        for entry in of_reason[:NAMED_CLIPS]:
             # an error names the file again, by its whole path
             _, named, problem = entry["reason"].partition(f"{entry['file']}: ")
             lines.append(f"  {entry['file']}: {problem if named else entry['reason']}")
-        if len(of_reason) > limit:
-            lines.append(f"  and {len(of_reason) - limit} more")
+        if len(of_reason) > NAMED_CLIPS:
+            lines.append(f"  and {len(of_reason) - NAMED_CLIPS} more")
     return "\n".join(lines + [f"warning: {warning}" for warning in report["warnings"]])
 
 

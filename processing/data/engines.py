@@ -25,7 +25,7 @@ class Engine:
     """How many processes call a function, and where.
 
     Args:
-        name: "process": processes of this machine; "ray": Ray, which has to be installed (`pip install 'maavt[ray]'`).
+        name: "process": processes of this machine; "ray": Ray, which has to be installed (`pip install 'ray[data]'`).
         workers: how many; 0: this process calls; None: one for each core (of Ray's cluster), on this machine at most 8.
         address: of a running Ray cluster ("auto": the one of this machine). None: the one that RAY_ADDRESS names, or
             one that is started here and ends with this process.
@@ -161,7 +161,7 @@ def _connect(engine: Engine) -> int:
         import ray
         import ray.data
     except ImportError as error:
-        raise ImportError("engine: Ray is not installed; run pip install 'maavt[ray]'") from error
+        raise ImportError("engine: Ray is not installed; pip install 'ray[data]'") from error
     if not ray.is_initialized():
         options = {"log_to_driver": False, "logging_level": logging.ERROR}
         if engine.address or os.environ.get("RAY_ADDRESS"):

@@ -113,10 +113,8 @@ class Mixtures(Dataset):
         return example
 
 
-def read_pairs(
-    table: str | os.PathLike, folder: str | os.PathLike | None = None, split: str | None = None
-) -> tuple[list[str], list[tuple[int, int]]]:
-    """A list of pairs: a csv file with the columns `first` and `second`, files relative to `folder` (the table's own).
+def read_pairs(table: str | os.PathLike, split: str | None = None) -> tuple[list[str], list[tuple[int, int]]]:
+    """A list of pairs: a csv file with the columns `first` and `second`, files in its folder.
 
     A column `split` is obeyed where `split` is given.
 
@@ -129,7 +127,6 @@ def read_pairs(
     table = Path(table)
     if not table.is_file():
         raise ValueError(f"{table}: no such list of pairs; give a csv file with the columns first and second")
-    folder = table.parent if folder is None else folder
     files: dict[str, int] = {}
     pairs = []
     with open(table, newline="", encoding="utf-8") as file:
@@ -139,7 +136,7 @@ def read_pairs(
         for cells in reader:
             if split is None or cells.get("split", split) == split:
                 names = (cells["first"], cells["second"])
-                pairs.append(tuple(files.setdefault(safe_join(folder, name), len(files)) for name in names))
+                pairs.append(tuple(files.setdefault(safe_join(table.parent, name), len(files)) for name in names))
     if not pairs:
         raise ValueError(f"{table}: no pair of split {split!r}; check the column split")
     return list(files), pairs

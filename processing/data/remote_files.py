@@ -43,7 +43,7 @@ def list_files(address: str) -> list[str]:
         fs, path = url_to_fs(address)
         return sorted(f"{protocol}://{name}" for name in fs.find(path))
     except ImportError as error:
-        raise ValueError(f"{address}: {error}; pip install 'maavt[s3]' or 'maavt[gs]' brings what reads it") from error
+        raise ValueError(f"{address}: {error}") from error  # fsspec names the package to install
     except Exception as error:  # each store has its own kinds
         raise ValueError(f"{address}: cannot be listed ({error}); check address and credentials") from error
 

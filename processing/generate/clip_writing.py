@@ -75,22 +75,21 @@ def write_clip(
     with atomic_file(path) as temporary:
         with av.open(str(temporary), "w") as container:
             # Streams have to be declared before the first packet.
-            packets = []
-            video = audio = None
             if frames is not None:
                 times = np.asarray(frame_times, dtype=np.float64) + start_time
                 video = _video_stream(container, video_encoder, frames, times, fps, crf, keyframe_interval)
             if waveform is not None:
                 audio = container.add_stream(audio_encoder, rate=sampling_rate, layout=layout)
-            if video is not None:
+            packets = []
+            if frames is not None:
                 packets += _encode_frames(video, frames, times)
-            if audio is not None:
+            if waveform is not None:
                 first = start_time if audio_start_time is None else audio_start_time
                 packets += _encode_waveform(audio, waveform, sampling_rate, layout, first)
             # Players want both streams interleaved by time.
             for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
                 container.mux(packet)
-        if rotation and video is not None:
+        if rotation and frames is not None:
             _rotate_mp4(temporary, rotation % 360, frames.shape[1], frames.shape[2])
     return path
 

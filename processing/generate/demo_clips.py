@@ -89,9 +89,7 @@ def demo_waveform(digit: int, settings: DemoSettings, generator: np.random.Gener
     return (0.08 * noisy).clip(-1, 1).astype(np.float32)
 
 
-def write_demo(
-    folder: str | os.PathLike, settings: DemoSettings | None = None, num_workers: int | None = None
-) -> Path:
+def write_demo(folder: str | os.PathLike, settings: DemoSettings | None = None) -> Path:
     """Make sure that the demo is in `folder`: `metadata.csv` and `clips/*.mp4`.
 
     A whole folder of these settings is left as it is; otherwise it is written anew beside it and then takes its place.
@@ -99,7 +97,6 @@ def write_demo(
     Args:
         folder: for the demo alone.
         settings: default `DemoSettings()`.
-        num_workers: threads that write clips; default one per core.
 
     Returns:
         the folder.
@@ -113,7 +110,7 @@ def write_demo(
     if folder.exists() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
         raise ValueError(f"{folder}: holds something that is not the demo; give an empty or a new folder")
     with atomic_folder(folder) as temporary:
-        rows = _write_clips(temporary, settings, num_workers or os.cpu_count() or 1)
+        rows = _write_clips(temporary, settings)
         with open(temporary / "metadata.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=["file_name", "label", "split", "group"])
             writer.writeheader()
@@ -136,7 +133,7 @@ def is_whole(folder: str | os.PathLike, settings: DemoSettings | None = None) ->
         return False
 
 
-def _write_clips(folder: Path, settings: DemoSettings, num_workers: int) -> list[dict[str, Any]]:
+def _write_clips(folder: Path, settings: DemoSettings) -> list[dict[str, Any]]:
     digits = load_digits()
     sizes = {"train": settings.num_train, "validation": settings.num_validation, "test": settings.num_test}
     if sum(sizes.values()) > len(digits.target):
@@ -149,7 +146,7 @@ def _write_clips(folder: Path, settings: DemoSettings, num_workers: int) -> list
         name = f"clips/{split}_{source:04d}.mp4"
         rows.append({"file_name": name, "label": label, "split": split, "group": f"digit_{source:04d}"})
         jobs.append((str(folder / name), digits.images[source], label, source, settings))
-    with ThreadPoolExecutor(num_workers) as pool:  # encoders release the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # encoders release the interpreter's lock
         list(tqdm(pool.map(_write_one, jobs), total=len(jobs), desc="writing the demo's clips", disable=None))
     return rows
 

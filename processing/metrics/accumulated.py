@@ -60,13 +60,13 @@ class FrameMetric(MeasuredMetric):
         return self._summarize(np.asarray(predictions, dtype=np.float64), **options)
 
 
-def f_scores(probabilities: np.ndarray, foreground: np.ndarray, thresholds: np.ndarray, beta_squared: float = 0.3):
+def f_scores(probabilities: np.ndarray, foreground: np.ndarray, thresholds: np.ndarray):
     """F-score `[number of thresholds]` of `probabilities >= threshold` against a binary map of the same size.
 
-    `(1 + b) P R / (b P + R)`; 0 where precision and recall are 0.
+    `(1 + b) P R / (b P + R)` with b = 0.3; 0 where precision and recall are 0.
     """
     predicted = len(probabilities.ravel()) - np.searchsorted(np.sort(probabilities.ravel()), thresholds, side="left")
     inside = np.sort(probabilities[foreground])
     hits = len(inside) - np.searchsorted(inside, thresholds, side="left")
     # P R / (b P + R) with P = hits / predicted and R = hits / positives
-    return (1 + beta_squared) * hits / np.maximum(beta_squared * len(inside) + predicted, 1)
+    return 1.3 * hits / np.maximum(0.3 * len(inside) + predicted, 1)

@@ -46,7 +46,6 @@ def paired_bootstrap(
     groups: Sequence[Any],
     *,
     num_samples: int = 10_000,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Difference of the means, B minus A, with a percentile bootstrap in which whole groups are drawn.
@@ -61,11 +60,10 @@ def paired_bootstrap(
         values_b: `[n]`, the same clips.
         groups: `[n]`, such as the speaker or the source video.
         num_samples: number of draws.
-        confidence: share of the draws inside the interval.
         seed: of the draws.
 
     Returns:
-        `difference`, `interval` ([low, high]), `p_value`, `groups`.
+        `difference`, `interval` ([low, high], 95 %), `p_value`, `groups`.
 
     Raises:
         ValueError: different lengths, or fewer than two groups.
@@ -89,7 +87,7 @@ def paired_bootstrap(
         batch=BATCH,
         paired=True,
         vectorized=True,
-        confidence_level=confidence,
+        confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(seed),
     )

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Separation of sound sources: SDR, SIR and SAR of BSS Eval, through mir_eval (`pip install "maavt[separation]"`)."""
+"""Separation of sound sources: SDR, SIR and SAR of BSS Eval, through mir_eval."""
 
 import warnings
 from collections.abc import Sequence
@@ -53,9 +53,7 @@ def bss_eval(estimates: Any, sources: Any) -> np.ndarray:
     try:
         from mir_eval.separation import bss_eval_sources
     except ImportError as error:
-        raise ImportError(
-            'SDR, SIR and SAR need mir_eval 0.8: pip install "maavt[separation]" (or "mir_eval>=0.8,<0.9")'
-        ) from error
+        raise ImportError("SDR, SIR and SAR need mir_eval 0.8; pip install 'mir_eval>=0.8,<0.9'") from error
     estimates, sources = (np.asarray(values, dtype=np.float64) for values in (estimates, sources))
     if estimates.shape != sources.shape or sources.ndim != 2:
         raise ValueError(f"estimates {estimates.shape}, sources {sources.shape}; give [sources, samples] for both")

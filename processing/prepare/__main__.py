@@ -25,21 +25,9 @@ from .sets import SETS
 from .writing import check_out, make_tables, sole_writer, write_folder
 
 
-COMMON = (
-    "root",
-    "out",
-    "workers",
-    "engine",
-    "address",
-    "part",
-    "join",
-    "record",
-    "embed",
-    "require",
-    "push",
-    "private",
-    "set",
-)
+COMMON = {  # options of all sets
+    "root", "out", "workers", "engine", "address", "part", "join", "record", "embed", "require", "push", "private", "set",
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,7 +114,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             type=_count,
             help="processes (default: one a core, at most 8; with Ray all cores); 0: this one",
         )
-        command.add_argument("--engine", choices=ENGINES, default="process", help="ray: pip install 'maavt[ray]'")
+        command.add_argument("--engine", choices=ENGINES, default="process", help="ray: pip install 'ray[data]'")
         command.add_argument(
             "--address", help="of a running Ray cluster (auto: this machine's); default: start Ray here"
         )

@@ -184,7 +184,7 @@ def seconds(text: str, path: Path, line: int | str) -> float:
     return value
 
 
-def split_by_id(group: str, fractions: Mapping[str, float], seed: int, other: str = TRAIN) -> str:
+def split_by_id(group: str, fractions: Mapping[str, float], seed: int) -> str:
     """The split of a source, drawn from its name and the seed alone: the same whatever else is in the list."""
     # A number in 0..1 from the name and the seed.
     draw = int.from_bytes(hashlib.sha256(f"{seed}:{group}".encode()).digest()[:8], "big") / 2**64
@@ -192,7 +192,7 @@ def split_by_id(group: str, fractions: Mapping[str, float], seed: int, other: st
         if draw < fraction:
             return split
         draw -= fraction
-    return other
+    return TRAIN
 
 
 def carve_by_id(rows: Iterable[ClipRow], fractions: Mapping[str, float], seed: int) -> None:

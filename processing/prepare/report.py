@@ -63,8 +63,8 @@ def make_report(
     }
 
 
-def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
-    """The report as plain text; of the clips that are not used at most `limit` per reason are named."""
+def report_text(report: Mapping[str, Any]) -> str:
+    """The report as plain text; of the clips that are not used the first of each reason are named."""
     # Totals, and a table of splits.
     statuses = [status for status in PROBLEMS if report["total"][status]]
     total = report["total"]
@@ -80,12 +80,12 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     for status in statuses:
         lines += ["", f"{status}: {total[status]} ({MEANING[status]})"]
         reasons = [problem["reason"] for problem in report["problems"] if problem["status"] == status]
-        lines += _first(reasons, limit)
+        lines += _first(reasons)
     # Clips that are used, and worth a look.
     for flag, meaning in FLAGS.items():
         reasons = [flagged["reason"] for flagged in report["flags"] if flagged["flag"] == flag]
         if reasons:
-            lines += ["", f"{flag}: {len(reasons)} used all the same ({meaning})", *_first(reasons, limit)]
+            lines += ["", f"{flag}: {len(reasons)} used all the same ({meaning})", *_first(reasons)]
     lines += [""] + [f"warning: {warning}" for warning in report["warnings"]]
     # A table of classes.
     splits = list(report["splits"])
@@ -99,7 +99,7 @@ def report_text(report: Mapping[str, Any], limit: int = 5) -> str:
     return "\n".join([*lines, "", *_align(table)]).replace("\n\n\n", "\n\n") + "\n"
 
 
-def _first(reasons: list[str], limit: int) -> list[str]:
+def _first(reasons: list[str], limit: int = 5) -> list[str]:
     lines = [f"  {reason}" for reason in reasons[:limit]]
     if len(reasons) > limit:
         lines.append(f"  and {len(reasons) - limit} more, see report.json")

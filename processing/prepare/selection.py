@@ -66,7 +66,7 @@ def select_rows(
                 reason += f" for the {absent[0]}"
             verdict.status, verdict.reason = "missing", reason
         if verdict.status == USED:
-            _judge_content(verdict, facts[jobs[number]], jobs[number], require, contents)
+            _judge_content(verdict, facts[jobs[number]], require, contents)
     return verdicts
 
 
@@ -105,9 +105,7 @@ def _judge_listing(verdicts: list[Verdict]) -> None:
             verdict.status, verdict.reason = "other_split", f"{row.clip_id}: {row.group} is in {split} too"
 
 
-def _judge_content(
-    verdict: Verdict, facts: Facts, job: Job, require: Sequence[str], contents: dict[tuple, Verdict]
-) -> None:
+def _judge_content(verdict: Verdict, facts: Facts, require: Sequence[str], contents: dict[tuple, Verdict]) -> None:
     row = verdict.row
     row.source_window = None if facts.start is None else (facts.start, facts.end)
     if facts.error is not None:

@@ -16,7 +16,7 @@ def clips(tmp_path_factory):
 @pytest.fixture(scope="session")
 def page(tmp_path_factory, clips):
     """`maavt page` with two models, and one clip as example."""
-    pytest.importorskip("gradio", reason="the page needs gradio: pip install 'maavt[page]'")
+    pytest.importorskip("gradio", reason="the page needs gradio: pip install '.[page]'")
     folder = tmp_path_factory.mktemp("page")
     models = [save_tiny(folder / "first"), save_tiny(folder / "second", seed=1)]
     command = [sys.executable, "-m", "app", *map(str, models), "--examples", str(clips / "clip.mp4")]

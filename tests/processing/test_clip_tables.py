@@ -13,8 +13,8 @@ import pytest
 from clip_factory import tone
 
 from processing.clips import ClipError
-from processing.data.clip_splits import split_by_group
-from processing.data.clip_tables import build_clip_table, check_leaks, report_text
+from processing.data.clip_splits import check_leaks, split_by_group
+from processing.data.clip_tables import build_clip_table, report_text
 from processing.generate.clip_writing import write_clip
 
 

@@ -18,7 +18,7 @@ from processing.prepare import __main__ as command
 from processing.prepare.scan import Job, scan
 
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'maavt[ray]'")
+pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 # Ray warns of its own deprecated settings
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"), pytest.mark.timeout(900)]
 WORKER_NAME = "ray::MapWorker"

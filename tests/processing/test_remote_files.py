@@ -22,8 +22,8 @@ from processing.video_processing_maavt import MAAVTVideoProcessor
 from training.maavt.arguments import parse_arguments
 
 
-pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'maavt[s3]'")
-pytest.importorskip("moto.server", reason="moto is not installed: pip install 'maavt[test]'")
+pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
+pytest.importorskip("moto.server", reason="moto is not installed: pip install '.[test]'")
 
 
 CLIPS = 14

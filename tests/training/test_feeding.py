@@ -19,9 +19,10 @@ from toy_run import write_backbone, write_clips, write_config
 import train as recipe
 from modeling_maavt import MAAVTModel
 from processing import MAAVTProcessor
+from processing.data.engines import Engine
 from training.maavt.arguments import parse_arguments
 from training.maavt.data import build_tables
-from training.maavt.feeding import cached_forms
+from training.maavt.feeding import cache_engine, cached_forms
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -98,6 +99,11 @@ def test_a_run_on_the_cache_is_the_run_without_it(toy, tmp_path, monkeypatch):
 )
 def test_the_cached_form_is_the_latest_before_random_changes(toy, changes, frames, audio):
     assert cached_forms(parse_arguments([toy, *changes])) == {"frames": frames, "audio": audio}
+
+
+def test_who_fills_the_cache(toy):
+    assert cache_engine(parse_arguments([toy, "--cache_engine", "ray"])) == Engine("ray")
+    assert cache_engine(parse_arguments([toy, "--dataloader_num_workers", "3"])) == Engine(workers=3)
 
 
 def test_a_dry_run_builds_no_cache(toy, tmp_path):

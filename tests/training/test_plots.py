@@ -136,7 +136,7 @@ def test_without_matplotlib_one_line_says_so(tmp_path, caplog, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     assert save_plots(folder) == []
     assert [record.getMessage() for record in caplog.records] == [
-        'plots: matplotlib is not installed, none are drawn; pip install "maavt[plots]"'
+        "no plots are drawn: matplotlib is not installed; pip install matplotlib"
     ]
     assert not list(folder.glob("*.png"))
 

@@ -121,7 +121,7 @@ def test_options_that_do_not_go_together(options, capsys):
 
 @pytest.mark.slow
 def test_ray_writes_the_same_bytes(model, clips, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'maavt[ray]'")
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     files = sorted(clips.glob("*.mp4"))
     try:

@@ -117,6 +117,11 @@ def test_yaml_first_and_the_command_line_wins(toy):
     assert recipe.model.model_config["temperature"] == 0.1 and recipe.model.model_config["num_audio_tokens"] == 2
 
 
+def test_the_split_has_a_seed_of_its_own_or_that_of_the_run(toy):
+    assert parse_arguments([toy, "--seed", "3"]).split_seed == 3
+    assert parse_arguments([toy, "--seed", "3", "--split_seed", "5"]).split_seed == 5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -26,6 +26,7 @@ from .map_pictures import (
     enlarged,
     label_axes,
     label_color_bar,
+    new_figure,
     plain,
     save_figure,
     show_map,
@@ -160,8 +161,7 @@ def add_inputs(view: ClipView, processor: Any, clip: Clip, inputs: Any, row: int
 
 def add_classes(view: ClipView, model: Any, outputs: Any, row: int) -> None:
     """Adds class probabilities, the match score, and the maps where the model gives them."""
-    labels = model.config.id2label
-    view.labels = [labels[index] for index in range(len(labels))]
+    view.labels = class_names(model)
     view.probabilities = class_probabilities(model, outputs.logits[[row]])[0].cpu()
     # A clip with one modality has no match score.
     match = getattr(outputs, "match_logits", None)
@@ -180,8 +180,7 @@ def add_masks(view: ClipView, model: Any, logits: torch.Tensor) -> None:
     if logits.shape[1] == 1:
         view.frame_maps = logits[:, 0].sigmoid()
         return
-    labels = model.config.id2label
-    view.labels = [labels[index] for index in range(len(labels))]
+    view.labels = class_names(model)
     view.masks = logits.argmax(1)
 
 
@@ -198,6 +197,11 @@ def add_separation(view: ClipView, processor: Any, clip: Clip, logits: torch.Ten
 def upright(spectrograms: torch.Tensor, extractor: Any) -> torch.Tensor:
     """`[S, F, W]`, also where the model reads them with time first."""
     return spectrograms.transpose(-1, -2) if extractor.time_first else spectrograms
+
+
+def class_names(model: Any) -> list[str]:
+    """The names of the classes, in the order of their numbers."""
+    return [model.config.id2label[index] for index in range(len(model.config.id2label))]
 
 
 def class_probabilities(model: Any, logits: torch.Tensor) -> torch.Tensor:
@@ -222,14 +226,9 @@ def draw_clip(view: ClipView, top_k: int = 5, num_frames: int = 4, narrow: bool 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot: no window, no global state, no backend of the user's changed.
     rows = layout(view, num_frames, narrow)
     widths = [BAR_WIDTH if name.startswith("classes") and not narrow else 1.0 for name in rows[0]]
-    figure = Figure(figsize=(PANEL * sum(widths) + 0.6, PANEL * len(rows) + 1.1), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(PANEL * sum(widths) + 0.6, PANEL * len(rows) + 1.1)
     panels = figure.subplot_mosaic(rows, width_ratios=widths)
     figure.suptitle(plain(view.title), fontsize=10)
 

@@ -33,8 +33,22 @@ def can_draw(path: str | Path) -> bool:
     """Whether matplotlib is installed; if not, one line says which figure is not drawn."""
     if importlib.util.find_spec("matplotlib") is not None:
         return True
-    print(f'{path}: not drawn, matplotlib is not installed; pip install "maavt[plots]"', flush=True)
+    print(f"{path}: not drawn, matplotlib is not installed; pip install matplotlib", flush=True)
     return False
+
+
+def new_figure(width: float, height: float) -> Any:
+    """A matplotlib figure of so many inches, without pyplot: no window, no global state, no backend of the user's changed.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 class PictureGrid:
@@ -48,14 +62,9 @@ class PictureGrid:
     """
 
     def __init__(self, num_rows: int, headings: Sequence[str], legend: str, widths: Sequence[float] | None = None):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        # Without pyplot: no window, no global state, no backend of the user's changed.
         widths = list(widths or [1.0] * len(headings))
-        size = (PANEL * sum(widths) + 1.0, (PANEL + 0.15) * num_rows + 1.0)
-        self.figure, self.headings, self.legend = Figure(figsize=size, layout="constrained"), headings, legend
-        FigureCanvasAgg(self.figure)
+        self.figure = new_figure(PANEL * sum(widths) + 1.0, (PANEL + 0.15) * num_rows + 1.0)
+        self.headings, self.legend = headings, legend
         self.axes = self.figure.subplots(num_rows, len(headings), squeeze=False, width_ratios=widths)
         # No axes but those that a caller labels.
         for axes in self.axes.flat:

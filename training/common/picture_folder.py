@@ -15,7 +15,7 @@ from processing.data.atomic_writing import atomic_file, write_csv, write_text
 from processing.processing_deepavfusion import write_wave
 
 from .clip_pictures import BAR, MAP_NAMES, MATCH_BAR, ClipView, chosen, draw_clip
-from .map_pictures import plain, save_figure
+from .map_pictures import new_figure, plain, save_figure
 
 
 MAX_PICTURES = 24  # of the windows of one file; its timeline has all windows
@@ -48,7 +48,7 @@ class PictureFolder:
 
     def __init__(self, folder: str | Path, top_k: int = 5):
         if importlib.util.find_spec("matplotlib") is None:
-            raise ImportError(f'{folder}: pictures need matplotlib; pip install "maavt[plots]"')
+            raise ImportError(f"{folder}: pictures need matplotlib; pip install matplotlib")
         self.folder, self.top_k = Path(folder), top_k
         self.stems: dict[str, str] = {}  # of files, each its own also where two have one name
         self.labels: Sequence[str] = ()
@@ -188,11 +188,7 @@ def clock(seconds: float) -> str:
 
 def draw_timeline(title: str, labels: Sequence[str], moments: list[Moment]) -> Any:
     """A matplotlib figure over the seconds of a file: frames, the probabilities of its likeliest classes, match score."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4.6)
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[1, 2.2, 1])
     top.set_title(plain(f"{title}: {len(moments)} windows"), fontsize=10)
     first, last = moments[0].start, moments[-1].end

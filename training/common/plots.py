@@ -4,7 +4,7 @@
 
 python -m training.common.plots outputs/demo
 
-Needs matplotlib (`pip install "maavt[plots]"`); nothing is shown on a screen.
+Needs matplotlib; nothing is shown on a screen.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .class_reports import class_reports
-from .map_pictures import plain, save_figure
+from .map_pictures import new_figure, plain, save_figure
 from .results import cell
 
 
@@ -35,7 +35,7 @@ def save_plots(directory: str | Path, state: Path | None = None) -> list[Path]:
     """
     directory = Path(directory)
     if importlib.util.find_spec("matplotlib") is None:
-        logger.warning('plots: matplotlib is not installed, none are drawn; pip install "maavt[plots]"')
+        logger.warning("no plots are drawn: matplotlib is not installed; pip install matplotlib")
         return []
     figures = {}
     if (directory / "predictions.csv").is_file() and (directory / "results.json").is_file():
@@ -152,12 +152,8 @@ def _title(report: dict) -> str:
 
 
 def _figure(width: float, height: float, columns: int):
-    """Without pyplot: no window, no global state, no backend of the user's changed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    """A figure and its panels, side by side."""
+    figure = new_figure(width, height)
     return figure, [figure.add_subplot(1, columns, i + 1) for i in range(columns)]
 
 

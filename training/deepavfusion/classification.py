@@ -20,7 +20,7 @@ from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
 from processing.data.augmentation import ClipAugmentation
 from processing.data.clip_cache import ClipCache
 from processing.data.clip_dataset import ClipDataset
-from processing.data.clip_tables import build_clip_table, check_leaks, report_text
+from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.collators import AudioVisualCollator
 from processing.data.mixup import PairMixUp
 from processing.metrics.classification import ClassReport
@@ -62,7 +62,6 @@ def main(argv: list[str] | None = None) -> Rows:
     @functools.cache
     def clip_table(seed: int) -> tuple[datasets.DatasetDict, dict]:
         tables, report = build_clip_table(task.data, **{"seed": seed, **(task.table or {})})
-        check_leaks(tables)
         if report["labels"] == "segments":
             raise ValueError("segments: this recipe classifies whole clips; use train.py for labeled segments")
         return tables, report

@@ -16,7 +16,7 @@ from transformers import AutoProcessor, ProcessorMixin
 from processing import MAAVTProcessor
 from processing.data.block_state_cache import BlockStateCollator
 from processing.data.clip_dataset import ClipDataset
-from processing.data.clip_tables import build_clip_table, check_leaks, report_text
+from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.collators import AudioVisualCollator
 
 from .arguments import Recipe, settle
@@ -61,32 +61,18 @@ def read_clips(recipe: Recipe) -> Clips:
 
 def build_tables(recipe: Recipe) -> tuple[DatasetDict, dict]:
     """Tables `train`, `validation` and `test`, and the report of what was skipped. Raises where a split leaks."""
-    data, table = recipe.data, recipe.data.table
-    require = tuple(data.modalities)
-    if data.on_missing == "none":
-        require = ()
-    tables, report = build_clip_table(
+    data = recipe.data
+    columns = vars(data.table) | {"segments": _segments(data.table.segments)}
+    return build_clip_table(
         data.data,
-        label=table.label,
-        file_name=table.file_name,
-        start=table.start,
-        end=table.end,
-        split=table.split,
-        group=table.group,
-        segments=_segments(table.segments),
-        label_separator=table.label_separator,
-        where=table.where,
-        window=table.window,
-        require=require,
+        **columns,
+        require=() if data.on_missing == "none" else tuple(data.modalities),
         validation_fraction=data.validation_fraction,
         test_fraction=data.test_fraction,
-        test_split=table.test_split,
         seed=recipe.split_seed,
         allow_absolute_paths=data.allow_absolute_paths,
         check=data.check,
     )
-    check_leaks(tables)
-    return tables, report
 
 
 def _segments(columns: dict | None) -> list[dict[str, str]] | None:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy.special import softmax
+from scipy.special import expit, softmax
 from sklearn.metrics import roc_auc_score
 
 from processing.data.clip_dataset import ClipDataset
@@ -38,6 +37,11 @@ class Predictions:
     @property
     def multi_label(self) -> bool:
         return isinstance(self.pairs[0]["label"], list)
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """`[n, C]`; where a clip has several classes, of each class by itself."""
+        return expit(self.logits) if self.multi_label else softmax(self.logits, axis=-1)
 
     @property
     def labels(self) -> np.ndarray:
@@ -275,7 +279,7 @@ def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, l
         row |= score(predictions, threshold, *bootstrap.values())
         # The class agreement needs no head: it is there for every way of tuning.
         if len(streams) == 1:
-            alone[name] = predictions.rows_by_clip, softmax(predictions.logits, axis=-1)
+            alone[name] = predictions.rows_by_clip, predictions.probabilities
         elif data.paired and not predictions.multi_label:
             pairs = described_pairs(data.split(data.tested, mismatched_copies=True, same_class_copies=True))
             agreement = class_agreement(pairs, alone["video"], alone["audio"])
@@ -307,10 +311,7 @@ def pair_records(predictions: Predictions, label_names: list[str], name: str, no
     Clips with several classes have them in `labels`, with `;` between, and an empty `label`; their probabilities are
     those of independent classes.
     """
-    logits = torch.from_numpy(predictions.logits)
-    probabilities = logits.softmax(-1).numpy()
-    if predictions.multi_label:
-        probabilities = logits.sigmoid().numpy()
+    probabilities = predictions.probabilities
     records = []
     for i, (predicted, pair) in enumerate(zip(predictions.classes, predictions.pairs, strict=True)):
         record = {"input": name, "noise": noise, **pair, "label": None}

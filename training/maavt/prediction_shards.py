@@ -17,6 +17,7 @@ from processing.data.atomic_writing import atomic_file, write_text
 from processing.data.engines import Engine
 from processing.data.feature_shards import differences, fingerprint
 from processing.data.isolated_calls import TIME_LIMIT, Lost
+from training.common.clip_pictures import class_names
 
 from .prediction import PredictionOptions, Predictor
 
@@ -76,8 +77,7 @@ class ShardWriter:
         records += [{"file": file, "error": f"{file}: {reason}"} for file, reason in job.lost]
         records.sort(key=lambda record: job.files.index(record["file"]))  # the windows of a file stay in order
         columns = {name: pa.array([record.get(name) for record in records], kind) for name, kind in COLUMNS.items()}
-        labels = self.predictor.model.config.id2label
-        classes = json.dumps([labels[index] for index in range(len(labels))], ensure_ascii=False)
+        classes = json.dumps(class_names(self.predictor.model), ensure_ascii=False)
         table = pa.table(columns).replace_schema_metadata({"classes": classes})
         with atomic_file(self.path(job.number)) as temporary:
             pa.parquet.write_table(table, temporary)

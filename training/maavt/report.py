@@ -55,10 +55,7 @@ class Mistake:
 
 def mistakes(predictions: Predictions) -> list[Mistake]:
     """All clips whose k true classes are not the k most probable, the worst first."""
-    logits = torch.from_numpy(predictions.logits)
-    probabilities = logits.softmax(-1).numpy()
-    if predictions.multi_label:
-        probabilities = logits.sigmoid().numpy()
+    probabilities = predictions.probabilities
     wrong = []
     for row, pair in enumerate(predictions.pairs):
         true = np.atleast_1d(pair["label"]).tolist()

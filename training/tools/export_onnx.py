@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A fine-tuned model as one ONNX file, for runtimes without PyTorch (needs `pip install 'maavt[onnx]'`).
+"""A fine-tuned model as one ONNX file, for runtimes without PyTorch (needs `pip install onnx onnxscript`).
 
     python -m training.tools.export_onnx MODEL --out model.onnx
 
@@ -59,7 +59,7 @@ def export_onnx(model: nn.Module, path: str | os.PathLike, inputs: dict[str, tor
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ImportError("writing ONNX needs onnx and onnxscript: pip install 'maavt[onnx]'") from error
+        raise ImportError("writing ONNX needs onnx and onnxscript; pip install onnx onnxscript") from error
     model = copy.deepcopy(model).float().cpu().eval()
     model.fold_token_attention()
     model.trunk.contrastive_head = None

@@ -97,7 +97,7 @@ class GradientModulation(TrainerCallback):
         if scores is None or not bool((scores > 0).all()):
             self.coefficients = {"video": 1.0, "audio": 1.0}
             return self.coefficients
-        # Only the stronger modality is slowed down (equation 8 in docs/maavt.md).
+        # Only the stronger modality is slowed down (docs/maavt.md, section 7).
         ratio = float(scores[0] / scores[1])
         stronger, ratio = ("video", ratio) if ratio > 1 else ("audio", 1 / ratio)
         self.coefficients = {"video": 1.0, "audio": 1.0}
