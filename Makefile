@@ -42,7 +42,7 @@ test-latest:  ## the fast suite with the newest releases that pyproject.toml all
 	$(BIN)/uv pip install -q --python $(BIN)/python -e '.[bench]'
 	touch $@
 
-bench: .venv/.bench  ## every number of docs/performance.md, into BENCH_OUT (benchmarks/results/); BEFORE=another checkout
+bench: .venv/.bench  ## the first table of docs/performance.md, into BENCH_OUT (benchmarks/results/); BEFORE=another checkout
 	$(BIN)/python -m benchmarks.bench $(if $(BEFORE),--before $(BEFORE))
 
 bench-gpu: .venv/.installed  ## speed and memory on one GPU; benchmarks/gpu.py says what it needs

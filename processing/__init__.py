@@ -27,15 +27,15 @@ from .video_processing_maavt import MAAVTVideoProcessor
 
 # The Auto classes find a processor by the class name in its saved file; the key, a configuration, is not looked up.
 # (The configuration lives in modeling_maavt, and the two packages do not know each other.)
-for _sound, _picture, _both in (
+for _extractor, _video_processor, _processor in (
     (MAAVTFeatureExtractor, MAAVTVideoProcessor, MAAVTProcessor),
     (DeepAVFusionFeatureExtractor, DeepAVFusionVideoProcessor, DeepAVFusionProcessor),
 ):
-    AutoFeatureExtractor.register(_sound, _sound, exist_ok=True)
-    AutoVideoProcessor.register(_picture, _picture, exist_ok=True)
-    AutoProcessor.register(_both, _both, exist_ok=True)
+    AutoFeatureExtractor.register(_extractor, _extractor, exist_ok=True)
+    AutoVideoProcessor.register(_video_processor, _video_processor, exist_ok=True)
+    AutoProcessor.register(_processor, _processor, exist_ok=True)
     # save_pretrained then writes the code and an auto_map beside the configuration
-    for _part in (_sound, _picture, _both):
+    for _part in (_extractor, _video_processor, _processor):
         _part.register_for_auto_class()
 
 __all__ = [

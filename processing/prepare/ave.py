@@ -28,35 +28,11 @@ SPLIT_FILES = {TRAIN: "trainSet.txt", VALIDATION: "valSet.txt", TEST: "testSet.t
 ORDER_FILES = {TRAIN: "train_order.h5", VALIDATION: "val_order.h5", TEST: "test_order.h5"}
 SOURCE = "the AVE download that https://github.com/YapengTian/AVE-ECCV18 names"
 EVENTS = (
-    "Accordion",
-    "Acoustic guitar",
-    "Baby cry, infant cry",
-    "Banjo",
-    "Bark",
-    "Bus",
-    "Cat",
-    "Chainsaw",
-    "Church bell",
-    "Clock",
-    "Female speech, woman speaking",
-    "Fixed-wing aircraft, airplane",
-    "Flute",
-    "Frying (food)",
-    "Goat",
-    "Helicopter",
-    "Horse",
-    "Male speech, man speaking",
-    "Mandolin",
-    "Motorcycle",
-    "Race car, auto racing",
-    "Rodents, rats, mice",
-    "Shofar",
-    "Toilet flush",
-    "Train horn",
-    "Truck",
-    "Ukulele",
-    "Violin, fiddle",
-)
+    "Accordion", "Acoustic guitar", "Baby cry, infant cry", "Banjo", "Bark", "Bus", "Cat", "Chainsaw", "Church bell",
+    "Clock", "Female speech, woman speaking", "Fixed-wing aircraft, airplane", "Flute", "Frying (food)", "Goat",
+    "Helicopter", "Horse", "Male speech, man speaking", "Mandolin", "Motorcycle", "Race car, auto racing",
+    "Rodents, rats, mice", "Shofar", "Toilet flush", "Train horn", "Truck", "Ukulele", "Violin, fiddle",
+)  # fmt: skip
 
 
 def add_arguments(parser: ArgumentParser) -> None:

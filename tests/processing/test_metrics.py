@@ -87,7 +87,7 @@ def test_top_5_stands_in_the_table_and_in_validation_where_it_says_something():
         logits = np.tile(np.arange(num_classes, dtype=np.float32), (4, 1))
         labels = np.array([num_classes - 3, num_classes - 3, 0, -100])
         pairs = [{"clip_id": str(i), "label": c, "is_matched": c >= 0, "group": str(i)} for i, c in enumerate(labels)]
-        row = evaluation.score(evaluation.Predictions(logits, None, pairs), None, bootstrap_samples=10)
+        row = evaluation.score(evaluation.Predictions(logits, None, pairs), None, num_samples=10)
         metrics = compute_metrics(EvalPrediction(logits, (labels, labels >= 0)))
         assert row["top1"] == metrics["top1"] == 0
         expected = pytest.approx(2 / 3) if num_classes == 8 else None

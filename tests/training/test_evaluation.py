@@ -83,7 +83,7 @@ def test_interval_resamples_groups_not_clips():
     def width(groups: list[str]) -> float:
         pairs = [{"clip_id": str(i), "group": g, "label": 0, "is_matched": True} for i, g in enumerate(groups)]
         logits = np.eye(2, dtype=np.float32)[np.repeat([0, 1] * 5, 40)]
-        low, high = score(Predictions(logits, None, pairs), None, bootstrap_samples=300)["top1_interval"]
+        low, high = score(Predictions(logits, None, pairs), None, num_samples=300)["top1_interval"]
         return high - low
 
     assert width([str(i // 40) for i in range(400)]) > 3 * width([str(i) for i in range(400)])
@@ -102,10 +102,10 @@ def test_match_interval_resamples_the_groups_of_both_clips():
             pairs[-1]["label"] = 0 if matched else -100
             scores.append(matched + loud[audio])
     found = Predictions(np.eye(2, dtype=np.float32)[[0] * len(pairs)], np.array(scores, dtype=np.float32), pairs)
-    row = score(found, None, bootstrap_samples=300)
+    row = score(found, None, num_samples=300)
     for pair in pairs:
         pair["audio"] = pair["clip_id"]
-    narrow = score(found, None, bootstrap_samples=300)
+    narrow = score(found, None, num_samples=300)
     assert row["match_auroc"] == narrow["match_auroc"]
     assert np.ptp(row["match_auroc_interval"]) > 1.5 * np.ptp(narrow["match_auroc_interval"])
 

@@ -117,7 +117,7 @@ def test_a_missing_modality_has_no_panel(folder):
     assert heard.frames is None and heard.frame_maps is None and heard.match_probability is None
     for view in (silent, heard):
         for narrow in (False, True):
-            names = {name.rpartition(" ")[0] for row in layout(view, 4, narrow) for name in row} - {""}
+            names = {name.rpartition(" ")[0] for row in layout(view, narrow) for name in row} - {""}
             given = {"frame", "frame map"} if view is silent else {"spectrogram", "spectrogram map"}
             assert names == given | {"classes"}
             assert draw_clip(view, narrow=narrow).get_axes()
@@ -284,4 +284,4 @@ def test_pictures_carry_their_figures_as_text(folder, tmp_path):
 
 def test_a_view_without_anything_to_map():
     view = ClipView("x.mp4", 0.0, 1.0, "AudioVisualClassification", None, frames=np.zeros((1, 8, 8, 3), np.uint8))
-    assert layout(view, 4, narrow=False) == [["frame 0"]]
+    assert layout(view, narrow=False) == [["frame 0"]]

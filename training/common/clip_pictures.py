@@ -42,7 +42,7 @@ MAP_NAMES = {
     "AudioVisualSegmentation": "probability that a pixel sounds",
     "SoundSourceSeparation": "share of the mixture that belongs to the frame",
 }
-MAX_SEGMENTS = 2  # of a figure
+MAX_FRAMES, MAX_SEGMENTS = 4, 2  # of a figure, evenly chosen
 BAR, MATCH_BAR = "#4a4e69", "#5a9e6f"
 PANEL, BAR_WIDTH = 2.0, 1.3  # inches, panels
 
@@ -215,18 +215,17 @@ def class_probabilities(model: Any, logits: torch.Tensor) -> torch.Tensor:
 # ---- how it is drawn
 
 
-def draw_clip(view: ClipView, top_k: int = 5, num_frames: int = 4, narrow: bool = False) -> Any:
+def draw_clip(view: ClipView, top_k: int = 5, narrow: bool = False) -> Any:
     """A matplotlib figure: inputs above, the same with the maps below, and bars for the classes and the match score.
 
     Args:
         top_k: classes.
-        num_frames: at most so many, evenly chosen.
         narrow: one panel below the other, for a phone or a column of text.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    rows = layout(view, num_frames, narrow)
+    rows = layout(view, narrow)
     widths = [BAR_WIDTH if name.startswith("classes") and not narrow else 1.0 for name in rows[0]]
     figure = new_figure(PANEL * sum(widths) + 0.6, PANEL * len(rows) + 1.1)
     panels = figure.subplot_mosaic(rows, width_ratios=widths)
@@ -252,7 +251,7 @@ def draw_clip(view: ClipView, top_k: int = 5, num_frames: int = 4, narrow: bool 
     return figure
 
 
-def layout(view: ClipView, num_frames: int, narrow: bool) -> list[list[str]]:
+def layout(view: ClipView, narrow: bool) -> list[list[str]]:
     """The names of the panels, row by row; a name that stands several times is one wide panel."""
     below_frames = "mask" if view.masks is not None else "frame map"
     fields = {
@@ -268,7 +267,7 @@ def layout(view: ClipView, num_frames: int, narrow: bool) -> list[list[str]]:
         return [[f"{kind} {index}" for kind in given] for index in chosen(fields[given[0]], MAX_SEGMENTS)]
 
     # One row a kind.
-    frames = chosen(view.frames, min(num_frames, 2) if narrow else num_frames)
+    frames = chosen(view.frames, MAX_FRAMES // 2 if narrow else MAX_FRAMES)
     segments = chosen(view.spectrograms, 1 if narrow else MAX_SEGMENTS)
     video = [[f"{kind} {i}" for i in frames] for kind in given if kind in ("frame", below_frames)]
     audio = [[f"{kind} {i}" for i in segments] for kind in given if kind not in ("frame", below_frames)]

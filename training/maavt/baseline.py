@@ -306,7 +306,7 @@ def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]
         for model, each in probabilities.items():
             predictions = Predictions(each, None, pairs)
             row = {"model": model, "input": name, "noise": shown_condition(name, condition)}
-            row |= {"features": fit.description, **score(predictions, None, *bootstrap.values())}
+            row |= {"features": fit.description, **score(predictions, None, **bootstrap)}
             if copies and name == "both":
                 clips = predictions.rows_by_clip
                 agreement = class_agreement(copies, (clips, alone["video"]), (clips, alone["audio"]))

@@ -124,10 +124,10 @@ def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
     return Predictions(logits, match_logits, pairs)
 
 
-def score(predictions: Predictions, threshold: float | None, bootstrap_samples: int = 1000, seed: int = 0) -> dict:
+def score(predictions: Predictions, threshold: float | None, num_samples: int = 1000, seed: int = 0) -> dict:
     """One row of the table. Accuracy over matched pairs; the match columns only where mismatched pairs were shown."""
     matched, groups = predictions.is_matched, predictions.groups
-    options = {"num_samples": bootstrap_samples, "seed": seed}
+    options = {"num_samples": num_samples, "seed": seed}  # of the bootstrap
     if predictions.multi_label:
         row = multi_label_score(predictions)
     else:
@@ -276,7 +276,7 @@ def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, l
         predictions = predict(trainer, dataset)
         first.setdefault(name, predictions)
         row = {"model": "maavt", "input": name, "noise": shown}
-        row |= score(predictions, threshold, *bootstrap.values())
+        row |= score(predictions, threshold, **bootstrap)
         # The class agreement needs no head: it is there for every way of tuning.
         if len(streams) == 1:
             alone[name] = predictions.rows_by_clip, predictions.probabilities
