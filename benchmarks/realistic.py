@@ -4,8 +4,8 @@
 
     python -m benchmarks.realistic
 
-`processor.realistic.<height>p.<gop>` is the speed of the processor as a fraction of the speed of torchcodec, which reads
-the same frames and samples and does nothing else; `.pyav` is the same beside PyAV. `long_gop` is x264's default of up to 250 frames, `second_gop` a
+`processor.realistic.<height>p.<gop>` is the time of the processor as a share of that of torchcodec, which reads the same
+frames and samples and does nothing else; `.pyav` is the same beside PyAV. `long_gop` is x264's default of up to 250 frames, `second_gop` a
 key frame every second. The clips are written with PyAV. Both run on one core.
 """
 
@@ -65,7 +65,7 @@ def write_clip(path: Path, height: int, gop: int, seconds: float = 10.0) -> Path
 
 
 def measure(repeats: int = 5, heights: tuple[int, ...] = HEIGHTS, seconds: float = 10.0) -> dict[str, float | str]:
-    """Fractions of torchcodec's speed, and milliseconds a clip."""
+    """Shares of torchcodec's time, and milliseconds a clip."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     processor = build_processor(clip_seconds=seconds)
@@ -84,7 +84,7 @@ def measure(repeats: int = 5, heights: tuple[int, ...] = HEIGHTS, seconds: float
                     for decoder in functions:
                         if decoder != "processor":
                             suffix = ".pyav" if decoder == "pyav" else ""
-                            results[key + suffix] = ratio(seconds_of, decoder, "processor")
+                            results[key + suffix] = ratio(seconds_of, "processor", decoder)
                     milliseconds = 1000 * median(seconds_of["processor"])
                     results[key.replace("realistic", "milliseconds")] = milliseconds
     finally:

@@ -36,8 +36,9 @@ def arguments(tmp_path_factory) -> list[str]:
     return [str(config), *options.split()]
 
 
-def start(command: list[str], log: Path) -> subprocess.Popen:
+def start(command: list[str], log: Path, **variables: str) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"}
+    environment |= variables
     with open(log, "w", encoding="utf-8") as stream:
         return subprocess.Popen(
             [sys.executable, *command], env=environment, cwd=REPOSITORY, stdout=stream, stderr=stream
@@ -96,3 +97,52 @@ def test_a_dead_rank_ends_the_job(arguments, tmp_path):
     print(f"the job ended after {seconds:.0f} s")
     assert seconds < 60, tail(tmp_path / "log")
     newest(tmp_path)  # the checkpoints are whole
+
+
+def test_a_stalled_rank_ends_the_job(arguments, tmp_path):
+    """A process that stands still is given up after `--ddp_timeout` seconds."""
+    options = [*batch_sizes(2, 2), *STEPWISE, "--ddp_backend", "gloo", "--num_train_epochs", "500"]
+    command = [*TORCHRUN, "train.py", *arguments, *options, "--ddp_timeout", "20", "--output_dir", str(tmp_path)]
+    process = start(command, tmp_path / "log")
+    rank = None
+    try:
+        wait_for(tmp_path / "checkpoint-2", process)
+        rank = worker(process.pid, 2)
+        begin = time.monotonic()
+        os.kill(rank, signal.SIGSTOP)
+        # torchrun asks the stalled one to end, and kills it after 30 s.
+        assert process.wait(600) != 0
+        seconds = time.monotonic() - begin
+    finally:
+        process.kill()
+        if rank is not None and Path(f"/proc/{rank}").exists():
+            os.kill(rank, signal.SIGKILL)
+    print(f"the job ended after {seconds:.0f} s")
+    assert 15 < seconds < 20 + 30 + 30, tail(tmp_path / "log")
+    newest(tmp_path)
+
+
+def test_torchrun_starts_a_killed_job_again(arguments, tmp_path):
+    """`--max-restarts` and `--resume_from_checkpoint true` give the weights of a run that nobody touched."""
+    options = [*batch_sizes(2, 2), *STEPWISE, "--ddp_backend", "gloo", "--num_train_epochs", "8"]
+    command = [*TORCHRUN, "--max-restarts", "1", "train.py", *arguments, *options, "--resume_from_checkpoint", "true"]
+
+    def run(name: str) -> subprocess.Popen:
+        # Without the variable, PyTorch 2.14 lets the new processes look for the ports of the old ones.
+        log, variables = tmp_path / f"{name}.log", {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        return start([*command, "--output_dir", str(tmp_path / name)], log, **variables)
+
+    process = run("whole")
+    assert process.wait(600) == 0, tail(tmp_path / "whole.log")
+    process = run("killed")
+    try:
+        wait_for(tmp_path / "killed" / "checkpoint-2", process)
+        os.kill(worker(process.pid, 2), signal.SIGKILL)
+        assert process.wait(600) == 0, tail(tmp_path / "killed.log")
+    finally:
+        process.kill()
+    assert "failed (exitcode: -9) local_rank: 2" in (tmp_path / "killed.log").read_text()
+    whole, killed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == killed.keys()
+    for name, value in whole.items():
+        torch.testing.assert_close(killed[name], value, rtol=0, atol=0, msg=name)

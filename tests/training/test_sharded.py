@@ -182,10 +182,16 @@ def train_sharded(argv: list[str], log: str, events: Connection, *, environment:
 
 
 @pytest.mark.parametrize(
-    "tuning", [["--lora_rank", "2"], pytest.param(["--tuning", "full"], marks=pytest.mark.slow)], ids=["lora", "full"]
+    ("tuning", "processes"),
+    [
+        (["--lora_rank", "2"], 2),
+        pytest.param(["--tuning", "full"], 2, marks=pytest.mark.slow),
+        pytest.param(["--lora_rank", "2"], 4, marks=pytest.mark.slow),
+    ],
+    ids=["lora", "full", "four processes"],
 )
-def test_recipe_sharded(tmp_path, tuning):
-    """Training, best checkpoint, resume, table and saved model of the whole recipe on two sharding processes."""
+def test_recipe_sharded(tmp_path, tuning, processes):
+    """Training, best checkpoint, resume, table and saved model of the whole recipe on several sharding processes."""
     clips = write_clips(tmp_path / "data")
     config = write_config(tmp_path / "toy.yaml", clips, write_backbone(tmp_path / "vit"))
     # a large epsilon, lest Adam turns a rounding error in a vanishing gradient into a full step
@@ -205,19 +211,25 @@ def test_recipe_sharded(tmp_path, tuning):
             Trainee.kill_all()
         return out
 
-    one, two = run("one", 1, (6, 8)), run("two", 2, (3, 4))
+    # 15 clips in global batches of 6, or of 8
+    train_size, steps = (3, 3) if processes == 2 else (2, 2)  # of a process, and of an epoch
+    sizes = (train_size, 8 // processes)
+    one, two = run("one", 1, (processes * train_size, 8)), run("two", processes, sizes)
     shutil.copytree(two, tmp_path / "again")
-    shutil.rmtree(tmp_path / "again" / "checkpoint-6")
-    again = run("again", 2, (3, 4), "--resume_from_checkpoint", "true")
-    files = [{path.name for path in (folder / "checkpoint-3").iterdir()} for folder in (one, two)]
-    assert files[1] - files[0] == {"rng_state_0.pth", "rng_state_1.pth", "optimizer.bin", "pytorch_model_fsdp.bin"}
+    shutil.rmtree(tmp_path / "again" / f"checkpoint-{2 * steps}")
+    again = run("again", processes, sizes, "--resume_from_checkpoint", "true")
+    files = [{path.name for path in (folder / f"checkpoint-{steps}").iterdir()} for folder in (one, two)]
+    random_states = {f"rng_state_{rank}.pth" for rank in range(processes)}
+    assert files[1] - files[0] == {*random_states, "optimizer.bin", "pytorch_model_fsdp.bin"}
     assert files[0] - files[1] == {"rng_state.pth", "optimizer.pt"}
     if "full" in tuning:
-        assert MAAVTForAudioVisualClassification.from_pretrained(two / "checkpoint-3").config.num_labels == 3
-        assert "FSDP" not in (two / "checkpoint-3" / "config.json").read_text()
+        assert MAAVTForAudioVisualClassification.from_pretrained(two / f"checkpoint-{steps}").config.num_labels == 3
+        assert "FSDP" not in (two / f"checkpoint-{steps}" / "config.json").read_text()
     states = [json.loads((folder / "trainer_state.json").read_text()) for folder in (one, two, again)]
     losses = [[entry[k] for entry in s["log_history"] for k in ("loss", "eval_loss") if k in entry] for s in states]
-    assert losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == losses[1] and len(losses[0]) == 8
+    assert (
+        losses[1] == pytest.approx(losses[0], rel=1e-3) and losses[2] == losses[1] and len(losses[0]) == 2 * steps + 2
+    )
     first, second, third = (load_file(folder / "model" / "model.safetensors") for folder in (one, two, again))
     assert_close(second, first, 1e-3)
     for name, value in second.items():
