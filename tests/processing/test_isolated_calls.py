@@ -27,6 +27,8 @@ def work(name):
         os._exit(7)
     if name == "stall":
         time.sleep(600)
+    if name == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
     if name == "raise":
         raise KeyError("a mistake in the code")
     return name.upper()
@@ -44,13 +46,13 @@ def work_on_job(root, job):
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_crash_and_a_stall_cost_one_item_each(workers):
-    names = ["a", "crash", "b", "stall", "leave", "c", "crash ", "d"]
+    names = ["a", "crash", "b", "stall", "leave", "c", "crash ", "stop", "d"]
     start = time.monotonic()
     results = dict(isolated_calls(work, names, workers=workers, time_limit=3.0))
     assert time.monotonic() - start < 120
-    assert {name for name, result in results.items() if isinstance(result, Lost)} == {"crash", "stall", "leave"}
+    assert {name for name, result in results.items() if isinstance(result, Lost)} == {"crash", "stall", "leave", "stop"}
     assert "SIGSEGV" in results["crash"].reason and "exit code 7" in results["leave"].reason
-    assert "more than 3 s" in results["stall"].reason
+    assert "more than 3 s" in results["stall"].reason and "more than 3 s" in results["stop"].reason
     assert {results[name] for name in "abcd"} == set("ABCD")
 
 
@@ -85,11 +87,12 @@ def test_a_table_names_clips_that_crash_or_stall(tmp_path, monkeypatch):
     assert report["clips"] == 4
 
 
-def test_a_scan_names_clips_that_stall(tmp_path, monkeypatch):
+@pytest.mark.parametrize("how", ["stall", "stop"])
+def test_a_scan_names_clips_that_stall(tmp_path, monkeypatch, how):
     monkeypatch.setattr(scanning, "TIME_LIMIT", 3.0)
-    jobs = [Job(name, name) for name in ("a", "stall", "b")]
+    jobs = [Job(name, name) for name in ("a", how, "b")]
     for job in jobs:
         (tmp_path / job.video).write_bytes(b"x")
     facts = scan(jobs, tmp_path, tmp_path / "record.jsonl", engine=Engine(workers=2), check=work_on_job)
-    assert facts[jobs[1]].error.startswith("stall: the decoder took more than 3 s")
+    assert facts[jobs[1]].error.startswith(f"{how}: the decoder took more than 3 s")
     assert facts[jobs[0]].error is None and facts[jobs[2]].error is None
