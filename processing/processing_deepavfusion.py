@@ -22,6 +22,8 @@ from .video_processing_deepavfusion import DeepAVFusionVideoProcessor
 class DeepAVFusionProcessorKwargs(MAAVTProcessorKwargs, total=False):
     """Keyword arguments of `DeepAVFusionProcessor`, by part."""
 
+    _defaults = {}  # transformers before 5.23 needs it
+
 
 class DeepAVFusionProcessor(MAAVTProcessor):
     """As `MAAVTProcessor`, for windows of 3 s with one frame each.

@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
 
 
 # What the options of MAAVTConfig may be.
@@ -116,12 +115,7 @@ class MAAVTConfig(PreTrainedConfig):
     """
 
     model_type = "maavt"
-    # Without a vision_config the backbone is ViT-B/16, with the eps of its checkpoints instead of ViTConfig's.
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(
-            config_class=AutoConfig, model_type="vit", init_kwargs={"layer_norm_eps": 1e-6}, optional=False
-        )
-    }
+    sub_configs = {"vision_config": AutoConfig}  # transformers 5.20 has `sub_configs_defaults` for it, 5.18 has not
     # The Trainer's predictions are `logits` alone: an array, as `compute_metrics` of every tutorial expects.
     keys_to_ignore_at_inference = [
         "match_logits",
@@ -180,7 +174,16 @@ class MAAVTConfig(PreTrainedConfig):
         flat = {name: kwargs.pop(f"lavish_{name}") for name in LAVISH_FIELDS if f"lavish_{name}" in kwargs}
         if kwargs.pop("lavish_adapters", False) and self.lavish_config is None:
             self.lavish_config = flat
+        # Without a vision_config the backbone is ViT-B/16, with the eps of its checkpoints instead of ViTConfig's.
+        if not isinstance(self.vision_config, PreTrainedConfig):
+            vision_config = {"layer_norm_eps": 1e-6} if self.vision_config is None else self.vision_config
+            self.vision_config = AutoConfig.for_model(**{"model_type": "vit", **vision_config})
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def default_config_fields(cls) -> dict:
+        """With a dict for `vision_config`, of which transformers then saves only what differs from the defaults."""
+        return {**super().default_config_fields(), "vision_config": {}}
 
     # ---- What other code reads of the backbone and the adapters
 

@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 class MAAVTProcessorKwargs(ProcessingKwargs, total=False):
     """Keyword arguments of `MAAVTProcessor`, by part."""
 
+    _defaults = {}  # transformers before 5.23 needs it
     videos_kwargs: MAAVTVideoProcessorKwargs
 
 
