@@ -286,7 +286,10 @@ def read_results(path: Path) -> dict[str, list[str]]:
 
 
 def write_results(path: Path, results: dict[str, list[str]], options: argparse.Namespace) -> None:
-    head = f"`make mutation PLACES={options.places} SEED={options.seed}`, Cosmic Ray {version('cosmic-ray')}."
+    head = (
+        f"Each row is a run of `make mutation ONLY='code' PLACES='places changed' SEED={options.seed}`, "
+        f"Cosmic Ray {version('cosmic-ray')}."
+    )
     titles = ["| code | places changed | noticed | survived | minutes |", "| --- | --- | --- | --- | --- |"]
     ordered = [results[name] for name in TARGETS if name in results]
     rows, survivors = [lines[0] for lines in ordered], [line for lines in ordered for line in lines[1:]]
