@@ -349,4 +349,7 @@ def serve(
             **launch,
         )
         print(f"Open {address} in a browser; Ctrl-C ends the page.", flush=True)
-        blocks.block_thread()
+        try:
+            blocks.block_thread()
+        finally:
+            blocks.close(verbose=False)  # nobody writes to the folder any more when it is deleted

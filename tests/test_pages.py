@@ -90,3 +90,10 @@ def test_a_figure_from_nowhere_is_found():
     assert not untraced(row)
     assert untraced(row.replace("1.000", "0.999")) and untraced(row.replace("compare_drone", "evidence_drone"))
     assert untraced("LoRA 1.000 ± 0.000")
+
+
+def test_the_table_of_speeds_is_a_committed_one():
+    page = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
+    table = page.partition("<!-- benchmark table -->")[2].partition("<!-- end of benchmark table -->")[0].strip()
+    committed = [path.read_text(encoding="utf-8").strip() for path in REPOSITORY.glob("benchmarks/results/*.md")]
+    assert table and table in committed

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a command is called and recorded: errors as one line, and the command line without this machine's folders."""
 
+import logging
 import os
 import re
 import shlex
@@ -34,6 +35,8 @@ def run_command(main: Callable[[], object]) -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    # torchao 0.18 makes torch 2.14 warn twice when PEFT imports it; nothing follows from that for a user.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     sys.unraisablehook = partial(_interrupt_again, sys.unraisablehook)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # the launcher's report shows the error of the process that failed
         from torch.distributed.elastic.multiprocessing.errors import record
