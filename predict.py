@@ -144,6 +144,8 @@ def main(argv: list[str] | None = None) -> int:
                 f"{record['file']}: cut into windows of {seconds:g} s, what is heard at once; --window chooses",
                 file=sys.stderr,
             )
+        if "remark" in record:
+            print(f"{record['file']}: {record['remark']}", file=sys.stderr)
     errors = [record["error"] for record in records if "error" in record]
     for error in errors:
         print(error, file=sys.stderr)

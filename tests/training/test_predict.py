@@ -138,6 +138,16 @@ def test_one_modality_and_a_file_without_sound(run, long_clip):
     )
 
 
+def test_digital_silence_is_remarked_on(run, capsys):
+    silent = write_clip(run / "zeros.mp4", np.zeros((5, 32, 32, 3), np.uint8), np.zeros(8000, np.float32), fps=10)
+    model, heard = str(run / "run" / "model"), run / "data" / "clips" / "red0.mp4"
+    assert predict.main([model, str(silent), str(heard)]) == 0
+    shown = capsys.readouterr()
+    first, second = json.loads(shown.out)
+    assert "digital silence" in first["remark"] and first["predictions"] and "remark" not in second
+    assert f"{silent}: the audio is digital silence" in shown.err and "red0" not in shown.err
+
+
 def test_broken_files_are_reported_or_raised(run):
     broken = run / "broken.mp4"
     broken.write_text("this is no clip")

@@ -167,11 +167,14 @@ def read_window(
         transform=None if options.pictures is not None else processor.video_processor.resizer(),
     )
     try:
-        return record, processor.load_clip(record["file"], request)
+        clip = processor.load_clip(record["file"], request)
     except ClipError as error:
         if not options.skip_broken:
             raise
         return failed(record["file"], str(error)), None
+    if clip.waveform is not None and not clip.waveform.any():
+        record = record | {"remark": "the audio is digital silence; --modalities video leaves it out"}
+    return record, clip
 
 
 def batched(items: Iterable, size: int) -> Iterator[list]:
@@ -201,7 +204,8 @@ def classify(
     Returns:
         One record per window, in order: `file`, `start`, `end` (None: the whole file), `predictions` (`label`,
         `probability`, best first), `match_logit` and `match_probability` (None without a match head or a second
-        modality), `class_agreement` (None without a second modality, or where a clip may have several classes), with
+        modality), `class_agreement` (None without a second modality, or where a clip may have several classes), `remark`
+        where the audio is digital silence, with
         `embeddings` also `video_embedding` and `audio_embedding`, each [D] or None. With `pictures` also
         the paths `pictures`, and `timeline` in the first record of a file of several windows. A model of a dense task
         (segmentation, localization, separation) has no classes.
