@@ -201,6 +201,7 @@ def test_speed_measures_another_checkout_in_the_same_turns():
 
 
 def test_realistic_clips_are_read_by_every_decoder():
+    pytest.importorskip("av", "18.1", reason="the benchmark needs PyAV 18.1: pip install 'maavt[bench]'")
     results = realistic.measure(repeats=1, heights=(90,), seconds=2.0)
     for gop in realistic.GOPS:
         assert results[f"processor.realistic.90p.{gop}.pyav"] > 0 and results[f"processor.milliseconds.90p.{gop}"] > 0
