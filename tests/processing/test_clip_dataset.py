@@ -267,6 +267,21 @@ def test_augmentation_is_one_draw_for_all_frames():
         ClipAugmentation((0, 1))
 
 
+def test_frames_keep_their_size_only_for_augmentation(table, processor, monkeypatch):
+    small = MAAVTProcessor(processor.feature_extractor, MAAVTVideoProcessor(size={"height": 32, "width": 48}))
+    load, sizes = small.load_clip, []
+
+    def loaded(*args, **kwargs):
+        clip = load(*args, **kwargs)
+        sizes.append(tuple(clip.frames.shape[-2:]))
+        return clip
+
+    monkeypatch.setattr(small, "load_clip", loaded)
+    for options in ({}, {"augmentation": ClipAugmentation()}, {"augmentation": ClipAugmentation(), "training": True}):
+        ClipDataset(table, small, num_frames=1, **options)[0]
+    assert sizes == [(32, 48), (32, 48), (64, 96)]
+
+
 @pytest.fixture(scope="module")
 def partial_table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("partial")
