@@ -176,9 +176,9 @@ def test_an_exported_adapter_is_loaded_by_name(folders, tmp_path):
 def test_add_adapter_works_or_states_its_bound(remote, folders):
     model = remote(folders.maavt)
     config = LoraConfig(r=4, target_modules=PROJECTIONS)
-    if tuple(int(part) for part in peft.__version__.split(".")[:2]) < (0, 22):
-        with pytest.raises(ValueError, match=r"version >= 0\.22"):  # of transformers 5.24
-            model.add_adapter(config)
+    try:
+        model.add_adapter(config)
+    except ValueError as error:  # transformers 5.24 beside an older PEFT
+        assert "version >= 0.22" in str(error) and peft.__version__ < "0.22"
         return
-    model.add_adapter(config)
     assert all("lora_" in name for name, weight in model.named_parameters() if weight.requires_grad)

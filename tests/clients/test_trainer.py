@@ -7,8 +7,10 @@ import torch
 from transformers import AutoProcessor, Trainer, TrainingArguments
 
 
+# Transformers renamed it
+CHECKPOINTING = {"activation_checkpointing", "gradient_checkpointing"} & set(TrainingArguments.__dataclass_fields__)
 OPTIONS = {
-    "gradient_checkpointing": {"activation_checkpointing": True},
+    "gradient_checkpointing": {min(CHECKPOINTING): True},
     "accumulation": {"gradient_accumulation_steps": 2},
     "bf16": {"bf16": True},
     "find_batch_size": {"auto_find_batch_size": True},

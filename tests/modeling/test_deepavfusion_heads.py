@@ -181,6 +181,9 @@ def test_losses_of_indices_scores_and_multi_hot(mode):
     scores = torch.rand(4, 5).softmax(-1)
     outputs = model(**inputs, labels=scores)
     all_close(outputs.loss, expected_loss(outputs, lambda x: nn.functional.cross_entropy(x, scores)))
+    scores[2:] = -100
+    outputs = model(**inputs, labels=scores)
+    all_close(outputs.loss, expected_loss(outputs, lambda x: nn.functional.cross_entropy(x, scores[:2]), slice(2)))
     model.config.problem_type = "multi_label_classification"
     several = torch.tensor([[1, 0, 1, 0, 0]] * 4)
     outputs = model(**inputs, labels=several)
@@ -188,6 +191,15 @@ def test_losses_of_indices_scores_and_multi_hot(mode):
     all_close(outputs.loss, expected_loss(outputs, lambda x: binary(x, several.float())))
     with pytest.raises(ValueError, match="labels have shape"):
         model(**inputs, labels=torch.zeros(3, 5))
+
+
+def test_one_sound_that_is_there_or_not():
+    model = tiny_model(
+        DeepAVFusionForAudioVisualClassification, num_labels=1, problem_type="multi_label_classification"
+    )
+    there = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
+    outputs = model(**tiny_inputs(clips=4), labels=there)
+    all_close(outputs.loss, nn.functional.binary_cross_entropy_with_logits(outputs.logits, there))
 
 
 def test_label_smoothing_in_training_only():
