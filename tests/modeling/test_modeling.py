@@ -84,6 +84,10 @@ def test_token_counts_never_eat_patches(tokens):
     assert outputs.audio_last_hidden_state.shape == (4, audio_length, 64)
     assert [h.shape[1] for h in outputs.hidden_states] == [length] * 4
     assert [h.shape[1] for h in outputs.audio_hidden_states] == [audio_length] * 4
+    if config.token_self_attention:  # every kind that has tokens, be it one, has its attention
+        for kind in ("audio", "visual", "shared"):
+            attention = getattr(model.maavt.token_attention, kind)
+            assert (attention is not None) == (getattr(config, f"num_{kind}_tokens") > 0)
 
 
 def test_stacked_pass_equals_two_passes():
