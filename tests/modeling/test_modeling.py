@@ -90,6 +90,12 @@ def test_token_counts_never_eat_patches(tokens):
             assert (attention is not None) == (getattr(config, f"num_{kind}_tokens") > 0)
 
 
+def test_labels_of_segments_say_how_many_a_silent_video_has():
+    model, video = tiny_model(), tiny_inputs(frames=4, segments=2)["pixel_values_videos"]
+    assert model(video, labels=torch.tensor([[0, 1]] * 4)).segment_logits.shape == (4, 2, 5)
+    assert model(video, labels=torch.rand(4, 5).softmax(-1)).segment_logits.shape == (4, 1, 5)
+
+
 def test_stacked_pass_equals_two_passes():
     model = tiny_model()
     inputs = tiny_inputs(frames=4, segments=2)
