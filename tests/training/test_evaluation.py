@@ -63,6 +63,18 @@ def test_row_counts_matched_pairs_for_classes_and_all_pairs_for_matching():
     assert row["combined"] == pytest.approx((3 + 3) / 8)
 
 
+@pytest.mark.parametrize("how", ["unlabeled", "absent"])
+def test_mismatched_pairs_follow_only_clips_whose_class_is_known(how):
+    found = predictions()
+    if how == "unlabeled":
+        found.pairs[3]["label"] = -100
+    else:
+        found = found.subset(np.arange(8) != 3)
+    row = score(found, threshold=0.75)  # of the classes 0, 1, 2, 0
+    assert row["mismatched_video_class"] == 1.0  # a, b, c
+    assert row["mismatched_audio_class"] == pytest.approx(1 / 3)  # b, c, a
+
+
 def test_threshold_decides_the_combined_accuracy_and_nothing_else():
     low, high = score(predictions(), threshold=-10.0), score(predictions(), threshold=10.0)
     assert low["combined"] == pytest.approx(3 / 8) and high["combined"] == pytest.approx(4 / 8)
