@@ -274,6 +274,8 @@ class MAAVTProcessor(ProcessorMixin):
 
     def _process_videos(self, videos: list, **kwargs: Any) -> tuple[BatchFeature, list]:
         videos = [as_frames(video, index) for index, video in enumerate(videos)]
+        if kwargs.get("do_rescale", self.video_processor.do_rescale):
+            warn_of_small_pixels(videos)
         # A batch is one tensor.
         lengths = sorted({len(video) for video in videos})
         if len(lengths) > 1:
@@ -312,6 +314,16 @@ class _Options:
         # What the video processor is told
         common, videos = (self.rest.get(f"{part}_kwargs") or {} for part in ("common", "videos"))
         self.of_videos = {**self.rest, **common, **videos}
+
+
+def warn_of_small_pixels(videos: list[torch.Tensor]) -> None:
+    """Frames of floats from 0 to 1 would be divided by 255 again."""
+    for index, video in enumerate(videos):
+        if video.is_floating_point() and 0 < video.abs().max() <= 1:
+            logger.warning_once(
+                f"video {index}: no pixel is above 1, but frames are taken as 0 to 255; give uint8 frames, or "
+                "do_rescale=False"
+            )
 
 
 def _with_rate(clip: Clip) -> dict[str, Any] | None:

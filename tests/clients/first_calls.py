@@ -5,6 +5,7 @@
 python -I first_calls.py FOLDER OUTPUT writes {name of the call: what it returned} as JSON, or {"error": one line}.
 """
 
+import io
 import json
 import sys
 import warnings
@@ -70,6 +71,20 @@ def pipeline_without_audio(folder):
     return {
         "found": classify([CLIPS[0], silent], batch_size=2),
         "expected": expected_scores(folder, clips=[CLIPS[0], silent], on_missing="none"),
+    }
+
+
+def pipeline_rows(folder):
+    """The same clip as a path, an open file and rows of `load_dataset("videofolder")`; and what is no clip."""
+    classify = pipeline("video-classification", model=str(ROOT / folder), **TRUST)
+    content = Path(CLIPS[0]).read_bytes()
+    rows = [{"path": CLIPS[0], "bytes": None}, {"path": None, "bytes": content}, content, io.BytesIO(content)]
+    return {
+        "path": classify(CLIPS[0]),
+        "rows": [classify(row) for row in rows],
+        "number": said(classify, inputs=[CLIPS[0], 0.0, 0.4]),
+        "frames": said(classify, inputs=np.zeros((2, 8, 8, 3), np.uint8)),
+        "whole row": said(classify, inputs={"video": rows[0], "label": 0}),
     }
 
 
@@ -224,6 +239,7 @@ def main() -> None:
     for call in (
         pipeline_video,
         pipeline_without_audio,
+        pipeline_rows,
         pipeline_audio,
         pipeline_saved_again,
         pipeline_without_trust,

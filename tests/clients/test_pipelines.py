@@ -38,6 +38,17 @@ def test_a_clip_without_audio_in_a_batch(answers, system):
 
 
 @systems
+def test_whatever_holds_a_file_is_seen_and_heard(answers, system):
+    """A row or an open file was once taken for a waveform: its frames were ignored without a word."""
+    said = answers[f"pipeline_rows {system}"]
+    assert "error" not in said, said
+    assert said["rows"] == [said["path"]] * 4
+    assert said["number"].startswith("ClipError: float: path: is no clip")
+    assert said["frames"].startswith("ValueError: input of shape (2, 8, 8, 3): a pipeline takes files and waveforms")
+    assert said["whole row"].startswith("ClipError: row: path: no file in ['video', 'label']; give the column")
+
+
+@systems
 def test_audio_classification_reads_files_and_arrays(answers, system):
     said = answers[f"pipeline_audio {system}"]
     assert "error" not in said, said

@@ -50,7 +50,12 @@ def test_a_crash_and_a_stall_cost_one_item_each(workers):
     start = time.monotonic()
     results = dict(isolated_calls(work, names, workers=workers, time_limit=3.0))
     assert time.monotonic() - start < 120
-    assert {name for name, result in results.items() if isinstance(result, Lost)} == {"crash", "stall", "leave", "stop"}
+    assert {name for name, result in results.items() if isinstance(result, Lost)} == {
+        "crash",
+        "stall",
+        "leave",
+        "stop",
+    }
     assert "SIGSEGV" in results["crash"].reason and "exit code 7" in results["leave"].reason
     assert "more than 3 s" in results["stall"].reason and "more than 3 s" in results["stop"].reason
     assert {results[name] for name in "abcd"} == set("ABCD")
