@@ -137,7 +137,8 @@ class PyAVFile:
             options = {}
         try:
             file = io.BytesIO(self._source) if isinstance(self._source, bytes) else self._source
-            self._file = self._av.open(file, metadata_errors="ignore", options=options)
+            # Not `options`, which go to streams too: PyAV before 17.1 crashes where these appear late (its issue 2010).
+            self._file = self._av.open(file, metadata_errors="ignore", container_options=options)
         except (self._av.FFmpegError, OSError, ValueError) as error:
             raise unreadable(self._source, self.name, error) from error
         self.container = self._file.format.name.split(",")[0]
@@ -388,7 +389,7 @@ class PyAVFile:
     def frames_at(self, times: np.ndarray) -> Frames:
         """The frame on the screen at each time. Of H.264, frames are not decoded that nobody needs."""
         codec = self.video.codec_context
-        progressive = getattr(codec, "field_order", None) == PROGRESSIVE  # PyAV before 16 does not tell
+        progressive = getattr(codec, "field_order", None) == PROGRESSIVE  # PyAV before 18.1 does not tell
         if codec.name == "h264" and progressive and not self._sequential:
             frames = self._read_runs(times, self._needed_run)
             if frames is not None:

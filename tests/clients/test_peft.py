@@ -64,7 +64,9 @@ def one_step(model, system):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("system", SYSTEMS)
 @pytest.mark.parametrize("method", list(METHODS))
-def test_a_method_is_trained_saved_and_loaded(remote, folders, tmp_path, system, method):
+def test_a_method_is_trained_saved_and_loaded(remote, folders, tmp_path, monkeypatch, system, method):
+    # BOFT tries to build an extension, and would wait for the lock of a build that was killed.
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
     folder = getattr(folders, system)
     config_class, options = METHODS[method]
     options = {"target_modules": PROJECTIONS, **options}
