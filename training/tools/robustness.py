@@ -134,7 +134,9 @@ def conditions_of(modalities: list[str]) -> Iterator[tuple[Condition, tuple[str,
 def tested_model(arguments: list[str], model: Path) -> dict[str, float]:
     """Top-1 of a finished run's model under every condition."""
     finished = ["--evaluate_only", "true", "--model_name_or_path", str(model)]
-    recipe = stages.read_recipe([*arguments, *finished])
+    # Clips are read in this process: a cache then keeps them from one condition to the next.
+    here = ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false"]
+    recipe = stages.read_recipe([*arguments, *finished, *here])
     clips = stages.read_clips(recipe)
     network = stages.build_model(recipe, clips.label_names, clips.multi_label)
     data = stages.build_data(recipe, clips, network)
