@@ -84,6 +84,7 @@ def pipeline_rows(folder):
         "rows": [classify(row) for row in rows],
         "number": said(classify, inputs=[CLIPS[0], 0.0, 0.4]),
         "frames": said(classify, inputs=np.zeros((2, 8, 8, 3), np.uint8)),
+        "past the end": said(classify, inputs=(CLIPS[0], 5.0, 8.0)),
         "whole row": said(classify, inputs={"video": rows[0], "label": 0}),
     }
 
@@ -95,6 +96,7 @@ def pipeline_audio(folder):
     return {
         "file": classify(CLIPS[0]),
         "array": classify({"array": waveform, "sampling_rate": rate}),
+        "raw": classify({"raw": waveform, "sampling_rate": rate}),
         "expected file": expected_scores(folder, audio=CLIPS[:1]),
         "expected array": expected_scores(folder, audio=[{"array": waveform, "sampling_rate": rate}]),
     }
