@@ -133,6 +133,8 @@ def trunk_alone(folder):
         vectors = trunk.eval()(**processor(CLIPS[:2])).pooler_output
     return {
         "vectors": len(vectors),
+        "length": float(vectors.norm(dim=-1).max()),
+        "clips": list(torch.nn.functional.normalize(vectors.unflatten(0, (2, -1)).mean(1), dim=-1).shape),
         "finite": bool(vectors.isfinite().all()),
         "report": [sorted(report[name]) for name in ("missing_keys", "unexpected_keys")],
         "code": type(trunk).__module__,

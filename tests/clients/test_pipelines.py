@@ -88,6 +88,8 @@ def test_audio_auto_class(answers, system):
 def test_the_trunk_alone_gives_vectors(answers, system):
     said = answers[f"trunk_alone {system}"]
     assert said["vectors"] >= 2 and said["finite"] and said["report"] == [[], []]
+    assert (abs(said["length"] - 1) < 1e-5) == (system == "maavt")  # the page has the line that makes it one
+    assert said["clips"][0] == 2
     assert said["code"].startswith("transformers_modules.")  # not a package of this repository
 
 
