@@ -28,7 +28,7 @@ def is_audio(inputs: Any) -> bool:
         ValueError: frames.
     """
     if isinstance(inputs, dict):
-        return "array" in inputs
+        return "array" in inputs or "raw" in inputs
     if isinstance(inputs, (np.ndarray, torch.Tensor)):
         if inputs.ndim > 2:
             raise ValueError(
@@ -46,7 +46,7 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     Args of a call:
         inputs: one or a list of: file (a path, bytes, a file object, a row of `datasets.Video(decode=False)`), `(file, start,
-            end)` in seconds, or audio alone (a waveform `[n]`, `{"array", "sampling_rate"}`).
+            end)` in seconds, or audio alone (a waveform `[n]`, `{"array", "sampling_rate"}` or `{"raw", "sampling_rate"}`).
         top_k: classes that are returned, the best first; 5 unless given.
         function_to_apply: "softmax", "sigmoid" or "none"; "sigmoid" for multi-label models, else "softmax".
         num_frames: frames of a clip; the processor's unless given.
@@ -79,6 +79,9 @@ class AudioVisualClassificationPipeline(Pipeline):
     def preprocess(self, inputs, **options) -> dict[str, BatchFeature]:
         """A batch of one clip. In a dict, so that the base class makes a list of several."""
         if is_audio(inputs):
+            # "raw" is the name in the audio pipelines of Transformers.
+            if isinstance(inputs, dict) and "raw" in inputs:
+                inputs = {"array": inputs["raw"], "sampling_rate": inputs.get("sampling_rate")}
             return {"clips": self.processor(audio=[inputs])}
         clip = self.processor(clips=[inputs], on_missing="none", **options)
         if self.task == "audio-classification":

@@ -443,7 +443,11 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
         source.seek(0)
         return _local_bytes(source.read(), name), name
     if not isinstance(source, (str, Path)) and not hasattr(source, "__fspath__"):
-        raise clip_error(type(source).__name__, "path", "is no clip; give a path, bytes, a file object or a decoder")
+        raise clip_error(
+            type(source).__name__,
+            "path",
+            "is no clip; give a path, bytes, a file object, a decoder, or a list of them",
+        )
     # A name
     name = os.fspath(source)
     if os.path.isfile(name):

@@ -84,6 +84,7 @@ def pipeline_rows(folder):
         "rows": [classify(row) for row in rows],
         "number": said(classify, inputs=[CLIPS[0], 0.0, 0.4]),
         "frames": said(classify, inputs=np.zeros((2, 8, 8, 3), np.uint8)),
+        "past the end": said(classify, inputs=(CLIPS[0], 5.0, 8.0)),
         "whole row": said(classify, inputs={"video": rows[0], "label": 0}),
     }
 
@@ -95,6 +96,7 @@ def pipeline_audio(folder):
     return {
         "file": classify(CLIPS[0]),
         "array": classify({"array": waveform, "sampling_rate": rate}),
+        "raw": classify({"raw": waveform, "sampling_rate": rate}),
         "expected file": expected_scores(folder, audio=CLIPS[:1]),
         "expected array": expected_scores(folder, audio=[{"array": waveform, "sampling_rate": rate}]),
     }
@@ -131,6 +133,8 @@ def trunk_alone(folder):
         vectors = trunk.eval()(**processor(CLIPS[:2])).pooler_output
     return {
         "vectors": len(vectors),
+        "length": float(vectors.norm(dim=-1).max()),
+        "clips": list(torch.nn.functional.normalize(vectors.unflatten(0, (2, -1)).mean(1), dim=-1).shape),
         "finite": bool(vectors.isfinite().all()),
         "report": [sorted(report[name]) for name in ("missing_keys", "unexpected_keys")],
         "code": type(trunk).__module__,
