@@ -706,7 +706,17 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = False  # keys and values of the fusion attention differ in width
     _can_compile_fullgraph = True
+    new_weights: tuple[str, ...] = ()  # those that the loaded checkpoint lacks, or has for other classes
     _more_auto_classes = ()  # Auto classes that load this class from a saved folder, beside its registered one
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers; an adapter that is saved without the new weights gets a warning."""
+        model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model.new_weights = (*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"]))
+        if output_loading_info:
+            return model, report
+        return model
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -737,6 +747,22 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
     def freeze_encoder(self) -> None:
         """Trains the head or decoder alone. Call it on the loaded model: loading makes all parameters trainable again."""
         self.base_model.requires_grad_(False)
+
+    def warn_of_lost_weights(self) -> None:
+        """Names the modules of new weights that the PEFT adapter around this model does not save, once."""
+        if not getattr(self, "peft_config", None):
+            return
+        lost = sorted({name.rpartition(".")[0] for name in self.new_weights if not is_saved_whole(self, name)})
+        if lost:
+            logger.warning_once(
+                f"New weights of {lost} are not saved with this adapter: they will be random at every load. Name them in "
+                "modules_to_save (see deepavfusion_peft_config), or save the model first and load it from there."
+            )
+
+    def state_dict(self, *args, **kwargs):
+        """As in PyTorch; an adapter that is saved without new weights gets a warning."""
+        self.warn_of_lost_weights()
+        return super().state_dict(*args, **kwargs)
 
     def prepare_clips(
         self,
@@ -780,6 +806,26 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
                 for file in (source, *get_relative_import_files(source)):
                     shutil.copy(file, save_directory)
         return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+
+
+def is_saved_whole(model: nn.Module, weight: str) -> bool:
+    """Whether PEFT's `modules_to_save` has wrapped a module that holds the weight."""
+    module = model
+    for part in weight.split(".")[:-1]:
+        module = getattr(module, part)
+        if hasattr(module, "modules_to_save"):
+            return True
+    return False
+
+
+# Copied from modeling_maavt.modeling_maavt.warn_without_weights
+def warn_without_weights(attention: str | None) -> None:
+    """Name the attention implementation that returns no weights, once."""
+    if attention != "eager" and not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"output_attentions: {attention} attention returns no weights; load the model with "
+            'attn_implementation="eager".'
+        )
 
 
 # Copied from modeling_maavt.modeling_maavt.generates_no_text
@@ -899,6 +945,8 @@ class DeepAVFusionModel(DeepAVFusionPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
+        if output_attentions:
+            warn_without_weights(self.config._attn_implementation)
         need_fusion_weights = bool(output_attentions or output_fusion_attentions)
         wanted = wanted_states(output_hidden_states, len(self.layers) + 1)
 

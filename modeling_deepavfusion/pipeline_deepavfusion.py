@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pipeline that `transformers.pipeline("video-classification", model=folder, trust_remote_code=True)` builds."""
 
-import os
+from typing import Any
 
+import numpy as np
 import torch
 from transformers import BatchFeature, Pipeline
 
@@ -21,6 +22,25 @@ def custom_pipelines(module: str) -> dict[str, dict]:
     return {task: {"impl": f"{module}.AudioVisualClassificationPipeline", "pt": [TASKS[task]]} for task in TASKS}
 
 
+# Copied from modeling_maavt.pipeline_maavt.is_audio
+def is_audio(inputs: Any) -> bool:
+    """Whether an input holds audio alone, a waveform or its decoder; anything else names a clip.
+
+    Raises:
+        ValueError: frames.
+    """
+    if isinstance(inputs, dict):
+        return "array" in inputs or "raw" in inputs
+    if isinstance(inputs, (np.ndarray, torch.Tensor)):
+        if inputs.ndim > 2:
+            raise ValueError(
+                f"input of shape {tuple(inputs.shape)}: a pipeline takes files and waveforms [n]; for frames call "
+                "model(**processor(videos=frames))"
+            )
+        return True
+    return hasattr(inputs, "get_samples_played_in_range")
+
+
 # Copied from modeling_maavt.pipeline_maavt.AudioVisualClassificationPipeline
 class AudioVisualClassificationPipeline(Pipeline):
     """Classifies clips by their video and audio ("video-classification") or by their audio alone ("audio-classification").
@@ -28,8 +48,8 @@ class AudioVisualClassificationPipeline(Pipeline):
     A clip without one of the modalities is classified by the other.
 
     Args of a call:
-        inputs: one or a list of: file, `(file, start, end)` in seconds, or what the processor takes as `audio` (a waveform,
-            `{"array", "sampling_rate"}`).
+        inputs: one or a list of: file (a path, bytes, a file object, a row of `datasets.Video(decode=False)`), `(file, start,
+            end)` in seconds, or audio alone (a waveform `[n]`, `{"array", "sampling_rate"}` or `{"raw", "sampling_rate"}`).
         top_k: classes that are returned, the best first; 5 unless given.
         function_to_apply: "softmax", "sigmoid" or "none"; "sigmoid" for multi-label models, else "softmax".
         num_frames: frames of a clip; the processor's unless given.
@@ -61,8 +81,10 @@ class AudioVisualClassificationPipeline(Pipeline):
 
     def preprocess(self, inputs, **options) -> dict[str, BatchFeature]:
         """A batch of one clip. In a dict, so that the base class makes a list of several."""
-        # A waveform; anything else names a clip.
-        if not isinstance(inputs, (str, os.PathLike, bytes, tuple)):
+        if is_audio(inputs):
+            # "raw" is the name in the audio pipelines of Transformers.
+            if isinstance(inputs, dict) and "raw" in inputs:
+                inputs = {"array": inputs["raw"], "sampling_rate": inputs.get("sampling_rate")}
             return {"clips": self.processor(audio=[inputs])}
         clip = self.processor(clips=[inputs], on_missing="none", **options)
         if self.task == "audio-classification":

@@ -17,7 +17,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_deepavfusion import DeepAVFusionConfig
-from .losses_deepavfusion import check_classes, classification_loss, reconstruction_loss, smooth_labels
+from .losses_deepavfusion import (
+    check_classes,
+    check_is_tensor,
+    classification_loss,
+    reconstruction_loss,
+    smooth_labels,
+)
 from .modeling_deepavfusion import (
     Clips,
     DeepAVFusionModel,
@@ -361,6 +367,7 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
             ValueError: labels of another shape, or a training step without labels where each head has a loss of its own;
                 see also [`DeepAVFusionModel.forward`].
         """
+        check_is_tensor(labels)
         if labels is None and self.training and torch.is_grad_enabled() and self.config.classifier_loss == "separate":
             raise ValueError(NO_LABELS)
         # Encoder

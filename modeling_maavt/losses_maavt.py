@@ -95,6 +95,14 @@ def classification_loss(
     return global_mean(losses.view(targets.shape), valid, weights)
 
 
+def check_is_tensor(labels: torch.Tensor | None) -> None:
+    """Raises ValueError for labels that are a number or a list."""
+    if labels is not None and not isinstance(labels, torch.Tensor):
+        raise ValueError(
+            f"labels: {type(labels).__name__}; give a tensor, of class indices one a clip: torch.tensor([0, 2])."
+        )
+
+
 def check_classes(labels: torch.Tensor, num_labels: int) -> None:
     """Raises ValueError for a class index that the model does not have; on a GPU, which nobody waits for, PyTorch does."""
     if labels.device.type != "cpu" or torch.compiler.is_compiling():

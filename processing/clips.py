@@ -433,7 +433,9 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
         if source.get("bytes") is not None:
             name = str(source.get("path") or "bytes")
             return _local_bytes(source["bytes"], name), name
-        source = source.get("path")
+        if source.get("path") is None:
+            raise clip_error("row", "path", f"no file in {list(source)}; give the column that holds it, or the bytes")
+        source = source["path"]
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _local_bytes(bytes(source), "bytes"), "bytes"
     if hasattr(source, "read"):
@@ -441,7 +443,11 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
         source.seek(0)
         return _local_bytes(source.read(), name), name
     if not isinstance(source, (str, Path)) and not hasattr(source, "__fspath__"):
-        raise clip_error(type(source).__name__, "path", "is no clip; give a path, bytes, a file object or a decoder")
+        raise clip_error(
+            type(source).__name__,
+            "path",
+            "is no clip; give a path, bytes, a file object, a decoder, or a list of them",
+        )
     # A name
     name = os.fspath(source)
     if os.path.isfile(name):

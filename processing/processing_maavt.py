@@ -13,7 +13,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
 
-from .clips import EVERYTHING, Clip, ClipRequest, clip_window, frame_times, load_clip
+from .clips import EVERYTHING, Clip, ClipError, ClipRequest, clip_window, frame_times, load_clip
 from .feature_extraction_maavt import MAAVTFeatureExtractor, as_waveforms
 from .video_processing_maavt import MAAVTVideoProcessor, MAAVTVideoProcessorKwargs, as_frames, is_clip_source
 
@@ -108,7 +108,14 @@ class MAAVTProcessor(ProcessorMixin):
         if request.fps is None and "video" in request.streams:
             times = self.frame_times(start, end, request.num_frames)
             request = replace(request, num_frames=None, times=times)
-        return load_clip(source, replace(request, start=start + first, end=start + last))
+        try:
+            return load_clip(source, replace(request, start=start + first, end=start + last))
+        except ClipError as error:
+            if error.field != "window":
+                raise
+            # The caller has not named these seconds, but a window around them.
+            message = f"{error} (the seconds that are heard of {start:g} s to {end:g} s)"
+            raise ClipError(message, error.path, error.field) from None
 
     def frame_times(self, start: float, end: float, num_frames: int | None = None) -> np.ndarray:
         """The seconds `[T]` at which `load_clip` takes the frames of a window."""
@@ -274,6 +281,8 @@ class MAAVTProcessor(ProcessorMixin):
 
     def _process_videos(self, videos: list, **kwargs: Any) -> tuple[BatchFeature, list]:
         videos = [as_frames(video, index) for index, video in enumerate(videos)]
+        if kwargs.get("do_rescale", self.video_processor.do_rescale):
+            warn_of_small_pixels(videos)
         # A batch is one tensor.
         lengths = sorted({len(video) for video in videos})
         if len(lengths) > 1:
@@ -312,6 +321,16 @@ class _Options:
         # What the video processor is told
         common, videos = (self.rest.get(f"{part}_kwargs") or {} for part in ("common", "videos"))
         self.of_videos = {**self.rest, **common, **videos}
+
+
+def warn_of_small_pixels(videos: list[torch.Tensor]) -> None:
+    """Frames of floats from 0 to 1 would be divided by 255 again."""
+    for index, video in enumerate(videos):
+        if video.is_floating_point() and 0 < video.abs().max() <= 1:
+            logger.warning_once(
+                f"video {index}: no pixel is above 1, but frames are taken as 0 to 255; give uint8 frames, or "
+                "do_rescale=False"
+            )
 
 
 def _with_rate(clip: Clip) -> dict[str, Any] | None:

@@ -44,6 +44,7 @@ from .configuration_maavt import MAAVTConfig
 from .lavish_maavt import MAAVTGroupedPointwise, MAAVTLavishAdapter, MAAVTLavishAdapters
 from .losses_maavt import (
     check_classes,
+    check_is_tensor,
     classification_loss,
     contrastive_loss,
     matching_loss,
@@ -480,7 +481,7 @@ class MAAVTLayer(GradientCheckpointingLayer):
 class MAAVTPreTrainedModel(PreTrainedModel):
     config: MAAVTConfig
     base_model_prefix = "maavt"
-    new_modules: tuple[str, ...] = ()  # on a plain ViT: the modules that no checkpoint holds yet
+    new_modules: tuple[str, ...] = ()  # those that the loaded checkpoint lacks, or has for other classes
     main_input_name = "pixel_values_videos"
     input_modalities = ("video", "audio")
     accepts_loss_kwargs = False
@@ -530,6 +531,10 @@ class MAAVTPreTrainedModel(PreTrainedModel):
             model.name_or_path = model.config._name_or_path = str(checkpoint)  # PEFT records it as the base model
         else:
             model, report = super().from_pretrained(checkpoint, *model_args, output_loading_info=True, **kwargs)
+            # A head for other classes than those of the checkpoint, with `ignore_mismatched_sizes`.
+            new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+            parts = {part for name in new for part in name.split(".")}
+            model.new_modules = tuple(name for name in model.trainable_modules() if name in parts)
         if is_backbone and adapter is None:
             model.new_modules = find_new_modules(model)
             new = ", ".join(model.trainable_modules())
@@ -686,6 +691,15 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         trunk.token_attention = None
         trunk.prompt.token_self_attention = False
         self.config.token_self_attention = False
+
+
+def warn_without_weights(attention: str | None) -> None:
+    """Name the attention implementation that returns no weights, once."""
+    if attention != "eager" and not torch.compiler.is_compiling():
+        logger.warning_once(
+            f"output_attentions: {attention} attention returns no weights; load the model with "
+            'attn_implementation="eager".'
+        )
 
 
 def generates_no_text(*args, **kwargs):
@@ -1019,6 +1033,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
             output_hidden_states = getattr(self.config, "output_hidden_states", False)
         if output_attentions is None:
             output_attentions = getattr(self.config, "output_attentions", False)
+        if output_attentions:
+            warn_without_weights(self.config.vision_config._attn_implementation)
         return {
             "output_hidden_states": streams.video is not None and output_hidden_states,
             "output_audio_hidden_states": streams.audio is not None and bool(output_hidden_states),
@@ -1589,6 +1605,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             ValueError: labels or is_matched of another shape, labels that a loss of this config cannot use, or a training
                 step without labels (NO_LABELS).
         """
+        check_is_tensor(labels)
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
             num_segments = labels.shape[1]
         kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}

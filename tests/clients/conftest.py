@@ -3,6 +3,7 @@
 """Tiny models of both systems in folders, as a user downloads them, and one process without this package that calls them."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from clip_factory import write_numbered
 from toy_run import write_clips
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import logging as transformers_logging
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
 from processing import (
@@ -85,6 +87,14 @@ def answers(folders) -> dict:
     done = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=240, cwd=folders.root)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(output.read_text())
+
+
+@pytest.fixture
+def warned(caplog):
+    """The warnings of transformers, each as if it were the first."""
+    logging.getLogger("transformers").propagate = True
+    transformers_logging.warning_once.cache_clear()
+    return caplog
 
 
 @pytest.fixture(scope="session")

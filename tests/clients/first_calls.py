@@ -5,6 +5,7 @@
 python -I first_calls.py FOLDER OUTPUT writes {name of the call: what it returned} as JSON, or {"error": one line}.
 """
 
+import io
 import json
 import sys
 import warnings
@@ -73,6 +74,21 @@ def pipeline_without_audio(folder):
     }
 
 
+def pipeline_rows(folder):
+    """The same clip as a path, an open file and rows of `load_dataset("videofolder")`; and what is no clip."""
+    classify = pipeline("video-classification", model=str(ROOT / folder), **TRUST)
+    content = Path(CLIPS[0]).read_bytes()
+    rows = [{"path": CLIPS[0], "bytes": None}, {"path": None, "bytes": content}, content, io.BytesIO(content)]
+    return {
+        "path": classify(CLIPS[0]),
+        "rows": [classify(row) for row in rows],
+        "number": said(classify, inputs=[CLIPS[0], 0.0, 0.4]),
+        "frames": said(classify, inputs=np.zeros((2, 8, 8, 3), np.uint8)),
+        "past the end": said(classify, inputs=(CLIPS[0], 5.0, 8.0)),
+        "whole row": said(classify, inputs={"video": rows[0], "label": 0}),
+    }
+
+
 def pipeline_audio(folder):
     classify = pipeline("audio-classification", model=str(ROOT / folder), **TRUST)
     rate = classify.processor.feature_extractor.sampling_rate
@@ -80,6 +96,7 @@ def pipeline_audio(folder):
     return {
         "file": classify(CLIPS[0]),
         "array": classify({"array": waveform, "sampling_rate": rate}),
+        "raw": classify({"raw": waveform, "sampling_rate": rate}),
         "expected file": expected_scores(folder, audio=CLIPS[:1]),
         "expected array": expected_scores(folder, audio=[{"array": waveform, "sampling_rate": rate}]),
     }
@@ -116,6 +133,8 @@ def trunk_alone(folder):
         vectors = trunk.eval()(**processor(CLIPS[:2])).pooler_output
     return {
         "vectors": len(vectors),
+        "length": float(vectors.norm(dim=-1).max()),
+        "clips": list(torch.nn.functional.normalize(vectors.unflatten(0, (2, -1)).mean(1), dim=-1).shape),
         "finite": bool(vectors.isfinite().all()),
         "report": [sorted(report[name]) for name in ("missing_keys", "unexpected_keys")],
         "code": type(trunk).__module__,
@@ -224,6 +243,7 @@ def main() -> None:
     for call in (
         pipeline_video,
         pipeline_without_audio,
+        pipeline_rows,
         pipeline_audio,
         pipeline_saved_again,
         pipeline_without_trust,

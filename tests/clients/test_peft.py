@@ -3,7 +3,6 @@
 """PEFT as people copy it from its pages, around the code of a saved folder: wrap, one step, save, load, equal logits."""
 
 import json
-import logging
 
 import peft
 import pytest
@@ -123,14 +122,6 @@ def vit(tmp_path):
     return tmp_path / "vit"
 
 
-@pytest.fixture
-def warned(caplog):
-    """The warnings of transformers, each as if it were the first."""
-    logging.getLogger("transformers").propagate = True
-    transformers_logging.warning_once.cache_clear()
-    return caplog
-
-
 def test_new_weights_that_an_adapter_leaves_out_are_named(vit, tmp_path, warned):
     options = {"num_labels": 3, "contrastive_dim": 16, "match_dim": 16}
     model = MAAVTForAudioVisualClassification.from_pretrained(vit, **options)
@@ -151,6 +142,28 @@ def test_new_weights_that_an_adapter_leaves_out_are_named(vit, tmp_path, warned)
     model = MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "saved")
     get_peft_model(model, LoraConfig(target_modules=PROJECTIONS)).save_pretrained(tmp_path / "own")
     assert "random at every load" not in warned.text
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_head_for_other_classes_that_an_adapter_leaves_out_is_named(remote, folders, tmp_path, warned, system):
+    """Its weights are new, although the base is a saved model: another load draws others."""
+    heads = {"maavt": ["classifier"], "deepavfusion": [f"{name}_classifier" for name in ("image", "audio", "fusion")]}
+    new_classes = {"num_labels": 7, "ignore_mismatched_sizes": True}
+    for saved, modules in (("without", None), ("with", heads[system])):
+        warned.clear()
+        transformers_logging.warning_once.cache_clear()
+        model = remote(getattr(folders, system), **new_classes)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=PROJECTIONS, modules_to_save=modules))
+        after = logits(model, system)
+        model.save_pretrained(tmp_path / saved)
+        loaded = PeftModel.from_pretrained(remote(getattr(folders, system), **new_classes), tmp_path / saved)
+        lines = [record.message for record in warned.records if "random at every load" in record.message]
+        if modules is None:
+            assert heads[system][0] in lines[0] and "\n" not in lines[0] and len(lines) == 1
+            assert (logits(loaded, system) - after).abs().max() > 1e-3  # what the line is about
+        else:
+            assert not lines
+            torch.testing.assert_close(logits(loaded, system), after, atol=1e-6, rtol=0)
 
 
 def test_check_trainable_counts_other_methods(remote, folders):

@@ -38,12 +38,26 @@ def test_a_clip_without_audio_in_a_batch(answers, system):
 
 
 @systems
+def test_whatever_holds_a_file_is_seen_and_heard(answers, system):
+    """A row or an open file was once taken for a waveform: its frames were ignored without a word."""
+    said = answers[f"pipeline_rows {system}"]
+    assert "error" not in said, said
+    assert said["rows"] == [said["path"]] * 4
+    assert said["number"].startswith("ClipError: float: path: is no clip")
+    assert said["number"].endswith("a decoder, or a list of them")
+    assert said["past the end"].endswith("of 5 s to 8 s)") and "\n" not in said["past the end"]
+    assert said["frames"].startswith("ValueError: input of shape (2, 8, 8, 3): a pipeline takes files and waveforms")
+    assert said["whole row"].startswith("ClipError: row: path: no file in ['video', 'label']; give the column")
+
+
+@systems
 def test_audio_classification_reads_files_and_arrays(answers, system):
     said = answers[f"pipeline_audio {system}"]
     assert "error" not in said, said
     assert scores(said["file"]) == pytest.approx(
         said["expected file"][0], abs=2e-3
     )  # its window may differ by samples
+    assert said["raw"] == said["array"]
     assert scores(said["array"]) == pytest.approx(said["expected array"][0], abs=1e-5)
 
 
@@ -74,6 +88,8 @@ def test_audio_auto_class(answers, system):
 def test_the_trunk_alone_gives_vectors(answers, system):
     said = answers[f"trunk_alone {system}"]
     assert said["vectors"] >= 2 and said["finite"] and said["report"] == [[], []]
+    assert (abs(said["length"] - 1) < 1e-5) == (system == "maavt")  # the page has the line that makes it one
+    assert said["clips"][0] == 2
     assert said["code"].startswith("transformers_modules.")  # not a package of this repository
 
 

@@ -32,6 +32,10 @@ def here(folders, tmp_path, monkeypatch) -> Path:
     for name in ("you/maavt", "you/name"):
         shutil.copytree(folders.maavt, name)
     shutil.copy(folders.clips[0], "clip.mp4")
+    for index, name in enumerate(("cat", "dog")):
+        (tmp_path / "my_clips" / name).mkdir(parents=True)
+        shutil.copy(folders.clips[index], f"my_clips/{name}/clip.mp4")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     for name in ("you/vit", "google/vit-base-patch16-224-in21k"):
         ViTModel(ViTConfig(**TINY_VIT), add_pooling_layer=False).save_pretrained(name)
         ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
@@ -49,6 +53,8 @@ def run_snippets(text: str, source: str) -> dict:
 @pytest.mark.parametrize("page", PAGES)
 def test_snippets_of_a_page(here, page, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra: plots)")
+    if page == "docs/use_it_your_way.md":
+        pytest.importorskip("torchao", reason="torchao is not installed (extra: test)")
     names = run_snippets((REPOSITORY / page).read_text(encoding="utf-8"), page)
     if page == "README.md":
         digit, match, *_ = capsys.readouterr().out.split()
@@ -60,6 +66,12 @@ def test_snippets_of_a_page(here, page, capsys):
 
 def check_use_it_your_way(names: dict) -> None:
     trunk, batch = names["trunk"], names["batch"]
+    assert len(names["classify"]("clip.mp4")) == 3  # of a loaded model
+    assert names["trainer"].model.config.num_labels == len(names["data"].features["label"].names) == 2
+    assert any(type(weight.data) is not torch.Tensor for weight in names["small"].parameters())  # of torchao
+    with torch.inference_mode():
+        expected = names["tuned"](**names["inputs"]).logits
+        torch.testing.assert_close(names["loaded"].eval()(**names["inputs"]).logits, expected)
     assert names["clip"].shape == (1, 64)
     torch.testing.assert_close(names["clip"].norm(dim=-1), torch.ones(1))
     assert names["half"].dtype == names["half"].config.dtype == torch.bfloat16

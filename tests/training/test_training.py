@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,14 @@ def test_every_shipped_config_parses_and_says_how_to_launch_it(config):
     head = [line for line in path.read_text(encoding="utf-8").splitlines()[:20] if line.startswith("#")]
     for word in ("Needs:", "Launch:", "Override:"):
         assert any(word in line for line in head), f"{config}: header without '{word}'"
+
+
+def test_a_model_is_built_without_warnings_of_other_libraries(toy, tmp_path):
+    """Nobody who reads the log of a run could do anything about them."""
+    recipe = parse_arguments([toy, "--output_dir", str(tmp_path), "--tuning", "lora"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        build_model(recipe, ["a", "b"])
 
 
 def test_weight_decay_leaves_learned_tokens_norms_and_biases_alone(toy, tmp_path):

@@ -3,6 +3,7 @@
 """Builds the network of a run and decides what of it is trained."""
 
 import logging
+import warnings
 from dataclasses import fields
 
 import torch
@@ -85,7 +86,10 @@ def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = Fals
         model.classifier.requires_grad_(True)
     if arguments.tuning in TRAINED:
         config = maavt_peft_config(model, arguments.lora_rank, modules=TRAINED[arguments.tuning])
-        model = get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # PEFT 0.21 asks for a name that Transformers 5.24 has deprecated; a user can do nothing about it.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            model = get_peft_model(model, config)
         check_trainable(model)
     trained, total = parameter_counts(model)
     logger.info("Training changes %s of %s parameters (%.2f %%).", f"{trained:,}", f"{total:,}", 100 * trained / total)
