@@ -119,6 +119,14 @@ TARGETS = {
         ),
         ("modeling/test_deepavfusion.py", "modeling/test_deepavfusion_heads.py"),
     ),
+    "clips": Target(
+        "processing/clips.py",
+        (
+            *("frame_times", "_window", "_load_frames", "_requested_times", "_load_waveform", "_placed", "_resampled"),
+            *("_write", "_check_overlap", "_cut_off", "_resampler"),
+        ),
+        ("processing/test_clips.py",),
+    ),
     "splits": Target("processing/data/clip_splits.py", (), ("processing/test_clip_tables.py",)),
     "pairs of a data set": Target(
         "processing/data/clip_dataset.py", (), ("processing/test_clip_dataset.py", "processing/test_segments.py")
