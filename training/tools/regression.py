@@ -14,7 +14,6 @@ other argument is one of `train.py`. Writes `<out>.json` and `<out>.md`.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -23,16 +22,16 @@ import numpy as np
 from processing.data.atomic_writing import write_text
 from processing.data.collators import AudioVisualCollator
 from processing.metrics.classification import bootstrap_interval
-from training.common.commands import run_command, shown_command
+from training.common.commands import run_command
 from training.common.regression import group_folds
-from training.common.results import PAIR_COLUMNS, markdown_table, package_versions
+from training.common.results import PAIR_COLUMNS, markdown_table
 from training.maavt.arguments import Recipe
 from training.maavt.baseline import LATE_FUSION, FeatureReader, Features, baseline_rows, fit_inputs, late_fusion
 from training.maavt.data import RunData, build_processor, has_partners, read_clips
 from training.maavt.feeding import clip_source
 from training.maavt.stages import read_recipe
 
-from .repeated_runs import MEASURED, shown, with_spread
+from .repeated_runs import MEASURED, shown, with_spread, write_record
 
 
 COLUMNS = {
@@ -67,13 +66,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     # The record and the table.
     rows = with_spread(keyed, MEASURED, ("top1_interval", "clips", "groups"))
-    record = {
-        "command": shown_command("training.tools.regression", argv),
-        "versions": package_versions(),
-        "minutes": round((time.time() - begin) / 60, 1),
-        "rows": rows,
-    }
-    write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    record = write_record("training.tools.regression", argv, options.out, begin, rows)
     how = f"Nested cross-validation, {FOLDS} folds by group" if options.nested else "Splits of the recipe"
     note = f"{how}; mean ± standard deviation over {len(options.seeds)} seeds; {record['minutes']} minutes."
     table = markdown_table(shown(rows), COLUMNS)

@@ -130,6 +130,18 @@ def run_and_report(
     return record
 
 
+def write_record(module: str, argv: list[str] | None, out: Path, begin: float, rows: list[dict]) -> dict:
+    """Writes and returns `<out>.json` of a tool that trains nothing itself: its command, versions, minutes and rows."""
+    record = {
+        "command": shown_command(module, argv),
+        "versions": package_versions(),
+        "minutes": round((time.time() - begin) / 60, 1),
+        "rows": rows,
+    }
+    write_text(out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return record
+
+
 def with_spread(
     runs: Iterable[tuple[dict, dict]], measured: Iterable[str], kept: Iterable[str] = ("clips", "groups")
 ) -> list[dict]:

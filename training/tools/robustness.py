@@ -12,7 +12,6 @@ class, and one modality alone. The regression on frozen features is tested on th
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,14 +25,14 @@ import torch
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from processing.data.atomic_writing import write_text
-from training.common.commands import run_command, shown_command
-from training.common.results import markdown_table, package_versions
+from training.common.commands import run_command
+from training.common.results import markdown_table
 from training.maavt import stages
 from training.maavt.baseline import LATE_FUSION, Features, fit_baseline, late_fusion
 from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
 
 from .compare import comparison_runs
-from .repeated_runs import run_parser, shown, with_spread
+from .repeated_runs import run_parser, shown, with_spread, write_record
 
 
 NOISE_DB = (20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
@@ -76,13 +75,7 @@ def main(argv: list[str] | None = None) -> dict:
     # The record and the tables.
     names = ["noise area", "blur area", *(condition.name for condition in conditions())]
     rows = with_spread(((key, row | areas(row)) for key, row in measured), names, ())
-    record = {
-        "command": shown_command("training.tools.robustness", argv),
-        "versions": package_versions(),
-        "minutes": round((time.time() - begin) / 60, 1),
-        "rows": rows,
-    }
-    write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    record = write_record("training.tools.robustness", argv, options.out, begin, rows)
     text = report(record, names)
     write_text(options.out.with_suffix(".md"), text)
     print(text)
