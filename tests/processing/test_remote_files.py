@@ -196,6 +196,23 @@ def test_a_store_that_stays_away_ends_the_run_with_its_words(parquet, processor,
         items_of(source, processor)
 
 
+@pytest.mark.parametrize("error", [*remote_files.LASTING, ConnectionError])
+def test_what_waiting_does_not_cure_is_raised_at_once(error, monkeypatch):
+    waited, calls = [], []
+    monkeypatch.setattr(remote_files.time, "sleep", waited.append)
+
+    def read() -> None:
+        calls.append(1)
+        raise error("no")
+
+    with pytest.raises(error):
+        remote_files.patiently(read, "s3://bucket/key")
+    if error is ConnectionError:  # may pass: every wait is used, then a last try
+        assert waited == list(remote_files.WAITS) and len(calls) == len(waited) + 1
+    else:
+        assert not waited and len(calls) == 1
+
+
 def test_bad_addresses_are_one_line(store):
     with pytest.raises(ValueError, match=r"s3://nothing: .*(no \*.parquet|cannot be listed)"):
         open_source("s3://nothing")
