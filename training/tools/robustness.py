@@ -5,13 +5,14 @@
 python -m training.tools.robustness configs/compare/grid_command.yaml --data grid/labels.csv --model_name_or_path deit_tiny \
     --seeds 0 1 2 --num_train_epochs 8 --only "MA-AVT" LoRA --out results/robustness_grid_command
 
-Takes the arguments of `training.tools.compare`, and trains what it has not trained yet. Then every model is tested, without
+Takes the arguments of `training.tools.compare`, and trains and tests what has not been yet. Every model is tested, without
 being trained on any of it, with white noise on the audio, blurred or black frames, audio or frames of a clip of another
 class, and one modality alone. The regression on frozen features is tested on the same clips. Writes `<out>.json` and
 `<out>.md`. An area is the mean accuracy along its curve (trapezoids): audio from 20 dB to -10 dB, blur from 0 to 0.1.
 """
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from training.maavt.baseline import LATE_FUSION, Features, fit_baseline, late_fu
 from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
 
 from .compare import comparison_runs
-from .repeated_runs import run_parser, shown, with_spread, write_record
+from .repeated_runs import Run, read_text, run_parser, shown, with_spread, write_record
 
 
 NOISE_DB = (20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
@@ -62,11 +63,10 @@ def main(argv: list[str] | None = None) -> dict:
     # Every model of every seed, and once a seed the regression.
     measured, with_regression = [], set()
     for job in jobs:
-        recipe_arguments = [job.config, *job.arguments, "--output_dir", str(options.runs / job.name)]
-        found = tested_model(recipe_arguments, options.runs / job.name / "model")
+        found = tested(job, options.runs, "robustness.json", tested_model)
         if job.key["seed"] not in with_regression and {"video alone", "audio alone"} <= set(found):
             with_regression.add(job.key["seed"])
-            for model, row in tested_regressions(recipe_arguments).items():
+            for model, row in tested(job, options.runs, "robustness_regression.json", tested_regressions).items():
                 measured.append(({"variant": model}, row))
         measured.append(({"variant": job.key["variant"]}, found))
         print({**job.key, **{name: round(figure, 3) for name, figure in found.items()}}, flush=True)
@@ -126,9 +126,20 @@ def conditions_of(modalities: list[str]) -> Iterator[tuple[Condition, tuple[str,
 # Testing
 
 
-def tested_model(arguments: list[str], model: Path) -> dict[str, float]:
+def tested(job: Run, runs: Path, name: str, test: Callable[[Run, Path], dict]) -> dict:
+    """What `test` finds of a finished run; it is kept in the run's folder, and read from there the next time."""
+    directory = runs / job.name
+    kept = directory / name
+    if not (kept.is_file() and kept.stat().st_mtime >= (directory / "results.json").stat().st_mtime):
+        found = test(job, directory)
+        write_text(kept, json.dumps(found))
+    return json.loads(read_text(kept))
+
+
+def tested_model(job: Run, directory: Path) -> dict[str, float]:
     """Top-1 of a finished run's model under every condition."""
-    finished = ["--evaluate_only", "true", "--model_name_or_path", str(model)]
+    arguments = [job.config, *job.arguments, "--output_dir", str(directory)]
+    finished = ["--evaluate_only", "true", "--model_name_or_path", str(directory / "model")]
     # Clips are read in this process: a cache then keeps them from one condition to the next.
     here = ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false"]
     recipe = stages.read_recipe([*arguments, *finished, *here])
@@ -155,9 +166,10 @@ def accuracy(predictions: Predictions, condition: Condition) -> float:
     return followed_modality(predictions, mismatched)[f"mismatched_{condition.followed}_class"]
 
 
-def tested_regressions(arguments: list[str]) -> dict[str, dict[str, float]]:
+def tested_regressions(job: Run, directory: Path) -> dict[str, dict[str, float]]:
     """The same for early and late fusion of the regression on frozen features."""
-    recipe = stages.read_recipe([*arguments, "--overwrite_output_dir", "true"])
+    arguments = [job.config, *job.arguments, "--output_dir", str(directory), "--overwrite_output_dir", "true"]
+    recipe = stages.read_recipe(arguments)
     clips = stages.read_clips(recipe)
     network = stages.build_model(recipe, clips.label_names, clips.multi_label)
     data = stages.build_data(recipe, clips, network)
