@@ -120,6 +120,7 @@ class GainArguments(SeedArguments):
     probe_windows: int = option(1, "Evenly spaced windows over which the probe averages a clip without segments.")
     pretraining_windows: int = option(1, "Evenly spaced windows that pre-training sees of a training clip.")
     branch_ramp: float = option(0.0, "Share of the training in which the ViTs thaw.")
+    examples_per_class: list[int] = option([], "Numbers of training examples of a class for further probes: 1 5 10.")
     num_pictures: int = option(4, "Test windows drawn in reconstructions.png.")
 
 

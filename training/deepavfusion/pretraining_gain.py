@@ -21,12 +21,12 @@ from training.common.commands import run_command
 from .arguments import GainArguments, parse_arguments
 from .pictures import save_reconstructions
 from .pretraining import PretrainingTrainer
-from .probes import Clips, most_frequent_class, probe_encoder, probe_inputs
+from .probes import DRAWS, INPUTS, Clips, most_frequent_class, probe_encoder, probe_inputs
 from .seed_loop import Rows, build_model, build_processor, print_training, run_seeds, save_model
 
 
 PROBES = {"both": "probe, both", "audio": "audio alone", "video": "video alone", "neighbor": "nearest neighbor"}
-COLUMNS = PROBES | {"image_loss": "image loss", "audio_loss": "audio loss"}
+LOSSES = {"image_loss": "image loss", "audio_loss": "audio loss"}
 
 
 def main(argv: list[str] | None = None) -> Rows:
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> Rows:
         of_probe = DecodedClips(processor_of(task, task.probe_windows), frames * task.probe_windows)
     of_pretraining = DecodedClips(processor_of(task, task.pretraining_windows), frames * task.pretraining_windows)
 
+    few = {f"{name}_{k}": f"{name}, {k} a class" for k in task.examples_per_class for name in INPUTS}
+
     # The split may depend on the seed. Read once a seed: for the facts, then for the run.
     @functools.cache
     def clip_table(seed: int) -> tuple[datasets.DatasetDict, dict]:
@@ -50,7 +52,10 @@ def main(argv: list[str] | None = None) -> Rows:
     def facts_of(seed: int) -> dict:
         tables, report = clip_table(seed)
         sizes = {split: f"{len(table)} clips" for split, table in tables.items()}
-        return {**sizes, "windows": f"{task.pretraining_windows} a clip", "classes": len(report["classes"])}
+        facts = {**sizes, "windows": f"{task.pretraining_windows} a clip", "classes": len(report["classes"])}
+        if few:
+            facts["fewer training examples"] = f"{task.examples_per_class} a class, mean of {DRAWS} draws"
+        return facts
 
     def measure(args: TrainingArguments) -> Rows:
         tables, _ = clip_table(args.seed)
@@ -60,7 +65,7 @@ def main(argv: list[str] | None = None) -> Rows:
         batch_size = args.per_device_eval_batch_size
 
         # Before.
-        before = probe_encoder(model.deepavfusion, splits, batch_size)
+        before = probe_encoder(model.deepavfusion, splits, batch_size, task.examples_per_class)
         before |= reconstruction_losses(model, test_set, batch_size)
 
         # Pre-training.
@@ -68,7 +73,7 @@ def main(argv: list[str] | None = None) -> Rows:
         save_model(model, of_probe.processor, args)
 
         # After.
-        after = probe_encoder(model.deepavfusion, splits, batch_size)
+        after = probe_encoder(model.deepavfusion, splits, batch_size, task.examples_per_class)
         after |= reconstruction_losses(model, test_set, batch_size)
 
         # Figures and table.
@@ -80,14 +85,14 @@ def main(argv: list[str] | None = None) -> Rows:
         run = {
             "encoder before pre-training": before,
             "encoder after pre-training": after | {"minutes": minutes},
-            "gain": {name: after[name] - before[name] for name in PROBES},
-            "inputs themselves": probe_inputs(splits, 3 * model.config.hidden_size),
+            "gain": {name: after[name] - before[name] for name in (*PROBES, *few)},
+            "inputs themselves": probe_inputs(splits, 3 * model.config.hidden_size, task.examples_per_class),
             "most frequent class": {"both": frequent, "audio": frequent, "video": frequent},
         }
         print(f"seed {args.seed}: gain {run['gain']}", flush=True)
         return run
 
-    return run_seeds("pretraining_gain", argv, task, args, facts_of, measure, COLUMNS)
+    return run_seeds("pretraining_gain", argv, task, args, facts_of, measure, PROBES | few | LOSSES)
 
 
 def processor_of(task: GainArguments, num_windows: int) -> ProcessorMixin:

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probes of a DeepAVFusion encoder on the averages of its final tokens: logistic regression and nearest neighbors."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
@@ -16,6 +18,7 @@ from training.common.regression import fit_regression
 
 
 STREAMS = ("image", "audio", "fusion")
+DRAWS = 5  # of the few training examples
 INPUTS = {
     "both": ("pixel_values_videos", "input_features"),
     "video": ("pixel_values_videos",),
@@ -145,18 +148,21 @@ def by_label(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return states.mean(1)
 
 
-def probe_encoder(encoder: DeepAVFusionModel, splits: dict[str, Clips], batch_size: int) -> dict[str, float]:
+def probe_encoder(
+    encoder: DeepAVFusionModel, splits: dict[str, Clips], batch_size: int, few: Sequence[int] = ()
+) -> dict[str, float]:
     """Test accuracy of the linear probe by what the encoder is given, and `neighbor`: of the nearest other test example.
 
     Args:
         splits: clips of `train`, `validation` (which chooses the penalty) and `test`.
+        few: numbers of training examples a class, for further probes.
     """
     scores = {}
     for name, inputs in INPUTS.items():
         states = {split: averaged_states(encoder, clips, inputs, batch_size) for split, clips in splits.items()}
         # The streams of one example side by side.
         rows = {split: torch.cat(list(by_stream.values()), 1).numpy() for split, by_stream in states.items()}
-        scores[name] = probe_accuracy(rows, splits)
+        scores |= probe_accuracies(name, rows, splits, few)
         if name == "both":
             # The nearest neighbor is looked up among the test examples, by all streams.
             units = {stream: nn.functional.normalize(means, dim=-1) for stream, means in states["test"].items()}
@@ -164,7 +170,7 @@ def probe_encoder(encoder: DeepAVFusionModel, splits: dict[str, Clips], batch_si
     return scores
 
 
-def probe_inputs(splits: dict[str, Clips], width: int) -> dict[str, float]:
+def probe_inputs(splits: dict[str, Clips], width: int, few: Sequence[int] = ()) -> dict[str, float]:
     """The same probe on pixels and spectrograms as they are: on their first `width` principal components."""
     scores = {}
     for name, inputs in INPUTS.items():
@@ -175,8 +181,30 @@ def probe_inputs(splits: dict[str, Clips], width: int) -> dict[str, float]:
         # Fitted on the training rows alone.
         components = min(width, *rows["train"].shape)
         pca = PCA(components, svd_solver="randomized", random_state=0).fit(rows["train"])
-        scores[name] = probe_accuracy({split: pca.transform(each) for split, each in rows.items()}, splits)
+        scores |= probe_accuracies(name, {split: pca.transform(each) for split, each in rows.items()}, splits, few)
     return scores
+
+
+def probe_accuracies(
+    name: str, rows: dict[str, np.ndarray], splits: dict[str, Clips], few: Sequence[int]
+) -> dict[str, float]:
+    """`name`: the accuracy with all training rows; `<name>_<k>`: with k of each class, the mean over `DRAWS` draws."""
+    scores = {name: probe_accuracy(rows, splits)}
+    labels = splits["train"]["labels"]
+    for count in few:
+        found = []
+        for draw in range(DRAWS):
+            chosen = few_rows(labels.flatten().numpy(), count, draw)
+            of_train = {"labels": labels.flatten()[chosen]}
+            found.append(probe_accuracy(rows | {"train": rows["train"][chosen]}, splits | {"train": of_train}))
+        scores[f"{name}_{count}"] = float(np.mean(found))
+    return scores
+
+
+def few_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Indices of `count` rows of each class, drawn with a seed; of all rows of a class that has fewer."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.concatenate([order[labels[order] == label][:count] for label in np.unique(labels)])
 
 
 def probe_accuracy(rows: dict[str, np.ndarray], splits: dict[str, Clips]) -> float:

@@ -22,7 +22,7 @@ from training.common.shipped_files import shipped_file
 
 
 RECIPE = shipped_file("train.py")
-MEASURED = ("top1", "top5", "map", "macro_f1", *PAIR_COLUMNS)
+MEASURED = ("top1", "top5", "map", "macro_f1", *PAIR_COLUMNS, "recall_at_5")
 Finished = list[tuple[dict, dict]]  # (key, results) of each run
 
 
