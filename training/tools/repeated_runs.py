@@ -109,7 +109,7 @@ def run_and_report(
     record = {
         "command": shown_command(module, argv),
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads_per_run": threads},
-        "versions": package_versions(),
+        "versions": results[0]["versions"],
         "minutes_per_run": {"mean": mean_minutes, "max": max(minutes)},
         "minutes_of_runs": round(sum(minutes), 1),
         "minutes_of_this_call": round((time.time() - begin) / 60, 1),

@@ -236,7 +236,7 @@ def report(record: dict, names: list[str]) -> str:
     seeds = max(row["seeds"] for row in rows)
     parts = [
         f"`{record['command']}`",
-        f"Top-1 on the test clips, mean ± standard deviation over {seeds} seeds; {record['minutes']} minutes. A blur is "
+        f"Top-1 on the test clips, mean ± standard deviation over {seeds} seeds. A blur is "
         "a share of the height of the frame before it is cropped. With other audio, the class of the video counts as right; with other frames, "
         "that of the audio.",
     ]
