@@ -4,6 +4,7 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -373,6 +374,20 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
     alone = worse["logistic regression"]
     assert alone["other audio"] + alone["other frames"] <= 1 and "other audio" in worse["MA-AVT"]
     assert "## Frames" in (tmp_path / "w.md").read_text()
+    # What was tested is not tested again, until the run is another one.
+    kept = tmp_path / "runs" / "c-ma-avt-seed0" / "robustness.json"
+    kept.write_text(kept.read_text().replace('"clean": ', '"clean": 0.125, "not clean": '))
+    again = {row["variant"]: row for row in robustness.main([*arguments[:-1], str(tmp_path / "w")])["rows"]}
+    assert again["MA-AVT"]["clean"] == 0.125
+    os.utime(kept, (0, 0))
+    again = {row["variant"]: row for row in robustness.main([*arguments[:-1], str(tmp_path / "w")])["rows"]}
+    assert again["MA-AVT"]["clean"] == worse["MA-AVT"]["clean"]
+
+
+def test_comparison_shows_retrieval_on_clean_clips_alone():
+    retrieval = {"video_to_audio_r5": 0.5, "audio_to_video_r5": 0.3, "num_clips": 10}
+    assert compare.recall({"retrieval": retrieval}, "clean") == {"recall_at_5": pytest.approx(0.4)}
+    assert compare.recall({"retrieval": retrieval}, "0") == compare.recall({}, "clean") == {}
 
 
 def test_frames_are_blurred_by_a_share_of_their_height():

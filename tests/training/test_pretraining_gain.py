@@ -12,7 +12,15 @@ from toy_run import write_clips
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining, DeepAVFusionModel
 from training.deepavfusion.pretraining_gain import Windows, main, reconstruction_losses
-from training.deepavfusion.probes import INPUTS, averaged_states, by_label, most_frequent_class, probe_accuracy
+from training.deepavfusion.probes import (
+    INPUTS,
+    averaged_states,
+    by_label,
+    few_rows,
+    most_frequent_class,
+    probe_accuracies,
+    probe_accuracy,
+)
 
 
 def test_states_of_clips_and_of_labeled_windows():
@@ -36,6 +44,13 @@ def test_probe_learns_on_training_rows_alone():
     rows = {side: np.eye(3)[values] + generator.normal(0, 0.1, (30, 3)) for side, values in labels.items()}
     assert probe_accuracy(rows, sides) == 1
     assert probe_accuracy({**rows, "test": rows["test"][:, [1, 2, 0]]}, sides) == 0
+    found = probe_accuracies("both", rows, sides, [1, 5])
+    assert found["both"] == 1 and found.keys() == {"both", "both_1", "both_5"} and found["both_5"] > 0.9
+    for count in (1, 5, 20):
+        chosen = few_rows(labels["train"].numpy(), count, seed=0)
+        assert np.bincount(labels["train"].numpy()[chosen]).tolist() == [min(count, 10)] * 3
+        assert len(set(chosen)) == len(chosen)
+    assert few_rows(labels["train"].numpy(), 1, 0).tolist() != few_rows(labels["train"].numpy(), 1, 1).tolist()
     sides["train"] = {"labels": torch.tensor([2, 2, 0])}
     assert most_frequent_class(sides) == pytest.approx(1 / 3)
 
@@ -53,12 +68,14 @@ def test_losses_do_not_depend_on_the_batch():
 def test_small_run(tmp_path):
     clips = write_clips(tmp_path / "data")
     settings = {"probe_windows": 2, "pretraining_windows": 3, "max_steps": 6, "per_device_train_batch_size": 9}
+    settings["examples_per_class"] = 2
     words = pretraining_command(clips, tmp_path / "run", seconds=0.25, results=tmp_path / "committed", **settings)
     table = main(words)
     before, after = table["encoder before pre-training"], table["encoder after pre-training"]
     assert table["gain"]["audio"] == pytest.approx(after["audio"] - before["audio"])
     assert after["image_loss"] < before["image_loss"] and table["most frequent class"]["both"] == pytest.approx(1 / 3)
     record = json.loads((tmp_path / "committed.json").read_text())
+    assert 0 <= before["both_2"] <= 1 and "audio, 2 a class" in (tmp_path / "committed.md").read_text()
     assert record["facts"]["test"] == "6 clips" and str(tmp_path) not in (tmp_path / "committed.md").read_text()
     assert (tmp_path / "run" / "seed_0" / "reconstructions.png").is_file()
     (tmp_path / "run" / "seed_0" / "reconstructions.png").unlink()
