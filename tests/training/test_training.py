@@ -107,6 +107,16 @@ def test_a_side_whose_clips_cannot_be_torn_apart_is_named_before_training(toy, t
     assert not list((tmp_path / "none").glob("checkpoint-*"))
 
 
+def test_clips_of_one_class_are_refused_by_its_name(toy, tmp_path):
+    table = Path(toy).parent / "data" / "metadata.csv"
+    (tmp_path / "clips").symlink_to(table.parent / "clips")
+    header, *lines = table.read_text().splitlines()
+    reds = [line for line in lines if line.startswith("clips/red")]
+    (tmp_path / "metadata.csv").write_text("\n".join([header, *reds]) + "\n")
+    with pytest.raises(ValueError, match=r"all clips that are left are of one class, 'red'; add clips of another"):
+        recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--data", str(tmp_path)])
+
+
 def test_yaml_first_and_the_command_line_wins(toy):
     recipe = parse_arguments([toy])
     assert recipe.run.learning_rate == 5e-3 and recipe.data.num_frames == 2

@@ -55,6 +55,10 @@ def read_clips(recipe: Recipe) -> Clips:
         else:
             clips = Clips(*build_tables(recipe))
     logger.info(report_text(clips.report))
+    if len(clips.label_names) == 1 and not clips.multi_label:
+        raise ValueError(
+            f"{recipe.data.data}: all clips that are left are of one class, {clips.label_names[0]!r}; add clips of another"
+        )
     settle(recipe, clips.multi_label, clips.report["splits"]["train"]["clips"])
     return clips
 
