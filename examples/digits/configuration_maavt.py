@@ -238,7 +238,7 @@ class MAAVTConfig(PreTrainedConfig):
         if self.contrastive is not None and self.num_shared_tokens == 0:
             raise ValueError(
                 f"contrastive={self.contrastive!r} aligns the shared tokens, but num_shared_tokens=0; "
-                "give at least one shared token or set contrastive=None."
+                "set num_shared_tokens=5 (the paper's) or contrastive=None."
             )
         if self.token_self_attention and self.hidden_size % self.token_attention_heads:
             raise ValueError(

@@ -373,7 +373,9 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
     # A clip's class is its color and its pitch: with the audio of another class the two contradict each other.
     alone = worse["logistic regression"]
     assert alone["other audio"] + alone["other frames"] <= 1 and "other audio" in worse["MA-AVT"]
-    assert "## Frames" in (tmp_path / "w.md").read_text()
+    text = (tmp_path / "w.md").read_text()
+    assert "## Frames" in text and "on the test clips" in text
+    assert json.loads((tmp_path / "w.json").read_text())["machine"]["cores"] == os.cpu_count()
     # What was tested is not tested again, until the run is another one.
     kept = tmp_path / "runs" / "c-ma-avt-seed0" / "robustness.json"
     kept.write_text(kept.read_text().replace('"clean": ', '"clean": 0.125, "not clean": '))

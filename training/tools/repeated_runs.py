@@ -108,7 +108,7 @@ def run_and_report(
     mean_minutes = round(statistics.mean(minutes), 2)
     record = {
         "command": shown_command(module, argv),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads_per_run": threads},
+        "machine": {**machine(), "threads_per_run": threads},
         "versions": results[0]["versions"],
         "minutes_per_run": {"mean": mean_minutes, "max": max(minutes)},
         "minutes_of_runs": round(sum(minutes), 1),
@@ -130,10 +130,16 @@ def run_and_report(
     return record
 
 
+def machine() -> dict[str, str | int | None]:
+    """What figures of time depend on, and the rounding of some kernels."""
+    return {"processor": platform.machine(), "cores": os.cpu_count()}
+
+
 def write_record(module: str, argv: list[str] | None, out: Path, begin: float, rows: list[dict]) -> dict:
-    """Writes and returns `<out>.json` of a tool that trains nothing itself: its command, versions, minutes and rows."""
+    """Writes and returns `<out>.json` of a tool that trains nothing itself: command, machine, versions, minutes and rows."""
     record = {
         "command": shown_command(module, argv),
+        "machine": machine(),
         "versions": package_versions(),
         "minutes": round((time.time() - begin) / 60, 1),
         "rows": rows,

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> dict:
     jobs = comparison_runs(options.config, rest, options.seeds, options.only)
     threads = max(1, (os.cpu_count() or 1) // options.parallel)
     with ThreadPoolExecutor(options.parallel) as pool:
-        list(pool.map(lambda job: job.results(options.runs, threads), jobs))
+        trained = list(pool.map(lambda job: job.results(options.runs, threads), jobs))
 
     # Every model of every seed, and once a seed the regression.
     measured, with_regression = [], set()
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
     names = ["noise area", "blur area", *(condition.name for condition in conditions())]
     rows = with_spread(((key, row | areas(row)) for key, row in measured), names, ())
     record = write_record("training.tools.robustness", argv, options.out, begin, rows)
-    text = report(record, names)
+    text = report(record, names, trained[0]["arguments"].get("evaluation_split", "test"))
     write_text(options.out.with_suffix(".md"), text)
     print(text)
     return record
@@ -220,7 +220,7 @@ def areas(row: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def report(record: dict, names: list[str]) -> str:
+def report(record: dict, names: list[str], measured_on: str = "test") -> str:
     """The Markdown page: how it was made, a table for audio, one for frames, one for pairs and single modalities."""
     rows = shown(record["rows"], names)
     columns = {
@@ -236,7 +236,7 @@ def report(record: dict, names: list[str]) -> str:
     seeds = max(row["seeds"] for row in rows)
     parts = [
         f"`{record['command']}`",
-        f"Top-1 on the test clips, mean ± standard deviation over {seeds} seeds. A blur is "
+        f"Top-1 on the {measured_on} clips, mean ± standard deviation over {seeds} seeds. A blur is "
         "a share of the height of the frame before it is cropped. With other audio, the class of the video counts as right; with other frames, "
         "that of the audio.",
     ]
