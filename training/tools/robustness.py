@@ -220,7 +220,7 @@ def areas(row: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def report(record: dict, names: list[str], measured_on: str = "test") -> str:
+def report(record: dict, names: list[str], measured_on: str) -> str:
     """The Markdown page: how it was made, a table for audio, one for frames, one for pairs and single modalities."""
     rows = shown(record["rows"], names)
     columns = {
