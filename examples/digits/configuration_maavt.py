@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 CONTRASTIVE_MODES = ("blockwise", "blockwise_shared", "last", None)
 CONTRASTIVE_POSITIVES = ("pair", "label")
 LAYERWISE_MODES = ("common", "unique", None)
-MATCH_HEADS = ("bilinear", "mlp", "linear")
+MATCH_HEADS = ("bilinear", "patches", "mlp", "linear")
 POSITION_MODES = ("grid", "sequence")
 
 
@@ -75,15 +75,20 @@ class MAAVTConfig(PreTrainedConfig):
         background_mining (`bool`, *optional*, defaults to `True`):
             Append a background token to both streams and learn to tell matched pairs from mismatched ones.
         match_head (`str`, *optional*, defaults to `"bilinear"`):
-            `"bilinear"`: product of normalized projections, then an MLP. `"mlp"`: an MLP on the concatenation.
-            `"linear"`: the paper's head, additive in the modalities and therefore at chance (see the docs).
+            `"bilinear"`: product of normalized projections of the background tokens, then an MLP. `"patches"`: our
+            addition, the same of the patches before the first block, position by position; it tells two clips of one
+            class apart. `"mlp"`: an MLP on the concatenation. `"linear"`: the paper's head, additive in the modalities
+            and therefore at chance (see the docs).
         match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
+        match_grid (`list[int]`, *optional*, defaults to `[8, 8]`):
+            Rows and columns of the grid to which the head `"patches"` averages the patches of both streams.
         match_class_agreement (`bool`, *optional*, defaults to `False`):
             Our addition: the bilinear head's logit also has the logarithm of the class agreement (equation 8), times a
             learned weight. It needs one class a clip or segment.
         in_batch_mismatches (`int`, *optional*, defaults to 0):
             Our addition: training also shows the match head every video with the audio of this many earlier clips of
-            the batch, where their classes differ. No input has to be mismatched for it, so that all are classified.
+            the batch, where their classes differ (with the head `"patches"`: of every class). No input has to be mismatched
+            for it, so that all are classified.
         contrastive (`str`, *optional*, defaults to `"blockwise"`):
             `"blockwise"`: projections per block. `"blockwise_shared"`: one pair of projections for all blocks.
             `"last"`: the last block only. `None`: no contrastive loss.
@@ -149,6 +154,7 @@ class MAAVTConfig(PreTrainedConfig):
     background_mining: bool = True
     match_head: str = "bilinear"
     match_dim: int = 64
+    match_grid: list[int] | tuple[int, ...] = (8, 8)
     match_class_agreement: bool = False
     in_batch_mismatches: int = 0
     # blockwise contrast
@@ -267,11 +273,17 @@ class MAAVTConfig(PreTrainedConfig):
                 "lavish_config they meet before; set in_batch_mismatches=0 or lavish_config=None."
             )
 
+    def validate_match_grid(self):
+        if len(self.match_grid) != 2 or min(self.match_grid) < 1:
+            raise ValueError(f"match_grid={list(self.match_grid)!r}; give rows and columns, such as [8, 8].")
+
     def validate_match_class_agreement(self):
         if not self.match_class_agreement:
             return
-        if self.match_head != "bilinear":
-            raise ValueError(f'match_class_agreement=True needs match_head="bilinear", not {self.match_head!r}.')
+        if self.match_head not in ("bilinear", "patches"):
+            raise ValueError(
+                f'match_class_agreement=True needs match_head="bilinear" or "patches", not {self.match_head!r}.'
+            )
         if self.problem_type == "multi_label_classification":
             raise ValueError(
                 "match_class_agreement=True needs one class a clip; set it to False for multi-label clips."

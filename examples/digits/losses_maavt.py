@@ -133,18 +133,21 @@ def smooth_labels(
     return torch.where(labels == -100, labels, smoothed)
 
 
-def matching_loss(match_logits: torch.Tensor, is_matched: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def matching_loss(
+    match_logits: torch.Tensor, is_matched: torch.Tensor, mask: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """L_bg: binary cross-entropy that tells matched pairs (logit above 0) from mismatched ones.
 
     Args:
         match_logits: `[...]`.
         is_matched: bool `[...]`.
         mask: bool `[...]`, true where both modalities are present.
+        weights: `[...]`, how much each pair counts; None: all alike.
     """
     losses = nn.functional.binary_cross_entropy_with_logits(
         match_logits.float(), is_matched.to(torch.float32), reduction="none"
     )
-    return global_mean(losses, mask)
+    return global_mean(losses, mask, weights)
 
 
 class _GatherRows(torch.autograd.Function):

@@ -1086,6 +1086,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
             audio_class_state=pool(state_at(audio, 0)),
             video_background_state=pool(video_background),
             audio_background_state=pool(audio_background),
+            video_patch_states=pool(self._match_patches(streams.video, streams.video_grid)),
+            audio_patch_states=pool(self._match_patches(streams.audio, streams.audio_grid)),
             video_shared_states=pool(encoded.video_shared_states),
             audio_shared_states=pool(encoded.audio_shared_states),
             video_localization=on_grid(encoded.video_localization, streams.num_clips, streams.video_grid),
@@ -1095,6 +1097,14 @@ class MAAVTModel(MAAVTPreTrainedModel):
             attentions=encoded.attentions or None,
             audio_attentions=encoded.audio_attentions or None,
         )
+
+    def _match_patches(self, embedded: torch.Tensor | None, grid: tuple[int, int] | None) -> torch.Tensor | None:
+        """What the match head "patches" reads, `[N, P', D]`, of what enters the first block; None for other heads."""
+        if embedded is None or not self.config.background_mining or self.config.match_head != "patches":
+            return None
+        patches = embedded[:, 1 : 1 + math.prod(grid)].unflatten(1, grid).movedim(3, 1)  # (N, D, h, w)
+        patches = nn.functional.adaptive_avg_pool2d(patches, tuple(self.config.match_grid))
+        return patches.flatten(2).transpose(1, 2)
 
     def _audio_hidden_states(
         self, encoded: MAAVTEncoderOutput, streams: MAAVTStreams, tokens: MAAVTTokens
@@ -1150,6 +1160,11 @@ class MAAVTModel(MAAVTPreTrainedModel):
     def _check_block_states(
         self, frames: torch.Tensor | None, spectrograms: torch.Tensor | None, output_localization: bool | None
     ) -> None:
+        if self.config.background_mining and self.config.match_head == "patches":
+            raise ValueError(
+                'block states hold no patches of the first block, which match_head="patches" reads; give frames and '
+                'spectrograms, or take match_head="bilinear".'
+            )
         if self.config.prompt_start_layer == 0:
             raise ValueError(
                 "block states need config.prompt_start_layer above 0: at 0 the first block already sees trained tokens."
@@ -1449,6 +1464,10 @@ class MAAVTBilinearMatchHead(nn.Module):
         """
         video = self.video_proj(self.video_norm(video, present))  # (..., r)
         audio = self.audio_proj(self.audio_norm(audio, present))
+        return self.score(video, audio, agreement)
+
+    def score(self, video: torch.Tensor, audio: torch.Tensor, agreement: torch.Tensor | None) -> torch.Tensor:
+        """Logits `[...]` of projections `[..., r]`."""
         # Unit vectors have entries near 1/sqrt(r): times r the products are of order 1 whatever the rank.
         products = nn.functional.normalize(video, dim=-1) * nn.functional.normalize(audio, dim=-1) * video.shape[-1]
         logits = self.fc2(nn.functional.gelu(self.fc1(products))).squeeze(-1)
@@ -1457,8 +1476,59 @@ class MAAVTBilinearMatchHead(nn.Module):
         return logits
 
 
+class MAAVTPatchMatchHead(MAAVTBilinearMatchHead):
+    """Our addition: the bilinear head on the patches before the first block, each position with weights of its own.
+
+    The means over positions that a class or background token holds say what is seen and heard; the positions say when and
+    where. Deeper states of an image backbone tell instances apart less well (docs/evidence.md).
+    """
+
+    patch_width = 16
+    dropout = 0.5
+
+    def __init__(self, config: MAAVTConfig):
+        super().__init__(config)
+        positions = math.prod(config.match_grid)
+        self.video_norm = MAAVTRunningNorm(positions * config.hidden_size)
+        self.audio_norm = MAAVTRunningNorm(positions * config.hidden_size)
+        self.video_patch_proj = nn.Linear(config.hidden_size, self.patch_width, dtype=torch.float32)
+        self.audio_patch_proj = nn.Linear(config.hidden_size, self.patch_width, dtype=torch.float32)
+        self.video_proj = nn.Linear(positions * self.patch_width, config.match_dim, dtype=torch.float32)
+        self.audio_proj = nn.Linear(positions * self.patch_width, config.match_dim, dtype=torch.float32)
+
+    def forward(
+        self,
+        video: torch.Tensor,
+        audio: torch.Tensor,
+        present: torch.Tensor,
+        agreement: torch.Tensor | None = None,
+        num_added: int = 0,
+    ) -> torch.Tensor:
+        """`[B, S, P', D]` each, `agreement` `[1 + K, B, S]` or None.
+
+        Returns `[1 + K, B, S]`: the logits of every video with the audio of the clip 0, 1, ... K = `num_added` earlier.
+        """
+        video = self.project(video, present, self.video_norm, self.video_patch_proj, self.video_proj)  # (B, S, r)
+        audio = self.project(audio, present, self.audio_norm, self.audio_patch_proj, self.audio_proj)
+        audio = torch.stack([audio.roll(shift, 0) for shift in range(1 + num_added)])  # (1 + K, B, S, r)
+        return self.score(video, audio, agreement)
+
+    def project(
+        self,
+        states: torch.Tensor,
+        present: torch.Tensor,
+        norm: MAAVTRunningNorm,
+        patch_proj: nn.Linear,
+        proj: nn.Linear,
+    ) -> torch.Tensor:
+        patches = norm(states.flatten(2), present).view_as(states)  # (B, S, P', D)
+        patches = nn.functional.dropout(patch_proj(patches), self.dropout, self.training)
+        return proj(patches.flatten(2))  # (B, S, r)
+
+
 MATCH_HEAD_CLASSES = {
     "bilinear": MAAVTBilinearMatchHead,
+    "patches": MAAVTPatchMatchHead,
     "mlp": MAAVTMLPMatchHead,
     "linear": MAAVTLinearMatchHead,
 }
@@ -1777,8 +1847,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
     def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
         """Pairs of a video with the audio k clips earlier that training adds as mismatched: `[K, B, S]`.
 
-        Both clips are matched pairs, and their classes differ as far as labels tell. The streams do not meet before the
-        match head. Such a pair costs only one pass of the head.
+        Both clips are matched pairs, and their classes differ as far as labels tell; the head "patches" tells clips apart,
+        whatever their classes. The streams do not meet before the match head. Such a pair costs only one pass of the head.
         """
         usable = pairs.both & pairs.matched  # (B, S)
         wanted = 0
@@ -1786,7 +1856,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             wanted = min(self.config.in_batch_mismatches, len(usable) - 1)
         added = usable.new_zeros((wanted, *usable.shape))
         for shift in range(1, 1 + wanted):
-            added[shift - 1] = usable & usable.roll(shift, 0) & self._classes_differ(labels, shift, usable)
+            added[shift - 1] = usable & usable.roll(shift, 0)
+            if self.config.match_head != "patches":
+                added[shift - 1] &= self._classes_differ(labels, shift, usable)
         return added
 
     def _classes_differ(self, labels: torch.Tensor | None, shift: int, usable: torch.Tensor) -> torch.Tensor:
@@ -1814,23 +1886,32 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
         None without match head or without a stream.
         """
+        reads_patches = self.config.match_head == "patches"
         states = zero_fill_missing_stream(outputs.video_background_state, outputs.audio_background_state)
+        if reads_patches:
+            states = zero_fill_missing_stream(outputs.video_patch_states, outputs.audio_patch_states)
         if self.match_head is None or states is None:
             return None, None
         dtype = self.classifier.bias.dtype  # read from a module that quantization never replaces
         video, audio, both = states[0].to(dtype), states[1].to(dtype), pairs.both
         shifts = range(1 + num_added)
-        inputs = [
-            torch.stack([video for _ in shifts]),  # (1 + K, B, S, D)
-            torch.stack([audio.roll(shift, 0) for shift in shifts]),
-            torch.stack([both & both.roll(shift, 0) for shift in shifts]),
-        ]
+        agreement = None
         if self.config.match_class_agreement:
             # A constant of the step: classes are not learned to please the match head.
             states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
-            video, audio = (half.detach() for half in self.classifier.halves(*states))  # (B, S, C) each
-            inputs.append(torch.stack([log_agreement(video, audio.roll(shift, 0)) for shift in shifts]))
-        logits = self.match_head(*inputs)
+            halves = [half.detach() for half in self.classifier.halves(*states)]  # (B, S, C) each
+            agreement = torch.stack([log_agreement(halves[0], halves[1].roll(shift, 0)) for shift in shifts])
+        if reads_patches:  # the streams are projected before they are paired
+            logits = self.match_head(video, audio, both, agreement, num_added)
+        else:
+            inputs = [
+                torch.stack([video for _ in shifts]),  # (1 + K, B, S, D)
+                torch.stack([audio.roll(shift, 0) for shift in shifts]),
+                torch.stack([both & both.roll(shift, 0) for shift in shifts]),
+            ]
+            if agreement is not None:
+                inputs.append(agreement)
+            logits = self.match_head(*inputs)
         return logits[0] * both, logits[1:]
 
     def _matching_loss(
@@ -1845,10 +1926,18 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         if is_matched is not None and is_matched.ndim == 1:  # per clip: the mean logit of its segments
             logits, added_logits = logits.mean(1), added_logits.mean(2)
             matched, both, added = matched.all(1), both[:, 0], added.all(2)
+        weights = None
+        if self.config.match_head == "patches" and len(
+            added
+        ):  # all that is added to a pair counts as much as the pair
+            weights = torch.cat(
+                [torch.ones_like(logits).flatten(), torch.full_like(added_logits, 1 / len(added)).flatten()]
+            )
         return matching_loss(
             torch.cat([logits.flatten(), added_logits.flatten()]),
             torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),
             torch.cat([both.flatten(), added.flatten()]),
+            weights,
         )
 
     # Contrast (equation 2)

@@ -47,6 +47,8 @@ class MAAVTModelOutput(ModelOutput):
         audio_last_hidden_state: `[B*S, len, D]`, the audio's sequence `[cls | patches | background? | audio | shared]`.
         video_class_state, audio_class_state: `[B, S, D]`, class tokens, averaged over the frames of a segment.
         video_background_state, audio_background_state: `[B, S, D]`, background tokens (with background mining).
+        video_patch_states, audio_patch_states: `[B, S, P', D]`, the patches before the first block, averaged to
+            `config.match_grid` and over the frames of a segment (with the match head `"patches"`).
         video_shared_states, audio_shared_states: `[B, S, L, D]`, mean of the shared tokens after every block.
         pooler_output: `[B, D]`, one unit vector per clip: the mean of the unit class states of the modalities that it has.
         video_localization: `[B, T, H/p, W/p]`, attention of the class token over a frame, sums to 1 (docs/maavt.md, 6).
@@ -63,6 +65,8 @@ class MAAVTModelOutput(ModelOutput):
     audio_class_state: torch.FloatTensor | None = None
     video_background_state: torch.FloatTensor | None = None
     audio_background_state: torch.FloatTensor | None = None
+    video_patch_states: torch.FloatTensor | None = None
+    audio_patch_states: torch.FloatTensor | None = None
     video_shared_states: torch.FloatTensor | None = None
     audio_shared_states: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None

@@ -116,6 +116,7 @@ def test_names_are_no_endings_of_each_other(stock_vit):
         {"layerwise_tokens": "unique"},
         {"token_self_attention": False},
         {"match_head": "linear"},
+        {"match_head": "patches"},
         {"contrastive": None},
     ],
 )

@@ -9,10 +9,11 @@ from tiny_models import tiny_inputs, tiny_model
 from training.tools.export_onnx import export_onnx
 
 
-def test_onnxruntime_gives_the_model_s_outputs(tmp_path):
+@pytest.mark.parametrize("head", ["bilinear", "patches"])
+def test_onnxruntime_gives_the_model_s_outputs(tmp_path, head):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    model = tiny_model()
+    model = tiny_model(match_head=head)
     path = export_onnx(model, tmp_path / "model.onnx", tiny_inputs(clips=2, frames=2))
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     assert model.maavt.token_attention is not None  # the model itself is left as it was

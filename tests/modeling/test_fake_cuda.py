@@ -100,6 +100,7 @@ MAAVT_CASES = {
     "prompts_from_block_1": ({"prompt_start_layer": 1}, LABELS),
     "missing_video": ({}, LABELS | PRESENCE),
     "one_head": ({"match_head": "linear", "position_interpolation": "sequence"}, LABELS),
+    "patches": ({"match_head": "patches", "in_batch_mismatches": 3, "match_class_agreement": True}, LABELS),
     "no_contrast": ({"contrastive": None}, {"labels": LABELS["labels"]}),
     "soft_labels": ({}, {"labels": torch.full((4, 5), 0.2)}),
     "contrast_by_label": ({"contrastive_positives": "label"}, LABELS),

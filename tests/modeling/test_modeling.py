@@ -41,6 +41,8 @@ def test_default_config_is_vit_base_with_small_eps():
         ({"contrastive": "sometimes"}, "contrastive='sometimes'"),
         ({"layerwise_tokens": "twice"}, "layerwise_tokens='twice'"),
         ({"match_head": "cubic"}, "match_head='cubic'"),
+        ({"match_grid": [8]}, "match_grid=[8]".replace("[", r"\[")),
+        ({"match_grid": [0, 8]}, "match_grid=".replace("[", r"\[")),
         ({"position_interpolation": "none"}, "position_interpolation='none'"),
         ({"token_attention_heads": 7}, "token_attention_heads=7"),
         ({"temperature": 0.0}, "temperature=0.0"),
@@ -574,6 +576,75 @@ def test_match_head_on_pairs_whose_marginals_say_nothing(head, works):
         optimizer.step()
     auroc = held_out_auroc(model)
     assert auroc >= 0.95 if works else abs(auroc - 0.5) <= 0.05
+
+
+def recordings(clips: int, seed: int):
+    """Clips of one class: what is seen and heard at each place follows from a code that each clip has for itself."""
+    places = torch.Generator().manual_seed(123)
+    seen, heard = torch.randn(4, 3 * 32 * 32, generator=places), torch.randn(4, 32 * 32, generator=places)
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randn(clips, 4, generator=generator)
+    frames = codes @ seen + 0.5 * torch.randn(clips, 3 * 32 * 32, generator=generator)
+    spectrograms = codes @ heard + 0.5 * torch.randn(clips, 32 * 32, generator=generator)
+    return frames.view(clips, 1, 3, 32, 32), spectrograms.view(clips, 1, 32, 32)
+
+
+def test_match_head_on_clips_of_one_class():
+    frames, sounds = recordings(600, seed=0)
+    model = tiny_model(
+        contrastive=None, match_head="patches", match_dim=32, match_grid=[4, 4], in_batch_mismatches=31
+    ).train()
+    model.maavt.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.match_head.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        rows = torch.randint(len(frames), (32,), generator=generator)
+        loss = model(frames[rows], sounds[rows], labels=torch.zeros(32, dtype=torch.long)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    frames, sounds = recordings(300, seed=1)
+    with torch.no_grad():
+        own, other = (model.eval()(frames, sounds.roll(shift, 0)).match_logits for shift in (0, 1))
+    auroc = roc_auc_score([1] * 300 + [0] * 300, torch.cat([own, other]))
+    assert auroc >= 0.9
+
+
+def test_patches_are_paired_within_the_batch_as_if_they_were_torn():
+    inputs, labels = tiny_inputs(clips=4, frames=2, segments=2), torch.tensor([0, 0, 0, 3])
+    model = tiny_model(contrastive=None, match_head="patches", match_grid=[2, 3], in_batch_mismatches=2).train()
+    model.match_head.dropout = 0.0
+    matched = torch.tensor([True, True, True, False])  # the last clip is torn already: it is paired with nobody
+    outputs = model(**inputs, labels=labels, is_matched=matched)
+    pictures, sounds = torch.tensor([[1, 0], [2, 1], [0, 2], [2, 0]]).T  # one or two clips before, whatever the class
+    with torch.no_grad():  # the statistics are those of the step
+        torn = model.eval()(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
+        plain = model(**inputs).match_logits
+    torch.testing.assert_close(outputs.match_logits, plain)
+    # Both mismatches of a clip together count as much as the clip.
+    losses = nn.functional.binary_cross_entropy_with_logits(
+        torch.cat([plain, torn]), torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 0]), reduction="none"
+    )
+    weights = torch.tensor([1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5])
+    torch.testing.assert_close(outputs.matching_loss, (losses * weights).sum() / weights.sum())
+
+
+def test_patches_of_other_sizes_fill_the_grid():
+    model = tiny_model(contrastive=None, match_head="patches")
+    states = model.maavt(torch.randn(2, 4, 3, 48, 16), torch.randn(2, 2, 16, 64))
+    assert states.video_patch_states.shape == states.audio_patch_states.shape == (2, 2, 64, 64)
+    whole = tiny_model(contrastive=None, match_head="patches", match_grid=[1, 1])
+    whole.load_state_dict({k: v for k, v in model.state_dict().items() if "match_head" not in k}, strict=False)
+    frames = torch.randn(2, 1, 3, 32, 32)
+    mean = whole.maavt.embeddings(frames[:, 0], whole.maavt.prompt().class_token, None)[:, 1:].mean(1)
+    torch.testing.assert_close(whole.maavt(frames).video_patch_states[:, 0, 0], mean)
+
+
+def test_patches_are_not_in_block_states():
+    model = tiny_model(contrastive=None, match_head="patches", prompt_start_layer=1)
+    with pytest.raises(ValueError, match='take match_head="bilinear"'):
+        model.maavt.block_states(tiny_inputs()["pixel_values_videos"], None)
 
 
 # ---- gradient modulation

@@ -46,12 +46,16 @@ print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
 MA_AVT = "[MA-AVT](https://arxiv.org/abs/2406.04930) (Mahmud, Mo, Tian, Marculescu, CVPR Workshops 2024)"
 MATCH_NOTE = (
-    "`match_logits` is positive where video and audio seem to be of one class; `class_agreement` is the probability that video "
+    "`match_logits` is positive where video and audio seem to be of one {of_one}; `class_agreement` is the probability that video "
     "alone and audio alone name the same class. "
 )
 MATCH_LIMIT = """- The match score and `class_agreement` say whether video and audio are of one *class*, not whether they were recorded together:
   they can hardly tell a clip's own audio from that of another clip of its class. Do not use them to detect dubbing, replaced
   audio or audio that is out of step.
+"""
+PATCHES_LIMIT = """- The match score was trained to tell a clip's own audio from that of all other clips: the columns "same class" say how well
+  it does. Audio that is out of step by less than the length of a patch cannot be seen. `class_agreement` says only whether video
+  and audio are of one *class*.
 """
 NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match logit of matched pairs against
 that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in its place.
@@ -86,11 +90,11 @@ def architecture_text(config: PreTrainedConfig) -> str:
     return f"The model is {MA_AVT}: one vision transformer reads frames and spectrograms, with {parts}."
 
 
-def usage_notes(results: dict, match: bool, adapter: bool) -> str:
+def usage_notes(results: dict, match: str | bool, adapter: bool) -> str:
     """What a user of the snippet has to know."""
     count, window = results["num_frames"], results.get("window")
     frames = "one frame" if count == 1 else f"{count} frames"
-    text = MATCH_NOTE if match else ""
+    text = MATCH_NOTE.format(of_one="recording" if match == "patches" else "class") if match else ""
     text += f"Either input may be missing. The processor takes {frames} of each clip."
     if window:
         text += f" Trained on windows of {window} s; cut longer clips into such windows."
@@ -227,7 +231,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
     # What a reader sees.
     split_rows = [{"split": split, **counts} for split, counts in results["splits"].items()]
     usage = USAGE_ADAPTER if adapter else USAGE_MODEL
-    match = card["match_head"]
+    match = card["match_head"]  # its kind; before there was a choice, True
     text = ModelCard.from_template(
         data,
         template_path=str(shipped_file("model_card.md")),
@@ -249,7 +253,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
         recipe=yaml.safe_dump(results["arguments"], sort_keys=True, allow_unicode=True)
         .replace("```", "` ` `")
         .strip(),
-        match_limit=MATCH_LIMIT if match else "",
+        match_limit=(PATCHES_LIMIT if match == "patches" else MATCH_LIMIT) if match else "",
         license_text=license_text(card),
         versions=", ".join(f"{package} {number}" for package, number in results["versions"].items()),
     )

@@ -154,7 +154,7 @@ def card_texts(
         "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
         f"{backbone}. What was trained: {what}.",
         "architecture": architecture_text(config),
-        "match_head": config.background_mining,
+        "match_head": config.background_mining and config.match_head,
         "license": card.license,
         "backbone": backbone,
         "backbone_license": backbone_license(model.model_name_or_path, card.backbone_license),
