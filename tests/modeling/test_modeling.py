@@ -606,25 +606,27 @@ def test_match_head_on_clips_of_one_class():
 
     frames, sounds = recordings(300, seed=1)
     with torch.no_grad():
-        own, other = (model.eval()(frames, sounds.roll(shift, 0)).match_logits for shift in (0, 1))
-    auroc = roc_auc_score([1] * 300 + [0] * 300, torch.cat([own, other]))
+        same_clip, other_clip = (model.eval()(frames, sounds.roll(shift, 0)).match_logits for shift in (0, 1))
+    auroc = roc_auc_score([1] * 300 + [0] * 300, torch.cat([same_clip, other_clip]))
     assert auroc >= 0.9
 
 
-def test_patches_are_paired_within_the_batch_as_if_they_were_torn():
+def test_patches_paired_within_the_batch_equal_mismatched_inputs():
     inputs, labels = tiny_inputs(clips=4, frames=2, segments=2), torch.tensor([0, 0, 0, 3])
     model = tiny_model(contrastive=None, match_head="patches", match_grid=[2, 3], in_batch_mismatches=2).train()
     model.match_head.dropout = 0.0
-    matched = torch.tensor([True, True, True, False])  # the last clip is torn already: it is paired with nobody
+    matched = torch.tensor([True, True, True, False])  # a mismatched pair is paired with nobody
     outputs = model(**inputs, labels=labels, is_matched=matched)
     pictures, sounds = torch.tensor([[1, 0], [2, 1], [0, 2], [2, 0]]).T  # one or two clips before, whatever the class
     with torch.no_grad():  # the statistics are those of the step
-        torn = model.eval()(inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]).match_logits
+        mismatched = model.eval()(
+            inputs["pixel_values_videos"][pictures], inputs["input_features"][sounds]
+        ).match_logits
         plain = model(**inputs).match_logits
     torch.testing.assert_close(outputs.match_logits, plain)
     # Both mismatches of a clip together count as much as the clip.
     losses = nn.functional.binary_cross_entropy_with_logits(
-        torch.cat([plain, torn]), torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 0]), reduction="none"
+        torch.cat([plain, mismatched]), torch.tensor([1.0, 1, 1, 0, 0, 0, 0, 0]), reduction="none"
     )
     weights = torch.tensor([1, 1, 1, 1, 0.5, 0.5, 0.5, 0.5])
     torch.testing.assert_close(outputs.matching_loss, (losses * weights).sum() / weights.sum())

@@ -85,13 +85,13 @@ def measured_row(data: RunData, seed: int) -> dict:
         return pair_scores("match", cosine(left, right), pairs, options), pairs
 
     def judged(sizes: tuple[int, int]) -> float:
-        found, _ = measured("validation", *sizes)
-        return float(np.mean([value for name, value in found.items() if not name.endswith("interval")]))
+        aurocs, _ = measured("validation", *sizes)
+        return float(np.mean([value for name, value in aurocs.items() if not name.endswith("interval")]))
 
     best = max(((p, c) for p in PRINCIPAL for c in CANONICAL if c <= p <= most), key=judged)
-    found, pairs = measured("test", *best)
+    aurocs, pairs = measured("test", *best)
     components = "{} principal, {} canonical".format(*best)
-    return found | {"components": components, "pairs": sum(pair["is_matched"] for pair in pairs)}
+    return aurocs | {"components": components, "pairs": sum(pair["is_matched"] for pair in pairs)}
 
 
 def read_inputs(data: RunData, split: str) -> tuple[np.ndarray, np.ndarray]:
