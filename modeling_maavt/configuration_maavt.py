@@ -76,14 +76,14 @@ class MAAVTConfig(PreTrainedConfig):
             Append a background token to both streams and learn to tell matched pairs from mismatched ones.
         match_head (`str`, *optional*, defaults to `"bilinear"`):
             `"bilinear"`: product of normalized projections of the background tokens, then an MLP. `"patches"`: our
-            addition, the same of the patches before the first block, position by position; it tells two clips of one
+            addition, the same on the patches before the first block, position by position; it tells two clips of one
             class apart. `"mlp"`: an MLP on the concatenation. `"linear"`: the paper's head, additive in the modalities
             and therefore at chance (see the docs).
         match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
         match_grid (`list[int]`, *optional*, defaults to `[8, 8]`):
-            Rows and columns of the grid to which the head `"patches"` averages the patches of both streams.
+            Rows and columns of the grid to which the head `"patches"` averages (or repeats) the patches of both streams.
         match_class_agreement (`bool`, *optional*, defaults to `False`):
-            Our addition: the bilinear head's logit also has the logarithm of the class agreement (equation 8), times a
+            Our addition: the logit of the heads `"bilinear"` and `"patches"` also has the logarithm of the class agreement (equation 8), times a
             learned weight. It needs one class a clip or segment.
         in_batch_mismatches (`int`, *optional*, defaults to 0):
             Our addition: training also shows the match head every video with the audio of this many earlier clips of
@@ -269,7 +269,7 @@ class MAAVTConfig(PreTrainedConfig):
             raise ValueError(f"in_batch_mismatches={self.in_batch_mismatches} is negative; give 0 or more clips.")
         if self.in_batch_mismatches and self.lavish is not None:
             raise ValueError(
-                f"in_batch_mismatches={self.in_batch_mismatches} pairs the streams after the blocks, but with "
+                f"in_batch_mismatches={self.in_batch_mismatches} pairs the streams at the match head, but with "
                 "lavish_config they meet before; set in_batch_mismatches=0 or lavish_config=None."
             )
 

@@ -1099,10 +1099,13 @@ class MAAVTModel(MAAVTPreTrainedModel):
         )
 
     def _match_patches(self, embedded: torch.Tensor | None, grid: tuple[int, int] | None) -> torch.Tensor | None:
-        """What the match head "patches" reads, `[N, P', D]`, of what enters the first block; None for other heads."""
+        """The patches that enter the first block, averaged to `config.match_grid`: `[N, P', D]`. None for other match heads.
+
+        Without gradient: they are those of the frozen backbone.
+        """
         if embedded is None or not self.config.background_mining or self.config.match_head != "patches":
             return None
-        patches = embedded[:, 1 : 1 + math.prod(grid)].unflatten(1, grid).movedim(3, 1)  # (N, D, h, w)
+        patches = embedded[:, 1 : 1 + math.prod(grid)].detach().unflatten(1, grid).movedim(3, 1)  # (N, D, h, w)
         patches = nn.functional.adaptive_avg_pool2d(patches, tuple(self.config.match_grid))
         return patches.flatten(2).transpose(1, 2)
 
@@ -1162,8 +1165,8 @@ class MAAVTModel(MAAVTPreTrainedModel):
     ) -> None:
         if self.config.background_mining and self.config.match_head == "patches":
             raise ValueError(
-                'block states hold no patches of the first block, which match_head="patches" reads; give frames and '
-                'spectrograms, or take match_head="bilinear".'
+                'Block states do not hold the patches before the first block, which match_head="patches" reads; give '
+                'frames and spectrograms, or take match_head="bilinear".'
             )
         if self.config.prompt_start_layer == 0:
             raise ValueError(
@@ -1477,14 +1480,14 @@ class MAAVTBilinearMatchHead(nn.Module):
 
 
 class MAAVTPatchMatchHead(MAAVTBilinearMatchHead):
-    """Our addition: the bilinear head on the patches before the first block, each position with weights of its own.
+    """Our addition: the bilinear head on the patches before the first block, with weights for each position (equation 6a).
 
-    The means over positions that a class or background token holds say what is seen and heard; the positions say when and
-    where. Deeper states of an image backbone tell instances apart less well (docs/evidence.md).
+    Class and background tokens say what is seen and heard; positions also say when and where.
     """
 
     patch_width = 16
     dropout = 0.5
+    largest = 5.0  # deviations: a place that never changed in training, such as a black bar, may change later
 
     def __init__(self, config: MAAVTConfig):
         super().__init__(config)
@@ -1521,7 +1524,7 @@ class MAAVTPatchMatchHead(MAAVTBilinearMatchHead):
         patch_proj: nn.Linear,
         proj: nn.Linear,
     ) -> torch.Tensor:
-        patches = norm(states.flatten(2), present).view_as(states)  # (B, S, P', D)
+        patches = norm(states.flatten(2), present).clamp(-self.largest, self.largest).view_as(states)  # (B, S, P', D)
         patches = nn.functional.dropout(patch_proj(patches), self.dropout, self.training)
         return proj(patches.flatten(2))  # (B, S, r)
 
@@ -1927,12 +1930,10 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             logits, added_logits = logits.mean(1), added_logits.mean(2)
             matched, both, added = matched.all(1), both[:, 0], added.all(2)
         weights = None
-        if self.config.match_head == "patches" and len(
-            added
-        ):  # all that is added to a pair counts as much as the pair
-            weights = torch.cat(
-                [torch.ones_like(logits).flatten(), torch.full_like(added_logits, 1 / len(added)).flatten()]
-            )
+        if self.config.match_head == "patches":
+            # All that is added to a pair counts as much as the pair.
+            weight = (1 / added.sum(0).clamp(min=1)).to(logits.dtype)  # (B, S) or (B,)
+            weights = torch.cat([torch.ones_like(logits).flatten(), weight.expand_as(added_logits).flatten()])
         return matching_loss(
             torch.cat([logits.flatten(), added_logits.flatten()]),
             torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),

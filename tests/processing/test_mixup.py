@@ -174,6 +174,8 @@ class Stop(TrainerCallback):
         (["--mixup_alpha", "-1"], "mixup_alpha"),
         (["--mixup_alpha", "1", "--gradient_modulation", "0.1"], "mixup_alpha"),
         (["--mixup_alpha", "1", "--model_config", "{contrastive_positives: label}"], "contrastive_positives: pair"),
+        (["--mixup_alpha", "1", "--model_config", "{match_head: patches}"], "mixed clips share their content"),
+        (["--sampling", "balanced", "--model_config", "{match_head: patches}"], "sampling: balanced"),
     ],
 )
 def test_contradictions_are_refused(toy, change, message):

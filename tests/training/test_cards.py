@@ -62,7 +62,7 @@ def test_a_model_without_match_head(tmp_path):
 
 def test_the_card_says_what_the_match_score_tells_apart(tmp_path):
     _, body = card(tmp_path, match_head="patches")
-    assert "seem to be of one recording" in body and "that of all other clips" in body and "dubbing" not in body
+    assert "seem to be of one clip" in body and "another clip of its class" in body and "not whether" not in body
     for head in (True, "bilinear"):
         _, body = card(tmp_path, match_head=head)
         assert "seem to be of one class" in body and "Do not use them to detect dubbing" in body

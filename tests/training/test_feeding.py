@@ -151,6 +151,10 @@ def test_a_run_on_block_states_is_the_run_without_them(toy, tmp_path, monkeypatc
         (["--cache_gb", "1"], "leave cache_gb at 0"),
         (["--streaming"], "block_states: is not for a stream"),
         ([], "set model_config.prompt_start_layer above 0"),
+        (
+            ["--model_config", "{prompt_start_layer: 1, match_head: patches}"],
+            "set model_config.match_head to bilinear",
+        ),
     ],
 )
 def test_states_are_kept_only_of_what_never_changes(toy, tmp_path, changes, message):

@@ -145,6 +145,16 @@ def check_arguments(recipe: Recipe) -> None:
         raise ValueError("label_mismatched_pairs: only the unimodal loss reads them; set unimodal_loss_weight above 0")
     if data.mixup_alpha and model_config.get("contrastive_positives") == "label":
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
+    if model_config.get("match_head") == "patches":
+        # In the batch it takes every other clip for a mismatch.
+        if data.mixup_alpha:
+            raise ValueError(
+                "mixup_alpha: mixed clips share their content; it needs model_config.match_head: bilinear"
+            )
+        if data.sampling == "balanced":
+            raise ValueError(
+                "sampling: balanced draws a clip more than once into a batch; it needs model_config.match_head: bilinear"
+            )
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
     if run.label_smoothing_factor:

@@ -53,9 +53,9 @@ MATCH_LIMIT = """- The match score and `class_agreement` say whether video and a
   they can hardly tell a clip's own audio from that of another clip of its class. Do not use them to detect dubbing, replaced
   audio or audio that is out of step.
 """
-PATCHES_LIMIT = """- The match score was trained to tell a clip's own audio from that of all other clips: the columns "same class" say how well
-  it does. Audio that is out of step by less than the length of a patch cannot be seen. `class_agreement` says only whether video
-  and audio are of one *class*.
+PATCHES_LIMIT = """- The columns "same class" say how well the match score tells a clip's audio from that of another clip of its class. Audio that
+  is out of step, dubbed or synthesized was neither trained on nor measured: do not use the score to detect it. `class_agreement`
+  says only whether video and audio are of one *class*.
 """
 NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match logit of matched pairs against
 that of pairs whose audio is of another class, and of another clip of the same class. Agreement: `class_agreement` in its place.
@@ -94,7 +94,7 @@ def usage_notes(results: dict, match: str | bool, adapter: bool) -> str:
     """What a user of the snippet has to know."""
     count, window = results["num_frames"], results.get("window")
     frames = "one frame" if count == 1 else f"{count} frames"
-    text = MATCH_NOTE.format(of_one="recording" if match == "patches" else "class") if match else ""
+    text = MATCH_NOTE.format(of_one="clip" if match == "patches" else "class") if match else ""
     text += f"Either input may be missing. The processor takes {frames} of each clip."
     if window:
         text += f" Trained on windows of {window} s; cut longer clips into such windows."

@@ -65,7 +65,7 @@ def block_state_source(recipe: Recipe, cache: FeatureCache, model: nn.Module) ->
         model: a `MAAVTForAudioVisualClassification`, also inside a `PeftModel`; goes to the run's device.
 
     Raises:
-        ValueError: its tokens enter at once, or dropout makes its frozen blocks random.
+        ValueError: its tokens enter at once, its match head reads patches, or dropout makes its frozen blocks random.
     """
     # States can be kept only of blocks that see no learned token and no dropout.
     trunk = getattr(model, "get_base_model", lambda: model)().maavt
@@ -73,6 +73,11 @@ def block_state_source(recipe: Recipe, cache: FeatureCache, model: nn.Module) ->
         raise ValueError(
             "block_states: the learned tokens enter before the first block, so that nothing can be kept; set "
             "model_config.prompt_start_layer above 0, or leave block_states out"
+        )
+    if trunk.config.background_mining and trunk.config.match_head == "patches":
+        raise ValueError(
+            'block_states: the match head "patches" reads the patches before the first block; set '
+            "model_config.match_head to bilinear, or leave block_states out"
         )
     vision = trunk.config.vision_config
     if vision.hidden_dropout_prob or vision.attention_probs_dropout_prob:

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a linear method says of a match: canonical correlation between frames and spectrograms, without a backbone.
+"""A linear baseline for the match score: canonical correlation between frames and spectrograms, without a backbone.
 
 python -m training.tools.canonical_correlation configs/grid_words.yaml --data grid/labels.csv \
     --model_name_or_path deit_tiny --seeds 0 1 2 --out results/canonical_correlation_grid_words
@@ -8,7 +8,7 @@ python -m training.tools.canonical_correlation configs/grid_words.yaml --data gr
 Principal components of what the processor gives, then canonical correlation of the training clips (Hotelling, *Relations
 between two sets of variates*, Biometrika 1936). The score of a pair is the cosine of its two projections. How many components
 are kept is chosen on validation. The pairs are those of every run of `train.py`, without noise; every other argument is one of
-`train.py`, and the backbone is read for the size of its patches alone. Writes `<out>.json` and `<out>.md`.
+`train.py`; of the backbone only the size of its patches is used. Writes `<out>.json` and `<out>.md`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from processing.data.atomic_writing import write_text
 from training.common.commands import run_command
 from training.common.results import PAIR_COLUMNS, markdown_table
 from training.maavt.data import RunData
-from training.maavt.evaluation import described_pairs, pair_scores, part_of
+from training.maavt.evaluation import described_pairs, is_copy, pair_scores, part_of
 from training.maavt.stages import read_recipe
 
 from .regression import data_of
@@ -50,7 +50,9 @@ def main(argv: list[str] | None = None) -> dict:
     for seed in options.seeds:
         data = data_of(read_recipe([options.config, *rest, "--seed", str(seed)]))
         if not data.paired:
-            raise ValueError(f"{options.config}: its test clips form no mismatched pairs")
+            raise ValueError(
+                f"{options.config}: its test clips form no mismatched pairs; it takes both modalities and two classes"
+            )
         keyed.append(({"model": "canonical correlation"}, measured_row(data, seed)))
         print(keyed[-1][1], flush=True)
 
@@ -65,37 +67,51 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def measured_row(data: RunData, seed: int) -> dict:
-    """Fit on train, choose on validation, test once on the split that tables are measured on."""
-    splits = {"train": "train", "validation": "validation", "test": data.tested}
-    inputs = {name: read_inputs(data, split) for name, split in splits.items()}
-    most = min(PRINCIPAL[-1], len(inputs["train"][0]) // 2)
-    parts = [PCA(most, whiten=True, random_state=0).fit(each) for each in inputs["train"]]
-    parts = {name: [part.transform(x) for part, x in zip(parts, pair, strict=True)] for name, pair in inputs.items()}
+    """Fit on train, choose on validation, test once on the split that tables are measured on.
 
-    def measured(name: str, principal: int, canonical: int) -> tuple[dict, list[dict]]:
-        directions = canonical_directions(*parts["train"], principal, canonical)
-        left, right = (x[:, :principal] @ each for x, each in zip(parts[name], directions, strict=True))
-        clips = data.clips(splits[name], mismatched_copies=True, same_class_copies=True)
-        pairs = described_pairs(clips)
-        rows = {part_of(pair, "clip_id"): row for row, pair in enumerate(described_pairs(data.clips(splits[name])))}
-        left, right = (
-            x[[rows[part_of(pair, stream)] for pair in pairs]] for stream, x in (("video", left), ("audio", right))
-        )
-        options = {"num_samples": data.recipe.evaluation.bootstrap_samples, "seed": seed}
-        return pair_scores("match", cosine(left, right), pairs, options), pairs
+    Raises:
+        ValueError: too few training clips, or validation clips that form no mismatched pairs.
+    """
+    # Principal components of both modalities, by split.
+    inputs = {split: read_inputs(data, split) for split in ("train", "validation", data.tested)}
+    num_train = len(inputs["train"][0])
+    most = min(PRINCIPAL[-1], num_train // 2)
+    sizes = [
+        (principal, canonical) for principal in PRINCIPAL for canonical in CANONICAL if canonical <= principal <= most
+    ]
+    if not sizes:
+        raise ValueError(f"train: {num_train} clips are too few; canonical correlation needs {2 * PRINCIPAL[0]}")
+    analyses = [PCA(most, whiten=True, random_state=0).fit(states) for states in inputs["train"]]
+    components = {
+        split: [analysis.transform(states) for analysis, states in zip(analyses, both, strict=True)]
+        for split, both in inputs.items()
+    }
 
-    def judged(sizes: tuple[int, int]) -> float:
-        aurocs, _ = measured("validation", *sizes)
-        return float(np.mean([value for name, value in aurocs.items() if not name.endswith("interval")]))
+    def aurocs(split: str, pairs: list[dict], size: tuple[int, int], num_samples: int) -> dict:
+        directions = canonical_directions(*components["train"], *size)
+        rows = {part_of(pair, "clip_id"): row for row, pair in enumerate(pairs) if not is_copy(pair)}
+        projections = []
+        for stream, states, weights in zip(("video", "audio"), components[split], directions, strict=True):
+            shown = [rows[part_of(pair, stream)] for pair in pairs]
+            projections.append(states[shown, : size[0]] @ weights)
+        return pair_scores("match", cosine(*projections), pairs, {"num_samples": num_samples, "seed": seed})
 
-    best = max(((p, c) for p in PRINCIPAL for c in CANONICAL if c <= p <= most), key=judged)
-    aurocs, pairs = measured("test", *best)
-    components = "{} principal, {} canonical".format(*best)
-    return aurocs | {"components": components, "pairs": sum(pair["is_matched"] for pair in pairs)}
+    # The number of components is chosen on validation.
+    options = {"mismatched_copies": True, "same_class_copies": True}
+    validation_pairs = described_pairs(data.clips("validation", **options))
+    mean_of: dict[tuple[int, int], float] = {}
+    for size in sizes:
+        measured = aurocs("validation", validation_pairs, size, num_samples=1)
+        mean_of[size] = float(np.mean([value for name, value in measured.items() if not name.endswith("interval")]))
+    best = max(mean_of, key=mean_of.get)
+    pairs = described_pairs(data.clips(data.tested, **options))
+    row = aurocs(data.tested, pairs, best, data.recipe.evaluation.bootstrap_samples)
+    row["components"] = f"{best[0]} principal, {best[1]} canonical"
+    return row | {"pairs": sum(pair["is_matched"] for pair in pairs)}
 
 
 def read_inputs(data: RunData, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Frames in gray and spectrograms, averaged to SIZE: `[n, T * 1024]` and `[n, 1024]`, a row for every labeled segment.
+    """Frames in gray and spectrograms, averaged to SIZE: `[n, d]` each, a row for every clip or labeled segment.
 
     Raises:
         ValueError: a clip without video or audio.
