@@ -15,6 +15,8 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from filelock import FileLock
+
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFORMANCE = Path(os.environ.get("CONFORMANCE_DIR") or REPOSITORY.parent / "shared" / "conformance")
@@ -26,6 +28,12 @@ def tests_root() -> Path:
 
 
 def fetch_once() -> bool:
+    """Whether the tests are there. Test workers that start together wait for the one that fetches."""
+    with FileLock(f"{tests_root()}.lock"):
+        return fetch()
+
+
+def fetch() -> bool:
     if (tests_root() / "hf_tests" / "test_processing_common.py").is_file():
         return True
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
