@@ -8,14 +8,15 @@ from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, Video
 
 
 mteb = pytest.importorskip("mteb", reason="mteb is not installed: pip install '.[mteb]'")
-pytest.importorskip("torchcodec", reason="torchcodec is not installed: mteb's data sets decode with it")
-
 from mteb.abstasks.classification import AbsTaskClassification  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 from transformers import AutoModel, AutoProcessor  # noqa: E402
 
+from processing.clip_decoders import torchcodec_decoders  # noqa: E402
 from training.tools.mteb_encoder import MtebEncoder  # noqa: E402
 
+
+pytestmark = pytest.mark.skipif(torchcodec_decoders() is None, reason="torchcodec does not load: mteb decodes with it")
 
 METADATA = {
     "description": "Clips whose class shows in color and pitch.",
