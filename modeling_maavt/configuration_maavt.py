@@ -76,7 +76,7 @@ class MAAVTConfig(PreTrainedConfig):
             Append a background token to both streams and learn to tell matched pairs from mismatched ones.
         match_head (`str`, *optional*, defaults to `"bilinear"`):
             `"bilinear"`: product of normalized projections of the background tokens, then an MLP. `"patches"`: our
-            addition, the same on the patches before the first block, position by position; it tells two clips of one
+            addition, the same on the patches before the first block, position by position; it can tell two clips of one
             class apart. `"mlp"`: an MLP on the concatenation. `"linear"`: the paper's head, additive in the modalities
             and therefore at chance (see the docs).
         match_dim (`int`, *optional*, defaults to 64): Width of the match head's projections.
