@@ -84,16 +84,32 @@ def test_reference_is_not_matched_by_another_order_of_adapters():
         compare(settings, swapped, "sdpa")
 
 
-def test_float32_stays_close_to_the_reference():
-    """Not entry by entry: where all of a bottleneck's units are off, the LayerNorm behind it divides by sqrt(1e-5)."""
+def test_float32_strays_from_the_reference_by_rounding_only():
+    """What float32 may lose is measured, because it differs between processors.
+
+    Where all of a bottleneck's units are off, the LayerNorm behind it divides by sqrt(1e-5), so each rounding grows by
+    up to 316 on its way. The same model in float64, its weights and inputs off by one float32 rounding (6e-8), says how
+    much that makes at the end; float32 rounds in every operation, and gets ten times as much.
+    """
     settings, tensors = golden_tensors((2, 2, 2), (32, 32), True)
     config = build_config(settings["config"])
-    model = MAAVTForAudioVisualClassification(config).eval()
-    model.load_state_dict(to_ours(group(tensors, "w.")), strict=False)
-    states = model.maavt(tensors["i.frames"].float(), tensors["i.audio"].float())
-    for found, name in ((states.last_hidden_state, "vis"), (states.audio_last_hidden_state, "aud")):
-        expected = tensors[f"h.final_norm.{name}"]
-        assert (found - expected).norm() < 1e-5 * expected.norm()
+    expected = (tensors["h.final_norm.vis"], tensors["h.final_norm.aud"])
+
+    @torch.no_grad()
+    def distances(dtype: torch.dtype, rounding: float = 0.0) -> torch.Tensor:
+        model = MAAVTForAudioVisualClassification(config).eval().to(dtype)
+        model.load_state_dict(to_ours(group(tensors, "w.")), strict=False)
+        inputs = [tensors[name].to(dtype, copy=True) for name in ("i.frames", "i.audio")]
+        for value in (*model.parameters(), *inputs):
+            value.mul_(1 + rounding * torch.randn_like(value))
+        states = model.maavt(*inputs)
+        found = (states.last_hidden_state, states.audio_last_hidden_state)
+        return torch.stack([(a - b).norm() / b.norm() for a, b in zip(found, expected, strict=True)])
+
+    torch.manual_seed(0)
+    by_rounding = torch.stack([distances(torch.float64, 6e-8) for _ in range(8)]).amax(dim=0)
+    assert (by_rounding < 1e-5).all()
+    assert (distances(torch.float32) < 10 * by_rounding).all()
 
 
 def test_initial_state_is_that_of_the_paper():
