@@ -320,6 +320,7 @@ def test_variants_become_command_lines(tmp_path):
         ("variants: {a: {}}", "expected the keys `base` and `variants`"),
         ("base: none.yaml\nvariants: {a: {}}", "does not exist"),
         ("base: toy.yaml\nvariants: [a]", "expected `name"),
+        ("base: toy.yaml\nvariants: {a: {train_noise_db: null}}", "a: train_noise_db is null"),
     ],
 )
 def test_bad_comparisons_are_refused(tmp_path, text, message):

@@ -55,6 +55,11 @@ def read_comparison(path: str | Path) -> tuple[str, dict[str, dict]]:
     variants = content["variants"]
     if not isinstance(variants, dict) or not all(isinstance(changes, dict) for changes in variants.values()):
         raise ValueError(f"{path}: variants: expected `name: {{key: value}}` lines")
+    for variant, changes in variants.items():
+        if empty := [name for name, value in changes.items() if value is None]:
+            raise ValueError(
+                f"{path}: {variant}: {empty[0]} is null; a variant cannot unset a key of its base, give a value"
+            )
     return str(base), variants
 
 
