@@ -1469,7 +1469,7 @@ class MAAVTBilinearMatchHead(nn.Module):
         audio = self.audio_proj(self.audio_norm(audio, present))
         return self.score(video, audio, agreement)
 
-    def score(self, video: torch.Tensor, audio: torch.Tensor, agreement: torch.Tensor | None) -> torch.Tensor:
+    def score(self, video: torch.Tensor, audio: torch.Tensor, agreement: torch.Tensor | None = None) -> torch.Tensor:
         """Logits `[...]` of projections `[..., r]`."""
         # Unit vectors have entries near 1/sqrt(r): times r the products are of order 1 whatever the rank.
         products = nn.functional.normalize(video, dim=-1) * nn.functional.normalize(audio, dim=-1) * video.shape[-1]
@@ -1498,23 +1498,19 @@ class MAAVTPatchMatchHead(MAAVTBilinearMatchHead):
         self.audio_patch_proj = nn.Linear(config.hidden_size, self.patch_width, dtype=torch.float32)
         self.video_proj = nn.Linear(positions * self.patch_width, config.match_dim, dtype=torch.float32)
         self.audio_proj = nn.Linear(positions * self.patch_width, config.match_dim, dtype=torch.float32)
+        self.register_parameter("agreement_weight", None)  # the agreement is added to the logits that are given out
 
     def forward(
-        self,
-        video: torch.Tensor,
-        audio: torch.Tensor,
-        present: torch.Tensor,
-        agreement: torch.Tensor | None = None,
-        num_added: int = 0,
+        self, video: torch.Tensor, audio: torch.Tensor, present: torch.Tensor, num_added: int = 0
     ) -> torch.Tensor:
-        """`[B, S, P', D]` each, `agreement` `[1 + K, B, S]` or None.
+        """`[B, S, P', D]` each.
 
         Returns `[1 + K, B, S]`: the logits of every video with the audio of the clip 0, 1, ... K = `num_added` earlier.
         """
         video = self.project(video, present, self.video_norm, self.video_patch_proj, self.video_proj)  # (B, S, r)
         audio = self.project(audio, present, self.audio_norm, self.audio_patch_proj, self.audio_proj)
         audio = torch.stack([audio.roll(shift, 0) for shift in range(1 + num_added)])  # (1 + K, B, S, r)
-        return self.score(video, audio, agreement)
+        return self.score(video, audio)
 
     def project(
         self,
@@ -1593,12 +1589,14 @@ class MAAVTPairs:
         has_video, has_audio: bool `[B]`.
         both: bool `[B, S]`, the pairs that have both modalities.
         matched: bool `[B, S]`, the pairs whose audio is that of the video.
+        judged: bool `[B, S]`, the pairs with both modalities that the matching loss counts.
     """
 
     has_video: torch.Tensor
     has_audio: torch.Tensor
     both: torch.Tensor
     matched: torch.Tensor
+    judged: torch.Tensor
 
 
 class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
@@ -1656,6 +1654,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         is_matched: torch.Tensor | None = None,
         video_targets: torch.Tensor | None = None,
         audio_targets: torch.Tensor | None = None,
+        match_mask: torch.Tensor | None = None,
         num_segments: int | None = None,
         **kwargs,
     ) -> MAAVTClassifierOutput:
@@ -1670,6 +1669,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             is_matched: bool `[B]` or `[B, S]`, False for a mismatched pair, which is neither classified nor contrasted.
             video_targets, audio_targets: classes of the video and of the audio alone, in the shape of `labels`, for
                 `unimodal_loss`, in mismatched pairs too. Absent: `labels`, in matched pairs only.
+            match_mask: bool `[B]`, False for a clip that the matching loss leaves out, such as one whose audio is drowned
+                in noise. Absent: none.
             num_segments: S, needed only without audio; absent: as many as class indices `[B, S]` name, or 1.
             kwargs: passed on to [`MAAVTModel.forward`]: `video_block_states`, `audio_block_states`, `output_localization`,
                 `output_hidden_states` and `output_attentions`. `output_last_hidden_state` is forced off.
@@ -1685,7 +1686,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         if labels is None:
             self._check_unlabeled(is_matched)
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
-        pairs = self._pairs(outputs, has_video, has_audio, is_matched)
+        pairs = self._pairs(outputs, has_video, has_audio, is_matched, match_mask)
 
         # Heads and losses are small and sensitive to rounding: autocast leaves them in float32.
         with maybe_autocast(pairs.both.device.type, enabled=False):
@@ -1709,6 +1710,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 per_block = self._contrastive_losses(outputs, pairs, labels)
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
+            if self._adds_agreement and segment_match_logits is not None:
+                segment_match_logits = segment_match_logits + self._log_agreement(outputs) * pairs.both
             return self._build_output(outputs, segment_logits, segment_match_logits, losses, per_block, agreement)
 
     def _check_unlabeled(self, is_matched: torch.Tensor | None) -> None:
@@ -1757,6 +1760,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         has_video: torch.Tensor | None,
         has_audio: torch.Tensor | None,
         is_matched: torch.Tensor | None,
+        match_mask: torch.Tensor | None,
     ) -> MAAVTPairs:
         video, audio = outputs.video_class_state, outputs.audio_class_state
         features = audio if video is None else video
@@ -1764,7 +1768,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         has_video = presence_mask(video, has_video, num_clips, features.device)
         has_audio = presence_mask(audio, has_audio, num_clips, features.device)
         both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)  # (B, S)
-        return MAAVTPairs(has_video, has_audio, both, matched_mask(is_matched, both))
+        judged = both if match_mask is None else both & match_mask.bool()[:, None]
+        return MAAVTPairs(has_video, has_audio, both, matched_mask(is_matched, both), judged)
 
     def _drop_modalities(self, pairs: MAAVTPairs) -> tuple[torch.Tensor, torch.Tensor]:
         """What the class head sees of training clips: one modality is hidden with probability `modality_dropout`.
@@ -1853,7 +1858,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         Both clips are matched pairs, and their classes differ as far as labels tell; the head "patches" tells clips apart,
         whatever their classes. The streams do not meet before the match head. Such a pair costs only one pass of the head.
         """
-        usable = pairs.both & pairs.matched  # (B, S)
+        usable = pairs.judged & pairs.matched  # (B, S)
         wanted = 0
         if self.training and self.match_head is not None:
             wanted = min(self.config.in_batch_mismatches, len(usable) - 1)
@@ -1896,26 +1901,34 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         if self.match_head is None or states is None:
             return None, None
         dtype = self.classifier.bias.dtype  # read from a module that quantization never replaces
-        video, audio, both = states[0].to(dtype), states[1].to(dtype), pairs.both
+        video, audio, judged = states[0].to(dtype), states[1].to(dtype), pairs.judged
         shifts = range(1 + num_added)
-        agreement = None
-        if self.config.match_class_agreement:
-            # A constant of the step: classes are not learned to please the match head.
-            states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
-            halves = [half.detach() for half in self.classifier.halves(*states)]  # (B, S, C) each
-            agreement = torch.stack([log_agreement(halves[0], halves[1].roll(shift, 0)) for shift in shifts])
         if reads_patches:  # the streams are projected before they are paired
-            logits = self.match_head(video, audio, both, agreement, num_added)
+            logits = self.match_head(video, audio, judged, num_added)
         else:
             inputs = [
                 torch.stack([video for _ in shifts]),  # (1 + K, B, S, D)
                 torch.stack([audio.roll(shift, 0) for shift in shifts]),
-                torch.stack([both & both.roll(shift, 0) for shift in shifts]),
+                torch.stack([judged & judged.roll(shift, 0) for shift in shifts]),
             ]
-            if agreement is not None:
-                inputs.append(agreement)
+            if self.config.match_class_agreement:
+                inputs.append(torch.stack([self._log_agreement(outputs, shift) for shift in shifts]))
             logits = self.match_head(*inputs)
-        return logits[0] * both, logits[1:]
+        return logits[0] * pairs.both, logits[1:]
+
+    @property
+    def _adds_agreement(self) -> bool:
+        """The head on patches learns without the class agreement, which on training clips leaves it little to learn."""
+        return self.config.match_head == "patches" and self.config.match_class_agreement
+
+    def _log_agreement(self, outputs: MAAVTModelOutput, shift: int = 0) -> torch.Tensor:
+        """Logarithm of the class agreement of every video with the audio `shift` clips earlier: `[B, S]`.
+
+        A constant of the step: classes are not learned to please the match head.
+        """
+        states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
+        video, audio = (half.detach() for half in self.classifier.halves(*states))  # (B, S, C) each
+        return log_agreement(video, audio.roll(shift, 0))
 
     def _matching_loss(
         self,
@@ -1925,10 +1938,10 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         pairs: MAAVTPairs,
         is_matched: torch.Tensor | None,
     ) -> torch.Tensor:
-        matched, both = pairs.matched, pairs.both
+        matched, judged = pairs.matched, pairs.judged
         if is_matched is not None and is_matched.ndim == 1:  # per clip: the mean logit of its segments
             logits, added_logits = logits.mean(1), added_logits.mean(2)
-            matched, both, added = matched.all(1), both[:, 0], added.all(2)
+            matched, judged, added = matched.all(1), judged[:, 0], added.all(2)
         weights = None
         if self.config.match_head == "patches":
             # All that is added to a pair counts as much as the pair.
@@ -1937,7 +1950,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         return matching_loss(
             torch.cat([logits.flatten(), added_logits.flatten()]),
             torch.cat([matched.flatten(), torch.zeros_like(added).flatten()]),
-            torch.cat([both.flatten(), added.flatten()]),
+            torch.cat([judged.flatten(), added.flatten()]),
             weights,
         )
 

@@ -83,8 +83,9 @@ class MAAVTConfig(PreTrainedConfig):
         match_grid (`list[int]`, *optional*, defaults to `[8, 8]`):
             Rows and columns of the grid to which the head `"patches"` averages (or repeats) the patches of both streams.
         match_class_agreement (`bool`, *optional*, defaults to `False`):
-            Our addition: the logit of the heads `"bilinear"` and `"patches"` also has the logarithm of the class agreement (equation 8), times a
-            learned weight. It needs one class a clip or segment.
+            Our addition: the logit of the head `"bilinear"` also has the logarithm of the class agreement (equation 8),
+            times a learned weight. To that of the head `"patches"`, which is trained without, it is added as it is. It
+            needs one class a clip or segment.
         in_batch_mismatches (`int`, *optional*, defaults to 0):
             Our addition: training also shows the match head every video with the audio of this many earlier clips of
             the batch, where their classes differ (with the head `"patches"`: of every class). No input has to be mismatched

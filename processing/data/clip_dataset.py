@@ -51,6 +51,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
         on_missing: "raise", or "none": a clip without audio (or video) has a missing modality.
         label_mismatched_pairs: in training give the classes of the video and of the audio of mismatched pairs too.
+        mark_noise: in training give `match_mask`, False where noise was added: such a pair is not matched or mismatched.
         change_frames: what is done to the frames `[T, 3, H, W]` (uint8) of every clip, such as a blur.
 
     Raises:
@@ -75,6 +76,7 @@ class ClipDataset(torch.utils.data.Dataset):
         clip_seconds: float | None = None,
         on_missing: str = "raise",
         label_mismatched_pairs: bool = False,
+        mark_noise: bool = False,
         change_frames: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
         # What is shown.
@@ -97,6 +99,7 @@ class ClipDataset(torch.utils.data.Dataset):
         self.clip_seconds = clip_seconds
         self.on_missing = on_missing
         self.change_frames = change_frames
+        self.mark_noise = mark_noise and training
         self.label_mismatched_pairs = label_mismatched_pairs and training and mismatch_probability > 0
         self._check_options(same_class_copies)
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
@@ -204,7 +207,7 @@ class ClipDataset(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """-> `pixel_values_videos` `[T, 3, H, W]`, `input_features` `[S, F, W]`, `has_video`, `has_audio`, `labels`,
         `is_matched`; the key of a stream that is not in `modalities`, or missing, is absent. `label_mismatched_pairs`
-        adds `video_targets` and `audio_targets`, of the video and of the audio alone.
+        adds `video_targets` and `audio_targets`, of the video and of the audio alone; `mark_noise` adds `match_mask`.
 
         Raises:
             ClipError: a file cannot be decoded.
@@ -215,10 +218,12 @@ class ClipDataset(torch.utils.data.Dataset):
             index += len(self)
         video_row, audio_row = self.pair(index)
         frames, waveform = self._load(index, video_row, audio_row)
+        clean = waveform
         if waveform is not None:
             waveform = self._add_noise(waveform, index)
         if frames is not None and self.change_frames is not None:
             frames = self.change_frames(frames)
+        is_clean = waveform is clean
         # Augment. Video, audio and spectrogram draw from one seed each.
         seed = int(self._generator(index, AUGMENTATION).integers(2**31))
         if self.augmentation is not None:
@@ -234,6 +239,8 @@ class ClipDataset(torch.utils.data.Dataset):
             "labels": self.targets.labels(video_row, matched),
             "is_matched": self.targets.is_matched(video_row, matched),
         }
+        if self.mark_noise:
+            item["match_mask"] = torch.tensor(is_clean)
         if self.label_mismatched_pairs:  # what a mismatched pair still teaches
             item |= {"video_targets": self.targets.labels(video_row), "audio_targets": self.targets.labels(audio_row)}
         # Model inputs of this one clip, without the batch axis.

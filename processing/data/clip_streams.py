@@ -42,7 +42,7 @@ class ClipStream(torch.utils.data.IterableDataset):
         rows: undecoded rows, as `open_source` gives them.
         reader: makes table rows of them.
         processor, seed, mismatch_probability, modalities, num_frames, augmentation, noise_db, clean_probability,
-            on_missing: as for `ClipDataset`.
+            on_missing, mark_noise: as for `ClipDataset`.
         shuffle_buffer: rows, with the bytes of their clips, that each worker keeps and draws from; 1 reads in order.
         partner_buffer: rows that each worker keeps as partners.
         rank, world_size: of this process.

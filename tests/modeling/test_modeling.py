@@ -632,6 +632,42 @@ def test_patches_paired_within_the_batch_equal_mismatched_inputs():
     torch.testing.assert_close(outputs.matching_loss, (losses * weights).sum() / weights.sum())
 
 
+def test_clips_that_the_matching_loss_leaves_out():
+    inputs, labels = tiny_inputs(clips=6), torch.tensor([0, 1, 2, 3, 4, 0])
+    mask = torch.tensor([True, False, True, True, False, True])
+    for head, options in (("patches", {"match_grid": [2, 3]}), ("bilinear", {})):
+        # So many mismatches are asked for that every clip is paired with every other, in both batches.
+        model = tiny_model(contrastive=None, match_head=head, in_batch_mismatches=5, **options).train()
+        model.match_head.dropout = 0.0
+        few = {name: value[mask] for name, value in inputs.items()}
+        expected = model(**few, labels=labels[mask]).matching_loss
+        fresh = tiny_model(contrastive=None, match_head=head, in_batch_mismatches=5, **options).train()
+        fresh.match_head.dropout = 0.0
+        outputs = fresh(**inputs, labels=labels, match_mask=mask)
+        torch.testing.assert_close(outputs.matching_loss, expected)
+        torch.testing.assert_close(fresh.match_head.audio_norm.mean, model.match_head.audio_norm.mean)
+        whole = fresh(**inputs, labels=labels)
+        torch.testing.assert_close(outputs.classification_loss, whole.classification_loss)
+        assert outputs.matching_loss != whole.matching_loss
+
+
+def test_patches_learn_without_the_class_agreement_that_is_added_to_their_score():
+    inputs, labels = tiny_inputs(), torch.tensor([0, 1, 2, 3])
+    options = {"contrastive": None, "match_head": "patches", "in_batch_mismatches": 3}
+    plain, model = tiny_model(**options), tiny_model(match_class_agreement=True, **options)
+    assert set(model.state_dict()) == set(plain.state_dict())
+    model.load_state_dict(plain.state_dict())
+    expected = plain(**inputs).match_logits + plain(**inputs).class_agreement.log()
+    torch.testing.assert_close(model(**inputs).match_logits, expected)
+    for each in (plain, model):
+        each.train().match_head.dropout = 0.0
+    losses = [each(**inputs, labels=labels).matching_loss for each in (plain, model)]
+    torch.testing.assert_close(*losses)
+    # A clip that lacks a modality has no score.
+    missing = torch.tensor([True, True, False, True])
+    assert (model.eval()(**inputs, has_audio=missing).match_logits == 0).tolist() == [False, False, True, False]
+
+
 def test_patches_of_other_sizes_fill_the_grid():
     model = tiny_model(contrastive=None, match_head="patches")
     states = model.maavt(torch.randn(2, 4, 3, 48, 16), torch.randn(2, 2, 16, 64))

@@ -242,6 +242,22 @@ def test_a_range_of_noise_leaves_some_clips_clean(table, processor):
     assert noisy.min() > -5.3 and noisy.max() < 20.3 and np.ptp(noisy) > 20
 
 
+def test_noisy_clips_are_marked(table, processor):
+    plain = ClipDataset(table, processor, training=True)
+    noisy = ClipDataset(table, processor, training=True, noise_db=(-5.0, 20.0), clean_probability=0.5, mark_noise=True)
+    marks = []
+    for epoch in range(3):
+        for index in range(CLIPS):
+            noisy.set_epoch(epoch), plain.set_epoch(epoch)
+            item = noisy[index]
+            unchanged = torch.equal(item["input_features"], plain[index]["input_features"])
+            assert item["match_mask"].item() == unchanged
+            marks.append(unchanged)
+    assert any(marks) and not all(marks)
+    assert "match_mask" not in plain[0]
+    assert "match_mask" not in ClipDataset(table, processor, noise_db=0.0, mark_noise=True)[0]
+
+
 def test_augmentation_is_one_draw_for_all_frames():
     augmentation = ClipAugmentation()
     frames = torch.randint(255, (1, 3, 40, 60), dtype=torch.uint8).repeat(4, 1, 1, 1)

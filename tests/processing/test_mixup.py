@@ -176,6 +176,11 @@ class Stop(TrainerCallback):
         (["--mixup_alpha", "1", "--model_config", "{contrastive_positives: label}"], "contrastive_positives: pair"),
         (["--mixup_alpha", "1", "--model_config", "{match_head: patches}"], "mixed clips share their content"),
         (["--sampling", "balanced", "--model_config", "{match_head: patches}"], "sampling: balanced"),
+        (["--train_noise_db", "0", "--model_config", "{match_head: patches}"], "give a range and a clean_probability"),
+        (
+            ["--train_noise_db", "-5", "20", "--clean_probability", "0", "--model_config", "{match_head: patches}"],
+            "give a range and a clean_probability",
+        ),
     ],
 )
 def test_contradictions_are_refused(toy, change, message):

@@ -211,6 +211,7 @@ def make_dataset(
             "mismatch_probability": data.mismatch_probability,
             "label_mismatched_pairs": data.label_mismatched_pairs,
             "augmentation": recipe.augmentation,
+            "mark_noise": recipe.matches_patches and recipe.train_noise is not None,
         }
     try:
         return ClipDataset(

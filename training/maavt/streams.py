@@ -128,6 +128,7 @@ def make_stream(recipe: Recipe, stream: TrainingStream, tables: DatasetDict, pro
         augmentation=recipe.augmentation,
         noise_db=recipe.train_noise,
         clean_probability=data.clean_probability,
+        mark_noise=recipe.matches_patches and recipe.train_noise is not None,
         on_missing=data.on_missing,
         shuffle_buffer=data.stream_options.shuffle_buffer,
         on_broken=data.stream_options.on_broken,

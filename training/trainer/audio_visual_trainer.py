@@ -142,6 +142,8 @@ def part_count(name: str, inputs: dict) -> torch.Tensor:
     if "has_video" not in inputs:  # pre-training reconstructs every clip of a batch
         return torch.tensor(matched.numel())
     complete = inputs["has_video"] & inputs["has_audio"]
+    if name == "matching_loss" and "match_mask" in inputs:
+        complete = complete & inputs["match_mask"]
     complete = complete.reshape(-1, *[1] * (matched.ndim - 1)).expand_as(matched)
     if name == "matching_loss":
         return complete.sum()
