@@ -88,7 +88,8 @@ class MAAVTClassifierOutput(ModelOutput):
         loss: scalar, the weighted sum of the losses below, when `labels` or `is_matched` is given.
         logits: `[B, C]`, the mean of `segment_logits` over the segments.
         match_logits: `[B]`, the mean of `segment_match_logits`; above 0 means that video and audio belong together (the
-            paper's head has the opposite sign). 0 where a modality is missing. None without a match head.
+            paper's head has the opposite sign); with `match_head="patches"` and `match_class_agreement` 0 asks for too
+            much, so take a threshold of your own clips. 0 where a modality is missing. None without a match head.
         segment_logits, segment_match_logits: `[B, S, C]` and `[B, S]`, of every audio segment with its frames.
         classification_loss, matching_loss, contrastive_loss: scalars (docs/maavt.md, 4 and 5).
         unimodal_loss: scalar, where `config.unimodal_loss_weight` is above 0 (docs/maavt.md, 5).

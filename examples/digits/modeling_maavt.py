@@ -1676,7 +1676,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 `output_hidden_states` and `output_attentions`. `output_last_hidden_state` is forced off.
 
         Raises:
-            ValueError: labels or is_matched of another shape, labels that a loss of this config cannot use, or a training
+            ValueError: labels, is_matched or match_mask of another shape, labels that a loss of this config cannot use, or a training
                 step without labels (NO_LABELS).
         """
         check_is_tensor(labels)
@@ -1768,7 +1768,11 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         has_video = presence_mask(video, has_video, num_clips, features.device)
         has_audio = presence_mask(audio, has_audio, num_clips, features.device)
         both = (has_video & has_audio)[:, None].expand(num_clips, num_segments)  # (B, S)
-        judged = both if match_mask is None else both & match_mask.bool()[:, None]
+        judged = both
+        if match_mask is not None:
+            if tuple(match_mask.shape) != (num_clips,):
+                raise ValueError(f"match_mask has shape {tuple(match_mask.shape)}; expected {(num_clips,)}.")
+            judged = both & match_mask.bool()[:, None]
         return MAAVTPairs(has_video, has_audio, both, matched_mask(is_matched, both), judged)
 
     def _drop_modalities(self, pairs: MAAVTPairs) -> tuple[torch.Tensor, torch.Tensor]:

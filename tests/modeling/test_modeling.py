@@ -649,6 +649,8 @@ def test_clips_that_the_matching_loss_leaves_out():
         whole = fresh(**inputs, labels=labels)
         torch.testing.assert_close(outputs.classification_loss, whole.classification_loss)
         assert outputs.matching_loss != whole.matching_loss
+        with pytest.raises(ValueError, match="match_mask has shape"):
+            fresh(**inputs, labels=labels, match_mask=mask[:, None])
 
 
 def test_patches_learn_without_the_class_agreement_that_is_added_to_their_score():

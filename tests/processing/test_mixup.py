@@ -188,6 +188,24 @@ def test_contradictions_are_refused(toy, change, message):
         recipe.main([toy, "--dry_run", *change])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ["--tuning", "linear_probe", "--sampling", "balanced"],
+        ["--modalities", "audio", "--train_noise_db", "0"],
+        ["--mixup_alpha", "1", "--model_config", "{match_head: patches, background_mining: false}"],
+    ],
+)
+def test_without_a_match_head_nothing_is_refused_for_it(toy, change):
+    recipe.main([toy, "--dry_run", "--model_config", "{match_head: patches}", *change])
+
+
+def test_the_head_of_a_checkpoint_counts_as_one_of_the_recipe(toy, tmp_path):
+    tiny_model(contrastive=None, match_head="patches").save_pretrained(tmp_path / "patches")
+    with pytest.raises(ValueError, match="sampling: balanced"):
+        recipe.main([toy, "--dry_run", "--model_name_or_path", str(tmp_path / "patches"), "--sampling", "balanced"])
+
+
 def test_mixup_run_resumes_with_the_same_draws(toy, tmp_path, monkeypatch):
     common = [
         toy,

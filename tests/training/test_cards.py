@@ -73,6 +73,11 @@ def test_the_card_says_what_the_match_score_tells_apart(tmp_path):
     [
         ({}, "with learned audio, visual, shared and background tokens."),
         ({"background_mining": False}, "with learned audio, visual and shared tokens."),
+        ({"num_shared_tokens": 0, "contrastive": None}, "with learned audio, visual and background tokens."),
+        (
+            {**NO_TOKENS, "num_audio_tokens": 2, "contrastive": None, "background_mining": False},
+            "with learned audio tokens.",
+        ),
         ({**NO_TOKENS, "contrastive": None}, "It is a baseline for"),
         ({**NO_TOKENS, "contrastive": None, "lavish_config": {}}, "with LAVISH adapters between the streams."),
     ],

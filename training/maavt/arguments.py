@@ -77,10 +77,6 @@ class Recipe:
         return self.data.split_seed
 
     @property
-    def matches_patches(self) -> bool:
-        return (self.model.model_config or {}).get("match_head") == "patches"
-
-    @property
     def train_noise(self) -> float | tuple[float, float] | None:
         """The noise on training and validation audio: a level or a range in dB SNR, or none."""
         levels = self.data.train_noise_db
@@ -149,22 +145,6 @@ def check_arguments(recipe: Recipe) -> None:
         raise ValueError("label_mismatched_pairs: only the unimodal loss reads them; set unimodal_loss_weight above 0")
     if data.mixup_alpha and model_config.get("contrastive_positives") == "label":
         raise ValueError("mixup_alpha: mixed clips have several classes; it needs contrastive_positives: pair")
-    if recipe.matches_patches:
-        # In the batch it takes every other clip for a mismatch.
-        if data.mixup_alpha:
-            raise ValueError(
-                "mixup_alpha: mixed clips share their content; it needs model_config.match_head: bilinear"
-            )
-        if data.sampling == "balanced":
-            raise ValueError(
-                "sampling: balanced draws a clip more than once into a batch; it needs model_config.match_head: bilinear"
-            )
-        # Noise hides which clip is heard: on GRID words the head learns little from noisy clips (docs/evidence.md).
-        if recipe.train_noise is not None and not (isinstance(recipe.train_noise, tuple) and data.clean_probability):
-            raise ValueError(
-                "train_noise_db: match_head: patches learns from clips without noise; give a range and a "
-                "clean_probability above 0, such as 0.5"
-            )
     if data.mixup_alpha and run.gradient_modulation:
         raise ValueError("mixup_alpha: gradient modulation needs one class a clip; switch one of the two off")
     if run.label_smoothing_factor:
@@ -281,8 +261,31 @@ def prepare(recipe: Recipe) -> None:
         check_output_folder(run)
     if run.evaluate_only:
         use_checkpoint_processor(recipe)
-    if not has_match_head(recipe, backbone_config(recipe.model)):
+    config = backbone_config(recipe.model)
+    if not has_match_head(recipe, config):
         data.mismatch_probability = 0.0  # a mismatched pair would teach nothing
+    elif not run.evaluate_only:
+        head = (recipe.model.model_config or {}).get("match_head", getattr(config, "match_head", None))
+        if head == "patches":
+            check_patches(recipe)
+
+
+def check_patches(recipe: Recipe) -> None:
+    """Raises ValueError for clips that the match head on patches cannot be trained on; names the cure."""
+    data = recipe.data
+    # In the batch it takes every other clip for a mismatch.
+    if data.mixup_alpha:
+        raise ValueError("mixup_alpha: mixed clips share their content; it needs model_config.match_head: bilinear")
+    if data.sampling == "balanced":
+        raise ValueError(
+            "sampling: balanced draws a clip more than once into a batch; it needs model_config.match_head: bilinear"
+        )
+    # Noise hides which clip is heard: on GRID words the head learns little from noisy clips (docs/evidence.md).
+    if recipe.train_noise is not None and not (isinstance(recipe.train_noise, tuple) and data.clean_probability):
+        raise ValueError(
+            "train_noise_db: match_head: patches learns from clips without noise; give a range and a clean_probability "
+            "above 0, such as 0.5"
+        )
 
 
 def backbone_config(model: ModelArguments) -> PreTrainedConfig:

@@ -46,7 +46,7 @@ print(model.config.id2label[outputs.logits[0].argmax().item()]{match})"""
 
 MA_AVT = "[MA-AVT](https://arxiv.org/abs/2406.04930) (Mahmud, Mo, Tian, Marculescu, CVPR Workshops 2024)"
 MATCH_NOTE = (
-    "`match_logits` is positive where video and audio seem to be of one {of_one}; `class_agreement` is the probability that video "
+    "`match_logits` is {high} where video and audio seem to be of one {of_one}; `class_agreement` is the probability that video "
     "alone and audio alone name the same class. "
 )
 MATCH_LIMIT = """- The match score and `class_agreement` say whether video and audio are of one *class*, not whether they were recorded together:
@@ -84,9 +84,14 @@ def architecture_text(config: PreTrainedConfig) -> str:
         if config.lavish_config is not None:
             parts = "with LAVISH adapters between the streams"
         return f"It is a baseline for {MA_AVT}: one vision transformer reads frames and spectrograms, {parts}."
-    parts = "learned audio, visual and shared tokens"
-    if config.background_mining:
-        parts = "learned audio, visual, shared and background tokens"
+    counts = {
+        "audio": config.num_audio_tokens,
+        "visual": config.num_visual_tokens,
+        "shared": config.num_shared_tokens,
+        "background": config.background_mining,
+    }
+    *most, last = [name for name, count in counts.items() if count]
+    parts = f"learned {', '.join(most)} and {last} tokens" if most else f"learned {last} tokens"
     return f"The model is {MA_AVT}: one vision transformer reads frames and spectrograms, with {parts}."
 
 
@@ -94,7 +99,11 @@ def usage_notes(results: dict, match: str | bool, adapter: bool) -> str:
     """What a user of the snippet has to know."""
     count, window = results["num_frames"], results.get("window")
     frames = "one frame" if count == 1 else f"{count} frames"
-    text = MATCH_NOTE.format(of_one="clip" if match == "patches" else "class") if match else ""
+    patches = match == "patches"
+    text = ""
+    if match:
+        high = "above the threshold under the table" if patches else "positive"
+        text = MATCH_NOTE.format(high=high, of_one="clip" if patches else "class")
     text += f"Either input may be missing. The processor takes {frames} of each clip."
     if window:
         text += f" Trained on windows of {window} s; cut longer clips into such windows."

@@ -152,13 +152,14 @@ def build_data(recipe: Recipe, clips: Clips, model: nn.Module) -> RunData:
     if data.block_states and not recipe.run.dry_run:
         states, collator = block_state_source(recipe, source, model), BlockStateCollator()
 
-    if clips.stream is not None:
-        train_set = make_stream(recipe, clips.stream, tables, processor)
-    else:
-        train_set = make_dataset(recipe, tables, states, "train", training=True)
-
     draws_pairs = data.mismatch_probability > 0 or model.config.in_batch_mismatches > 0
     mining = recipe.both_modalities and model.config.background_mining and draws_pairs
+    mark_noise = mining and model.config.match_head == "patches" and recipe.train_noise is not None
+    if clips.stream is not None:
+        train_set = make_stream(recipe, clips.stream, tables, processor, mark_noise)
+    else:
+        train_set = make_dataset(recipe, tables, states, "train", training=True, mark_noise=mark_noise)
+
     validation = {"noise_db": recipe.train_noise, "mismatched_copies": mining}
     validation_set = make_dataset(recipe, tables, states, "validation", **validation)
     if clips.stream is None:  # what is wrong with the test clips shall be known before training
@@ -187,6 +188,7 @@ def make_dataset(
     noise_db: float | tuple[float, float] | None = None,
     mismatched_copies: bool = False,
     same_class_copies: bool = False,
+    mark_noise: bool = False,
     change_frames: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> ClipDataset:
     """One split as a data set.
@@ -197,6 +199,7 @@ def make_dataset(
         noise_db: a level or a range, outside training.
         mismatched_copies: show every clip a second time with the audio of another class.
         same_class_copies: and a third time with that of another clip of its class.
+        mark_noise: say which training clips have noise, which the match head on patches does not learn from.
         change_frames: what is done to the frames of every clip, such as a blur.
 
     Raises:
@@ -211,7 +214,6 @@ def make_dataset(
             "mismatch_probability": data.mismatch_probability,
             "label_mismatched_pairs": data.label_mismatched_pairs,
             "augmentation": recipe.augmentation,
-            "mark_noise": recipe.matches_patches and recipe.train_noise is not None,
         }
     try:
         return ClipDataset(
@@ -221,6 +223,7 @@ def make_dataset(
             training=training,
             mismatched_copies=mismatched_copies,
             same_class_copies=same_class_copies,
+            mark_noise=mark_noise,
             modalities=tuple(modalities or data.modalities),
             num_frames=data.num_frames,
             noise_db=noise_db,

@@ -113,7 +113,9 @@ def stream_report(recipe: Recipe, source: ClipSource, tables: DatasetDict, carve
     }
 
 
-def make_stream(recipe: Recipe, stream: TrainingStream, tables: DatasetDict, processor: ProcessorMixin) -> ClipStream:
+def make_stream(
+    recipe: Recipe, stream: TrainingStream, tables: DatasetDict, processor: ProcessorMixin, mark_noise: bool = False
+) -> ClipStream:
     """The training clips, as `make_dataset` gives them from a table; no clip or group of `tables` is among them."""
     data, run = recipe.data, recipe.run
     held_out = {value for table in tables.values() for name in ("clip_id", "group") for value in table[name]}
@@ -128,7 +130,7 @@ def make_stream(recipe: Recipe, stream: TrainingStream, tables: DatasetDict, pro
         augmentation=recipe.augmentation,
         noise_db=recipe.train_noise,
         clean_probability=data.clean_probability,
-        mark_noise=recipe.matches_patches and recipe.train_noise is not None,
+        mark_noise=mark_noise,
         on_missing=data.on_missing,
         shuffle_buffer=data.stream_options.shuffle_buffer,
         on_broken=data.stream_options.on_broken,
