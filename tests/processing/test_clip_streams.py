@@ -152,6 +152,7 @@ def test_rows_that_are_held_back_become_a_table(source, processor, clips, tmp_pa
 def test_items_are_those_of_a_table(source, processor, clips):
     """The same decoding, augmentation and noise; only who draws differs."""
     options = {"num_frames": 2, "augmentation": ClipAugmentation(), "noise_db": (0.0, 10.0)}
+    options |= {"clean_probability": 0.5, "mark_noise": True}
     items = list(stream_of(source, processor, shuffle_buffer=1, **options))
     rows = [source.reader(cells) for cells in source.splits["train"]]
     table = Dataset.from_list(
@@ -170,6 +171,7 @@ def test_items_are_those_of_a_table(source, processor, clips):
     again = list(stream_of(source, processor, shuffle_buffer=1, **options))
     assert all(equal(one, other) for one, other in zip(items, again, strict=True))
     assert not equal(items[0] | {POSITION: 0 * items[0][POSITION]}, plain[0] | {POSITION: 0 * items[0][POSITION]})
+    assert {item["match_mask"].item() for item in items} == {True, False}
     # what a clip gets depends on (seed, epoch, clip), not on where in the stream it comes
     shuffled = {shown(item): item for item in stream_of(source, processor, **{**options, "augmentation": None})}
     in_order = {
