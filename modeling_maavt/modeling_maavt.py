@@ -1676,8 +1676,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 `output_hidden_states` and `output_attentions`. `output_last_hidden_state` is forced off.
 
         Raises:
-            ValueError: labels, is_matched or match_mask of another shape, labels that a loss of this config cannot use, or a training
-                step without labels (NO_LABELS).
+            ValueError: labels, is_matched or match_mask of another shape, labels that a loss of this config cannot use,
+                or a training step without labels (NO_LABELS).
         """
         check_is_tensor(labels)
         if num_segments is None and labels is not None and labels.ndim == 2 and not self._are_scores(labels):
@@ -1711,7 +1711,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
             if self._adds_agreement and segment_match_logits is not None:
-                segment_match_logits = segment_match_logits + self._log_agreement(outputs) * pairs.both
+                segment_match_logits = segment_match_logits + self._log_agreement(outputs, range(1))[0] * pairs.both
             return self._build_output(outputs, segment_logits, segment_match_logits, losses, per_block, agreement)
 
     def _check_unlabeled(self, is_matched: torch.Tensor | None) -> None:
@@ -1916,7 +1916,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 torch.stack([judged & judged.roll(shift, 0) for shift in shifts]),
             ]
             if self.config.match_class_agreement:
-                inputs.append(torch.stack([self._log_agreement(outputs, shift) for shift in shifts]))
+                inputs.append(self._log_agreement(outputs, shifts))
             logits = self.match_head(*inputs)
         return logits[0] * pairs.both, logits[1:]
 
@@ -1925,14 +1925,14 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         """The head on patches learns without the class agreement, which on training clips leaves it little to learn."""
         return self.config.match_head == "patches" and self.config.match_class_agreement
 
-    def _log_agreement(self, outputs: MAAVTModelOutput, shift: int = 0) -> torch.Tensor:
-        """Logarithm of the class agreement of every video with the audio `shift` clips earlier: `[B, S]`.
+    def _log_agreement(self, outputs: MAAVTModelOutput, shifts: range) -> torch.Tensor:
+        """Logarithm of the class agreement of every video with the audio so many clips earlier: `[len(shifts), B, S]`.
 
         A constant of the step: classes are not learned to please the match head.
         """
         states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
         video, audio = (half.detach() for half in self.classifier.halves(*states))  # (B, S, C) each
-        return log_agreement(video, audio.roll(shift, 0))
+        return torch.stack([log_agreement(video, audio.roll(shift, 0)) for shift in shifts])
 
     def _matching_loss(
         self,
