@@ -168,7 +168,10 @@ def run_facts(task: SeedArguments, args: TrainingArguments) -> dict[str, str]:
     if args.max_steps > 0:
         length = f"{args.max_steps} steps"
     schedule = f"{length} of {args.per_device_train_batch_size}, learning rate {args.learning_rate:g}"
-    return {"training": schedule, "model": json.dumps(task.model_config or task.model_name_or_path)}
+    facts = {"training": schedule, "model": json.dumps(task.model_config or task.model_name_or_path)}
+    if task.model_config and task.model_name_or_path is not None:
+        facts["checkpoint"] = str(task.model_name_or_path)
+    return facts
 
 
 def summary(runs: list[Rows]) -> Rows:
