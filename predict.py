@@ -117,9 +117,13 @@ def main(argv: list[str] | None = None) -> int:
     """Writes the predictions; returns 1 where a file could not be read, else 0."""
     arguments = parse_arguments(argv)
     files = find_files(arguments.files)
+    from processing.data.atomic_writing import check_writable, write_text  # PyTorch: only now, it takes seconds
+
+    for name in ("output", "embeddings", "parquet", "pictures"):
+        if getattr(arguments, name):
+            check_writable(f"--{name}", getattr(arguments, name), folder=name in ("parquet", "pictures"))
     if arguments.parquet:
         return write_shards(arguments, files)
-    from processing.data.atomic_writing import write_text  # PyTorch and transformers: only now, they take seconds
     from training.maavt.prediction import classify
 
     records = classify(

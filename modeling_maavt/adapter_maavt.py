@@ -44,9 +44,8 @@ def maavt_peft_config(
     from peft import LoraConfig
     from peft.utils.constants import DUMMY_TARGET_MODULES
 
-    # Which of the model's modules are trained.
-    trained = list(model.trainable_modules())
     # What is trained beside the backbone.
+    trained = list(model.trainable_modules())
     if modules is not None:
         if unknown := sorted(set(modules) - set(trained)):
             raise ValueError(f"modules: this model has no {unknown} to train; it has {trained}.")
@@ -54,7 +53,6 @@ def maavt_peft_config(
     if lora_rank < 0:
         raise ValueError(f"lora_rank={lora_rank} is negative; give 0 (no LoRA) or more.")
     # Without LoRA no layer is adapted: PEFT only trains and saves the modules.
-    # Without LoRA, PEFT saves these modules alone.
     if lora_rank == 0:
         if kwargs:
             raise ValueError(f"{sorted(kwargs)} configure LoRA, but lora_rank=0; give a rank or leave them out.")

@@ -50,6 +50,8 @@ class ClipRequest:
 
     Args:
         start, end: the window in seconds from the start of the file. None is the start or the end of the file.
+        within: the caller's window `(start, end)`, where `start` and `end` are only a part of it. It has to lie inside the
+            file too.
         num_frames: this many frames, at the centers of equal parts of the window.
         fps: frames at this rate, at the centers of parts of `1 / fps` seconds.
         times: frames at these seconds. A frame is the one on the screen at its time. Before the first frame it is the
@@ -79,6 +81,7 @@ class ClipRequest:
     allow_remote: bool = False
     max_pixels: int = MAX_PIXELS
     transform: FrameTransform | None = None
+    within: tuple[float, float] | None = None
 
     def __post_init__(self):
         if self.on_missing not in ("raise", "none"):
@@ -200,7 +203,9 @@ def clip_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float, 
         ClipError: the file cannot be read, or the window is empty or passes its end.
     """
     if request.start is not None and request.end is not None:
-        return float(request.start), float(request.end)  # load_clip checks them
+        start, end = float(request.start), float(request.end)
+        if math.isfinite(end - start):
+            return start, end  # load_clip checks them
     handle, name = _resolve(source, request.allow_remote)
     with _naming(name):
         if isinstance(handle, TorchcodecFile):
@@ -244,23 +249,33 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
     start, end = _window(info, request)
     request = replace(request, start=start, end=end)
     clip = Clip(start=start, end=end, path=info.path)
-    if "video" in request.streams and info.has_video:
-        clip.frames, clip.frame_times = _load_frames(file, info, request)
-    if "audio" in request.streams and info.has_audio:
-        clip.sampling_rate = request.sampling_rate or info.sampling_rate
-        clip.waveform = _load_waveform(file, info, request)
+    try:
+        if "video" in request.streams and info.has_video:
+            clip.frames, clip.frame_times = _load_frames(file, info, request)
+        if "audio" in request.streams and info.has_audio:
+            clip.sampling_rate = request.sampling_rate or info.sampling_rate
+            clip.waveform = _load_waveform(file, info, request)
+    except ClipError as error:
+        if error.field != "window" or request.within is None:
+            raise
+        # The caller has not named these seconds, but a window around them.
+        first, last = request.within
+        message = f"{error} (the seconds that are heard of {first:g} s to {last:g} s)"
+        raise ClipError(message, error.path, error.field) from None
     return clip
 
 
 def _window(info: ClipInfo, request: ClipRequest) -> tuple[float, float]:
     start = 0.0 if request.start is None else float(request.start)
     end = info.duration if request.end is None else float(request.end)
+    first, last = request.within or (start, end)
     # A window that passes the end by rounding, or by half a frame, is one that ends there.
     tolerance = max(END_TOLERANCE, 0.5 / info.fps if info.fps else 0.0)
-    if not (math.isfinite(start) and math.isfinite(end)) or start < 0 or end <= start:
-        raise clip_error(info.path, "window", f"{start} s to {end} s is empty or negative; give 0 <= start < end")
-    if end > info.duration + tolerance:
-        problem = f"{start:g} s to {end:g} s passes the end at {info.duration:.3f} s; give a window inside"
+    if not (math.isfinite(first) and math.isfinite(last)) or first < 0 or last <= first:
+        problem = f"{first} s to {last} s is empty or negative; give 0 <= start < end <= {info.duration:.3f}"
+        raise clip_error(info.path, "window", problem)
+    if last > info.duration + tolerance:
+        problem = f"{first:g} s to {last:g} s passes the end at {info.duration:.3f} s; give a window inside"
         raise clip_error(info.path, "window", problem)
     return start, end
 

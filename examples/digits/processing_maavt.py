@@ -4,6 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
 
-from .clips import EVERYTHING, Clip, ClipError, ClipRequest, clip_window, frame_times, load_clip
+from .clips import EVERYTHING, Clip, ClipRequest, clip_window, frame_times, load_clip
 from .feature_extraction_maavt import MAAVTFeatureExtractor, as_waveforms
 from .video_processing_maavt import MAAVTVideoProcessor, MAAVTVideoProcessorKwargs, as_frames, is_clip_source
 
@@ -108,14 +109,7 @@ class MAAVTProcessor(ProcessorMixin):
         if request.fps is None and "video" in request.streams:
             times = self.frame_times(start, end, request.num_frames)
             request = replace(request, num_frames=None, times=times)
-        try:
-            return load_clip(source, replace(request, start=start + first, end=start + last))
-        except ClipError as error:
-            if error.field != "window":
-                raise
-            # The caller has not named these seconds, but a window around them.
-            message = f"{error} (the seconds that are heard of {start:g} s to {end:g} s)"
-            raise ClipError(message, error.path, error.field) from None
+        return load_clip(source, replace(request, start=start + first, end=start + last, within=(start, end)))
 
     def frame_times(self, start: float, end: float, num_frames: int | None = None) -> np.ndarray:
         """The seconds `[T]` at which `load_clip` takes the frames of a window."""
@@ -362,7 +356,7 @@ def _as_list(values: Any, is_single: Any) -> list:
 def _is_single_clip(clips: Any) -> bool:
     if isinstance(clips, (tuple, list)):
         window = len(clips) == 3 and is_clip_source(clips[0])
-        return window and all(x is None or isinstance(x, (int, float)) for x in clips[1:])
+        return window and all(x is None or isinstance(x, Real) for x in clips[1:])
     return True
 
 

@@ -34,6 +34,19 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(option: str, path: str | os.PathLike, folder: bool = False) -> None:
+    """Raises OSError, which names the option, where a file (or a folder) cannot be written; before work is done for it."""
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        kind, other = ("folder", "file") if folder else ("file", "folder")
+        raise OSError(f"{option}: {path} is a {other}; name a {kind}")
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if existing.is_file() and existing != path:
+        raise OSError(f"{option}: {existing} is a file, not a folder; choose another path")
+    if not os.access(existing if existing.is_dir() else existing.parent, os.W_OK):
+        raise OSError(f"{option}: {existing} cannot be written; choose another path")
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes a whole UTF-8 text file."""
     with atomic_file(path) as temporary:

@@ -285,7 +285,7 @@ def _find_columns(
         if column is False:
             continue
         name = column
-        if column is None or column is True:
+        if column is None:
             name = key
         if name in header:
             column_of[key] = name

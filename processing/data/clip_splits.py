@@ -104,7 +104,9 @@ def assign_splits(
     if missing:
         train = [index for index, split in enumerate(splits) if split == TRAIN]
         if not train:
-            raise ValueError("split: no clip is for training; name one split `train`, or pass split=False")
+            raise ValueError(
+                "split: no clip is for training; name one split `train`, or pass split=False (--table '{split: none}')"
+            )
         fractions = {TRAIN: 1 - sum(missing.values())} | missing
         carved = split_by_group([labels[i] for i in train], [groups[i] for i in train], fractions, seed)
         for index, split in zip(train, carved, strict=True):
@@ -134,7 +136,7 @@ def check_leaks(table: Mapping[str, Any], kinds: Sequence[str] = ("clip id", "so
                 if seen.setdefault(value, split) != split:
                     raise ValueError(
                         f"{kind} {value!r} is in {seen[value]} and in {split}: what is tested on would have been "
-                        "trained on; pass split=False to split by group, or mend the `split` or `group` column"
+                        "trained on; mend the `split` or `group` column, or split by group: split=False, --table '{split: none}'"
                     )
 
 

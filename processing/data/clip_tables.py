@@ -92,6 +92,7 @@ def build_clip_table(
     # Skip the rows that cannot be used. What is wrong with the splits is said before any clip is decoded.
     prepared = is_prepared(data)
     rows, skipped = complete_rows(listed, where=where, prepared=prepared)
+    complete = _classes_in(rows)
     shares = {
         "test_split": test_split,
         "validation_fraction": validation_fraction,
@@ -103,6 +104,8 @@ def build_clip_table(
         skipped += broken
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {len(listed)}. {_reasons(skipped, warnings)}")
+    lost = sorted(complete - _classes_in(rows))
+    warnings += [f"class {name}: no clip is left, all are skipped" for name in lost]
     warnings += _one_modality([row for row in rows if row["number"] in with_both])
 
     table, report = _split_table(rows, seed, shares)
@@ -130,9 +133,14 @@ def _split_table(rows: list[dict[str, Any]], seed: int, shares: dict[str, Any]) 
         "classes": names,
         "labels": ClipTargets(next(iter(table.values()))).kind,
         "split": origin,
-        "splits": {split: _count(part, names) for split, part in table.items()},
+        "splits": {split: split_counts(part, names) for split, part in table.items()},
         "warnings": missing_classes([_classes_of(row, names) for row in rows], splits, names),
     }
+
+
+def _classes_in(rows: list[dict[str, Any]]) -> set[str]:
+    """The classes that rows name."""
+    return {name for row in rows for name in _all_names(row)}
 
 
 def _skipped_report(skipped: list[dict[str, Any]], data: Any, prepared: bool) -> dict[str, Any]:
@@ -149,7 +157,9 @@ def _given_splits(rows: list[dict[str, Any]]) -> list[str] | None:
     if all(split is None for split in given):
         return None
     if None in given:
-        raise ValueError("split: some rows have a split and some have none; fill the column, or pass split=False")
+        raise ValueError(
+            "split: some rows have a split and some have none; fill the column, or pass split=False (--table '{split: none}')"
+        )
     return given
 
 
@@ -320,7 +330,8 @@ def _clip_id(row: dict[str, Any]) -> str:
     return f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
 
 
-def _count(part: Dataset, names: list[str]) -> dict[str, Any]:
+def split_counts(part: Dataset, names: list[str]) -> dict[str, Any]:
+    """Clips, groups and examples of each class of one split."""
     per_class = ClipTargets(part).class_counts()
     classes = {name: int(per_class[index]) for index, name in enumerate(names)}
     return {"clips": len(part), "groups": len(set(part["group"])), "per_class": classes}

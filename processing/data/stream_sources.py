@@ -173,13 +173,12 @@ def open_source(
     group: str | bool | None = None,
     class_names: Sequence[str] | str | os.PathLike | None = None,
     test_split: str | None = None,
-    revision: str | None = None,
     allow_absolute_paths: bool = False,
 ) -> ClipSource:
     """Open a data set without reading it.
 
     Args:
-        data: `hf://datasets/user/name`, `user/name`, a folder of `*.parquet` or `*.tar` shards (split by the first word
+        data: `hf://datasets/user/name` (or `user/name@tag`), a folder of `*.parquet` or `*.tar` shards (split by the first word
             of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`), here or in a store
             (`s3://bucket/folder`, `gs://bucket/folder`), or one such file. Columns
             `video` and / or `audio` and a label; tar members `mp4`, `cls` and / or `json` (label, start, end, group,
@@ -189,14 +188,13 @@ def open_source(
         class_names: the classes in the order of their numbers, or a file with one a line. Needed where neither the
             column, nor `classes.txt` beside the shards, nor strings in a column say it.
         test_split: the split to test on.
-        revision: branch, tag or commit on the Hub.
         allow_absolute_paths: shards may name files by their absolute paths, as those of `processing.prepare` do.
 
     Raises:
         ValueError: no such data, a damaged shard, no clips or no label in it, or classes that nothing names.
     """
     # Tar shards: the members of the first clip say which columns there are.
-    folder, builder, options = _builder(str(data), revision)
+    folder, builder, options = _builder(str(data))
     files = dict(builder.config.data_files or {})
     _check_footers(files)
     if _is_webdataset(builder):
@@ -275,7 +273,7 @@ def read_remote(cell: dict[str, Any] | None) -> dict[str, Any] | None:
     return {"path": cell["path"], "bytes": patiently(read, cell["path"])}
 
 
-def _builder(data: str, revision: str | None) -> tuple[str | None, Any, dict[str, Any]]:
+def _builder(data: str) -> tuple[str | None, Any, dict[str, Any]]:
     path = Path(data)
     if data.startswith("hf://") and not data.startswith((HUB, BUCKETS)):
         raise ValueError(f"{data}: is no data set; write hf://datasets/user/name")
@@ -287,7 +285,7 @@ def _builder(data: str, revision: str | None) -> tuple[str | None, Any, dict[str
             return _shards(sorted(str(file) for file in path.rglob("*") if file.is_file()), str(path), data)
         return _shards([data], str(path.parent), data)
     name, _, tag = data.removeprefix(HUB).partition("@")
-    options = {"path": name, "revision": revision or tag or None}
+    options = {"path": name, "revision": tag or None}
     try:
         return None, load_dataset_builder(**options), options
     except FileNotFoundError as error:  # what `datasets` raises for an unknown name too

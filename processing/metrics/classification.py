@@ -250,10 +250,9 @@ def bootstrap_interval(
     statistic: Callable[..., float] = np.mean,
     seed: int = 0,
     num_samples: int = 1000,
-    confidence: float = 0.95,
     other_groups: Sequence[Any] | None = None,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval in which whole groups are drawn: clips of one group are not independent.
+    """95 % percentile bootstrap interval in which whole groups are drawn: clips of one group are not independent.
 
     A row of two groups, such as a pair of a video and the audio of another clip, is drawn as often as both together: the
     product of how often either is (Owen, The pigeonhole bootstrap, Annals of Applied Statistics 2007).
@@ -264,7 +263,6 @@ def bootstrap_interval(
         statistic: such as the mean, or `roc_auc_score`; draws for which it is undefined are skipped.
         seed: of the draws.
         num_samples: number of draws.
-        confidence: share of the draws inside the interval.
         other_groups: `[n]`, the second group of every row; equal to the first where there is none.
 
     Returns:
@@ -297,7 +295,5 @@ def bootstrap_interval(
     results = [result for result in results if np.isfinite(result)]
     if not results:
         raise ValueError("statistic: undefined for every draw; give more groups")
-    # The middle share of the draws.
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(results, [tail, 1 - tail])
+    low, high = np.quantile(results, [0.025, 0.975])
     return float(low), float(high)

@@ -365,7 +365,7 @@ def test_the_recipe_builds_the_processor_of_a_clip_folder(tmp_path):
     )
     save_family("clip", tmp_path)
     data = SimpleNamespace(processor={"video_processor": {"size": {"height": 28, "width": 28}}}, num_frames=2)
-    recipe = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(tmp_path)), data=data)
+    recipe = SimpleNamespace(model=SimpleNamespace(model_name_or_path=str(tmp_path), revision=None), data=data)
     video = build_processor(recipe).video_processor
     assert video.size["height"] == 28 and list(video.image_mean) == [0.1, 0.2, 0.3]
 

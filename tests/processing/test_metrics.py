@@ -207,3 +207,19 @@ def test_bootstrap_of_a_statistic_of_two_arrays():
         bootstrap_interval((np.array([1, 1]), np.array([2.0, 3.0])), [0, 1], roc_auc_score, num_samples=5)
     with pytest.raises(ValueError, match="equal"):
         bootstrap_interval([1.0], [0, 1])
+
+
+def test_validation_match_figures_leave_out_clips_without_a_modality():
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    is_matched = np.array([True, True, False, False, True, True])
+    logits = np.eye(2)[labels]
+    scores = np.array([3.0, 2.0, -1.0, -2.0, 0.0, 0.0])
+    video, audio = logits + 1, logits + 1
+    audio[4:] = 0  # the last two clips have no audio, and a constant for a score
+    measured = compute_metrics(EvalPrediction((logits, scores, video, audio), (labels, is_matched)))
+    complete = compute_metrics(
+        EvalPrediction((logits[:4], scores[:4], video[:4], audio[:4]), (labels[:4], is_matched[:4]))
+    )
+    names = ("match_auroc", "match_accuracy", "combined", "threshold")
+    assert [measured[name] for name in names] == [complete[name] for name in names]
+    assert measured["top1"] == 1

@@ -227,6 +227,25 @@ def test_frame_sampling(clip):
     assert frame_numbers(processor(videos=numbered_frames(12), num_frames=3)) == [2, 6, 10]
 
 
+@pytest.mark.parametrize("window", [(-0.5, 2.0), (0.0, 2.4), (-0.5, 2.5), (float("nan"), 1.0), (0.0, float("inf"))])
+def test_windows_outside_the_file_are_refused(clip, window):
+    """The 0.96 s that are heard lie inside the file, the caller's window does not: as in `load_clip`."""
+    with pytest.raises(ClipError) as of_file:
+        load_clip(clip, ClipRequest(*window))
+    for source in (clip, Path(clip).read_bytes()):
+        with pytest.raises(ClipError) as caught:
+            small()(clips=(source, *window))
+        name = clip if source is clip else "bytes"
+        assert str(caught.value) == str(of_file.value).replace(clip, name)
+        assert caught.value.field == "window" and "2.0" in str(caught.value)
+    small()(clips=(clip, 0.0, 2.04))  # as much as rounding may add
+
+
+def test_a_window_of_numpy_numbers(clip):
+    batch = small()(clips=(clip, np.float32(0.4), np.int64(1)), num_frames=4)
+    assert frame_numbers(batch) == frame_numbers(small()(clips=(clip, 0.4, 1.0), num_frames=4))
+
+
 def test_frames_lie_under_the_sound(folder):
     """A clip longer than the spectrogram: the frames are from the seconds that are heard."""
     path = str(write_numbered(folder / "ten.mp4", 10.0, fps=10))

@@ -10,13 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from tiny_deepavfusion import all_close, tiny_model
-from transformers import AutoModelForVideoClassification
+from transformers import AutoModelForVideoClassification, TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
 from processing.generate.sounding_shapes import ShapeSettings, write_shapes
 from training.deepavfusion import classification
 from training.deepavfusion.arguments import ClassificationArguments, parse_arguments
 from training.deepavfusion.classification import class_shares, clip_scores, figures, layer_groups, layer_of
+from training.deepavfusion.seed_loop import run_seeds
 from training.trainer.lars import LARS
 
 
@@ -173,3 +174,51 @@ def test_recipes_of_the_paper(name, rate, batch):
     assert args.learning_rate == pytest.approx(rate * batch / 256)
     assert task.evaluation_windows == 10 and task.clip_seconds == 3.0 and task.layer_decay == 0.75
     assert task.optimizer == ("lars" if task.tuning == "linear_probe" else "adamw")
+
+
+def run_one_seed(folder: Path, options: dict, trainer_options: dict) -> list[int]:
+    """`run_seeds` without a model; returns the seeds that were measured now."""
+    task = ClassificationArguments(**{"data": "clips", "processor": {"video_processor": {"fps": 2}}, **options})
+    args = TrainingArguments(str(folder), report_to="none", use_cpu=True, **trainer_options)
+    measured = []
+
+    def measure(args: TrainingArguments) -> dict:
+        measured.append(args.seed)
+        return {"model": {"top1": 0.5}}
+
+    run_seeds("classification", [], task, args, lambda seed: task.facts(), measure, {"top1": "top-1"})
+    return measured
+
+
+@pytest.mark.parametrize(
+    "options, trainer_options, name",
+    [
+        ({"data": "other"}, {}, "data"),
+        ({"table": {"label": "other"}}, {}, "table"),
+        ({"processor": {"video_processor": {"fps": 4}}}, {}, "processor"),
+        ({"augmentation": {"flip": 0.0}}, {}, "augmentation"),
+        ({}, {"lr_scheduler_type": "cosine"}, "lr_scheduler_type"),
+        ({}, {"warmup_steps": 100}, "warmup_steps"),
+        ({}, {"weight_decay": 0.3}, "weight_decay"),
+        ({}, {"gradient_accumulation_steps": 8}, "gradient_accumulation_steps"),
+    ],
+)
+def test_a_seed_measured_under_other_settings_is_refused(tmp_path, options, trainer_options, name):
+    assert run_one_seed(tmp_path, {}, {}) == [0]
+    with pytest.raises(ValueError, match=rf"measured with {{'{name}': .*, this run has {{'{name}': .*--output_dir$"):
+        run_one_seed(tmp_path, options, trainer_options)
+
+
+def test_a_measured_seed_is_taken_where_nothing_that_matters_changed(tmp_path):
+    path = tmp_path / "seed_0" / "measured.json"
+    trainer_options = {"lr_scheduler_type": "cosine", "warmup_steps": 10}
+    assert run_one_seed(tmp_path, {}, trainer_options) == [0]
+    assert run_one_seed(tmp_path, {"seeds": [0, 1], "cache_gb": 1.0}, trainer_options | {"logging_steps": 7}) == [1]
+    # The table prints the facts alone.
+    record = json.loads(path.read_text())
+    assert record["settings"]["lr_scheduler_type"] == "cosine" and "regression" not in record["settings"]
+    assert "cosine" not in (tmp_path / "results.md").read_text()
+    # A record of an earlier version has facts only.
+    del record["settings"]
+    path.write_text(json.dumps(record))
+    assert run_one_seed(tmp_path, {}, {"weight_decay": 0.3}) == []

@@ -25,7 +25,7 @@ from training.maavt.evaluation import (
 )
 from training.maavt.outputs import write_results
 from training.tools import compare, robustness
-from training.tools.repeated_runs import shown
+from training.tools.repeated_runs import Run, shown
 from training.tools.seeds import aggregate, main
 
 
@@ -401,3 +401,28 @@ def test_frames_are_blurred_by_a_share_of_their_height():
         # A Gaussian edge falls from 84 % to 16 % of its height over two deviations.
         width = int(((edge > 0.16 * 200) & (edge < 0.84 * 200)).sum())
         assert abs(width - 2 * share * 40) <= 2
+
+
+def test_a_comparison_does_not_take_the_results_of_another_command(tmp_path, monkeypatch):
+    config = tmp_path / "c.yaml"
+    config.write_text("data: x\n")
+
+    def train(run, command, log, threads):
+        rate = command[command.index("--learning_rate") + 1]
+        (log.parent / "results.json").write_text(f'{{"rate": "{rate}", "minutes": 0}}')
+        if rate == "3":
+            raise ChildProcessError("ended after its results were written")
+
+    monkeypatch.setattr(Run, "train", train)
+    first, second = (Run("one", {}, str(config), ["--learning_rate", rate]) for rate in ("1", "3"))
+    assert first.results(tmp_path, 1)["rate"] == "1"
+    with pytest.raises(ChildProcessError):
+        second.results(tmp_path, 1)
+    assert first.results(tmp_path, 1)["rate"] == "1"
+
+
+def test_variants_that_would_share_a_folder_are_refused(tmp_path):
+    (tmp_path / "base.yaml").write_text("data: x\n")
+    (tmp_path / "c.yaml").write_text("base: base.yaml\nvariants:\n  contrast +: {}\n  contrast -: {}\n")
+    with pytest.raises(ValueError, match=r"'contrast \+' and 'contrast -' differ in signs alone"):
+        compare.comparison_runs(str(tmp_path / "c.yaml"), [], [0])

@@ -170,6 +170,27 @@ def test_command_compares_inputs_and_conditions(tmp_path, capsys):
         main([path, path, "--input", "a", "b", "c"])
 
 
+def test_command_compares_labeled_segments(tmp_path):
+    """Two segments of each clip: each is right or wrong by itself, and the bootstrap still draws groups."""
+    for name, predicted in (("a", WRONG), ("b", RIGHT)):
+        rows = ["input,noise,clip_id,group,label,is_matched,predicted,segment"]
+        for i, (label, said) in enumerate(zip(RIGHT, predicted, strict=True)):
+            rows.append(f"both,clean,clip{i // 2},g{i // 4},{label},True,{said},{i % 2}")
+        (tmp_path / f"{name}.csv").write_text("\n".join(rows) + "\n")
+    a, b = (str(tmp_path / f"{name}.csv") for name in "ab")
+    (result,) = main([a, b, "--num_samples", "50"])
+    assert (result["clips"], result["segments"], result["groups"]) == (3, 6, 2)
+    assert (result["accuracy_a"], result["accuracy_b"], result["only_b_right"]) == (0.5, 1.0, 3)
+
+    lines = Path(b).read_text().splitlines()
+    Path(b).write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match="1 of 6 segments are not in the other file, such as 'clip2' segment 1"):
+        main([a, b])
+    Path(b).write_text("\n".join([*lines, lines[-1]]) + "\n")
+    with pytest.raises(ValueError, match="clip_id 'clip2' segment 1 stands in it twice"):
+        main([a, b])
+
+
 def test_command_refuses_what_cannot_be_compared(tmp_path):
     clean = ("both", "clean")
     a = str(write_predictions(tmp_path / "a.csv", {clean: RIGHT}))

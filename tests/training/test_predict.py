@@ -158,10 +158,37 @@ def test_broken_files_are_reported_or_raised(run):
     assert "broken.mp4" in records[0]["error"] and "predictions" in records[1] and "error" in records[2]
 
 
-@pytest.mark.parametrize("change", [{"modalities": ("smell",)}, {"window": 0.0}, {"stride": 1.0}, {"modalities": ()}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"modalities": ("smell",)},
+        {"window": 0.0},
+        {"stride": 1.0},
+        {"modalities": ()},
+        {"batch_size": 0},
+        {"top_k": -1},
+    ],
+)
 def test_bad_arguments_are_refused(run, change):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=f"^{next(iter(change))}: "):
         classify(run / "run" / "model", [], **change)
+
+
+def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "clip.mp4").write_text("")
+    for option, path, message in (
+        ("--output", tmp_path, "is a folder; name a file"),
+        ("--parquet", tmp_path / "file", "is a file; name a folder"),
+        ("--embeddings", tmp_path / "file" / "e.npz", "is a file, not a folder"),
+    ):
+        with pytest.raises(OSError, match=f"^{option}: .* {message}"):
+            predict.main(["no/model", str(tmp_path / "clip.mp4"), option, str(path)])
+
+
+def test_the_folder_of_a_run_is_not_taken_for_its_model(run):
+    with pytest.raises(ValueError, match=r"is the folder of a run; give .*model"):
+        classify(run / "run", [])
 
 
 def test_command_line_writes_json_and_embeddings(run, long_clip, capsys):

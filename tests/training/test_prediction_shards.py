@@ -4,6 +4,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -89,6 +90,25 @@ def test_shards_hold_what_classify_says_and_are_kept(model, clips, tmp_path, cap
     assert files_of(out) == before and all(path.stat().st_mtime_ns == time for path, time in times.items())
     with pytest.raises(ValueError, match="holds other predictions.*batch_size: 4, now 2"):
         write_predictions(model, files, out, engine=Engine(workers=0), batch_size=2)
+
+
+def test_shards_of_a_retrained_model_are_refused(model, clips, tmp_path):
+    files = sorted(clips.glob("blue*.mp4"))
+    checkpoint, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(model, checkpoint)
+
+    def write():
+        return write_predictions(checkpoint, files, out, engine=Engine(workers=0))
+
+    assert write() == 0 and write() == 0
+    tiny_model(seed=1).save_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="holds other predictions.*model.model.safetensors: "):
+        write()
+    # Settings of version 0.1 name the path alone.
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["model"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    assert write() == 0
 
 
 def end_on_blue(predictor, files, options):

@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ import train as recipe
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
 from processing.data.clip_cache import ClipCache
+from processing.generate.clip_writing import write_clip
 from training.common.folder_lock import folder_lock
 from training.common.results import markdown_table, plain_text
 from training.common.yaml_text import read_yaml
@@ -83,6 +85,53 @@ def test_a_saved_model_is_measured_again(finished, toy, tmp_path):
     assert (tmp_path / "again" / "predictions.csv").is_file() and not (tmp_path / "again" / "model").exists()
     with pytest.raises(ValueError, match="evaluate_only: .* is a vit model"):
         recipe.main([toy, "--output_dir", str(tmp_path / "none"), "--evaluate_only", "true"])
+
+
+def test_the_record_of_a_training_run_is_not_replaced_by_an_evaluation(finished, toy):
+    _, output = finished
+    model = ["--model_name_or_path", str(output / "model"), "--evaluate_only", "true"]
+    with pytest.raises(FileExistsError, match=r"record of a training run.* --output_dir .*evaluation"):
+        prepare(parse_arguments([toy, "--output_dir", str(output), *model]))
+    again = parse_arguments([toy, "--output_dir", str(output / "evaluation"), *model])
+    prepare(again)
+    assert not again.evaluation.baseline  # its features would be those of the tuned encoder
+
+
+def test_a_model_without_match_head_is_not_chosen_by_match_figures(toy, tmp_path):
+    for changes in (["--modalities", "audio"], ["--tuning", "linear_probe", "--lora_rank", "0"]):
+        parsed = parse_arguments([toy, "--output_dir", str(tmp_path), "--metric_for_best_model", "combined", *changes])
+        prepare(parsed)
+        assert parsed.run.metric_for_best_model == "top1"
+
+
+def test_clips_without_audio_are_tested_by_their_video(toy, tmp_path):
+    clips = write_clips(tmp_path / "data")
+    generator = np.random.default_rng(1)
+    for name in ("red0", "red8", "blue7"):  # one to train on, two to test on
+        frames = generator.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+        write_clip(clips / "clips" / f"{name}.mp4", frames, None, fps=10)
+    options = ["--on_missing", "none", "--max_steps", "2", "--baseline", "true"]
+    results = recipe.main([toy, "--output_dir", str(tmp_path / "run"), "--data", str(clips), *options])
+    counted = {row["input"]: row["clips"] for row in results["rows"] if row["model"] == "maavt"}
+    assert counted == {"audio": 4, "video": 6, "both": 6} and (tmp_path / "run" / "model").is_dir()
+
+
+def test_a_class_that_is_lost_and_a_split_without_clips_are_told(toy, tmp_path, caplog):
+    clips = write_clips(tmp_path / "data")
+    for path in (clips / "clips").glob("red*.mp4"):
+        path.write_text("no clip")
+    recipe_of = [toy, "--output_dir", str(tmp_path / "run"), "--data", str(clips)]
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match="no clip is left for validation; add clips"):
+        recipe.main([*recipe_of, "--table", "{split: none, group: none}", "--validation_fraction", "0", "--dry_run"])
+    assert "class red: no clip is left" in caplog.text
+
+
+def test_yaml_that_cannot_be_read_is_named(toy, tmp_path):
+    (tmp_path / "bad.yaml").write_text("data: my_clips\n  bad: [\n")
+    with pytest.raises(ValueError, match=r"bad.yaml: line 2 is no YAML"):
+        parse_arguments([str(tmp_path / "bad.yaml")])
+    with pytest.raises(ValueError, match=r"--model_config: line 1 is no YAML"):
+        parse_arguments([toy, "--model_config", "{a: [}"])
 
 
 def test_the_best_epoch_is_told(finished):
@@ -163,8 +212,8 @@ def test_unknown_and_mistyped_yaml_keys_are_refused(toy, tmp_path):
 
 
 def test_yaml_numbers_with_exponents_are_numbers():
-    assert read_yaml("[1e-4, 1e3, -2.5E-1, 1.0e2]") == [1e-4, 1e3, -0.25, 100.0]
-    assert read_yaml("{a: e5, b: '1e-4'}") == {"a": "e5", "b": "1e-4"}
+    assert read_yaml("[1e-4, 1e3, -2.5E-1, 1.0e2]", "text") == [1e-4, 1e3, -0.25, 100.0]
+    assert read_yaml("{a: e5, b: '1e-4'}", "text") == {"a": "e5", "b": "1e-4"}
 
 
 def test_record_of_arguments_holds_no_folders_and_no_secrets(toy):
@@ -537,6 +586,15 @@ def test_a_checkpoint_is_measured_with_its_own_processor(finished, toy, tmp_path
     [
         (["--label_smoothing_factor", "0.1"], r"model_config: {label_smoothing: 0.1}"),
         (["--evaluate_only", "--push_to_hub"], r"`maavt push RUN you/name` uploads the run"),
+        (["--tuning", "full", "--lora_rank", "8"], r"lora_rank: 8 needs tuning.* give --lora_rank 0"),
+        (
+            ["--early_stopping_patience", "2", "--eval_strategy", "no", "--load_best_model_at_end", "false"],
+            "it counts",
+        ),
+        (["--metric_for_best_model", "topp1"], "metric_for_best_model: topp1 is not measured; take one of top1"),
+        (["--num_train_epochs", "0"], "num_train_epochs: 0 trains nothing"),
+        (["--bootstrap_samples", "0"], "bootstrap_samples: 0 must be at least 1"),
+        (["--augmentation", "{flop: 0.5}"], "augmentation: unknown key 'flop'; did you mean 'flip"),
     ],
 )
 def test_options_that_would_drop_something_name_the_cure(toy, options, cure):
@@ -600,6 +658,15 @@ def test_results_appear_together_and_results_json_last(tmp_path, monkeypatch):
     outputs.publish(staged, tmp_path)
     assert order[-1] == "results.json"
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "new", "results.json"]
+
+
+def test_an_adapter_of_an_earlier_run_does_not_stay_beside_another_model(tmp_path):
+    staged = tmp_path / outputs.UNFINISHED
+    for folder in (staged / "model", tmp_path / "model", tmp_path / "adapter"):
+        folder.mkdir(parents=True)
+    (staged / "results.json").write_text("{}")
+    outputs.publish(staged, tmp_path, removed={"adapter"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "results.json"]
 
 
 def test_an_unfinished_run_is_not_uploaded(tmp_path):

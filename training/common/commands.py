@@ -22,6 +22,7 @@ CAUSES = {
     "inline_container": "a file cannot be written; is the disk full?",
     "iostream error": "a file cannot be written; is the disk full?",
     "No space left": "the disk is full",
+    "deserializing header": "the weights (model.safetensors) are cut off or damaged; copy or download them again",
     "gloo": "another process of this run has ended; its own output says why",
 }
 

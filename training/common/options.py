@@ -55,7 +55,7 @@ def read_recipe_file(path: str | Path) -> dict[str, Any]:
     path = find_config(str(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such configuration file; the ready ones are in configs/")
-    content = read_yaml(path.read_text(encoding="utf-8")) or {}
+    content = read_yaml(path.read_text(encoding="utf-8"), path) or {}
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
     return content
@@ -133,7 +133,7 @@ def _read_mappings(group: Any, config: Mapping[str, Any]) -> None:
         text = getattr(group, name, None)
         if dict not in typing.get_args(hint) or not isinstance(text, str):
             continue
-        given = read_yaml(text)
+        given = read_yaml(text, f"--{name}")
         if given is not None and not isinstance(given, dict):
             raise ValueError(f"--{name}: expected a mapping such as '{{key: value}}', got {text!r}")
         if given is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from .class_reports import class_reports
+from .commands import run_command
 from .map_pictures import new_figure, plain, save_figure
 from .results import cell
 
@@ -170,4 +171,4 @@ def main(argv: list[str] | None = None) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

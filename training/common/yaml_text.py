@@ -3,6 +3,7 @@
 """YAML as people write it."""
 
 import re
+from pathlib import Path
 
 import yaml
 
@@ -17,6 +18,12 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(text: str) -> object:
-    """YAML text to objects, with `1e-4` as a float."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
+def read_yaml(text: str, source: str | Path) -> object:
+    """YAML text to objects, with `1e-4` as a float. Raises ValueError, with `source` and the line, for other text."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader subclass)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1
+        raise ValueError(f"{source}: line {line} is no YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: is no YAML: {str(error).splitlines()[0]}") from error

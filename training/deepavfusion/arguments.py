@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of DeepAVFusion's recipes beside those of the Trainer: a YAML file first, the command line second."""
 
+import difflib
+import inspect
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from processing.data.clip_tables import build_clip_table
 from training.common.options import REQUIRED, option, parse_options
 
 
@@ -124,16 +127,26 @@ class GainArguments(SeedArguments):
     num_pictures: int = option(4, "Test windows drawn in reconstructions.png.")
 
 
+def check_table(table: dict | None) -> None:
+    """Raises ValueError for a key of `table` that `build_clip_table` does not have, with the nearest known one."""
+    known = list(inspect.signature(build_clip_table).parameters)[1:]  # without the clips
+    for key in table or {}:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1) or known
+            raise ValueError(f"table: unknown key '{key}'; did you mean '{near[0]}'? Known: {', '.join(known)}")
+
+
 def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tuple[Any, TrainingArguments]:
     """`config.yaml [--key value ...]` to `group` and the Trainer's arguments.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: an unknown key.
+        ValueError: an unknown key, also of `table`.
     """
     defaults = {"remove_unused_columns": False, "report_to": "none"}
     defaults["dataloader_pin_memory"] = torch.cuda.is_available()  # without a GPU PyTorch warns for every loader
     task, args = parse_options((group, TrainingArguments), argv, defaults)
+    check_table(getattr(task, "table", None))
     level = logging.WARNING
     if args.should_log:
         level = logging.INFO

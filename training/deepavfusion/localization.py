@@ -83,10 +83,12 @@ def new_model(task: TaskArguments, seed: int, classes: list[str]) -> PreTrainedM
         return build_model(task, DeepAVFusionForSoundSourceLocalization, seed)
     if task.system == "deepavfusion":
         return build_model(task, DeepAVFusionForAudioVisualClassification, seed, num_labels=len(classes))
-    if task.model_name_or_path is not None:
-        return MAAVTForAudioVisualClassification.from_pretrained(task.model_name_or_path, num_labels=len(classes))
+    # The seed fixes the new weights, also those on top of a backbone.
     torch.manual_seed(seed)
-    return MAAVTForAudioVisualClassification(MAAVTConfig(**(task.model_config or {}), num_labels=len(classes)))
+    fields = {**(task.model_config or {}), "num_labels": len(classes)}
+    if task.model_name_or_path is not None:
+        return MAAVTForAudioVisualClassification.from_pretrained(task.model_name_or_path, **fields)
+    return MAAVTForAudioVisualClassification(MAAVTConfig(**fields))
 
 
 def predicted_maps(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:

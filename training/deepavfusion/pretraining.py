@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict:
 
     # Data: one window of a clip, augmented in training.
     with args.main_process_first(desc="clip table"):
-        tables, report = build_clip_table(task.data, seed=args.seed, **(task.table or {}))
+        tables, report = build_clip_table(task.data, **{"seed": args.seed, **(task.table or {})})
     if args.should_log:
         print(report_text(report), flush=True)
     processor = build_processor(task)

@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What DeepAVFusion's recipes share: build a model, train it, predict, and the loop over seeds that writes the table."""
 
+import dataclasses
 import json
+import logging
 import statistics
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -14,27 +16,47 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
 
 from modeling_deepavfusion import DeepAVFusionConfig
-from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor
+from processing import DeepAVFusionProcessor
 from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
+from training.common.processor_changes import changed_processor
 from training.common.results import markdown_table, package_versions
 from training.trainer.callbacks import EpochCallback, tell_progress
 
 from .arguments import ModelArguments, SeedArguments
 
 
+logger = logging.getLogger(__name__)
+
 Rows = dict[str, dict[str, float]]  # method -> metric -> value
+
+# Options of a recipe on which no result depends, and options of the Trainer on which results depend
+NO_SETTINGS = ("seeds", "results", "num_pictures", "cache_gb")
+TRAINER_SETTINGS = (
+    "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate",
+    "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "optim_args",
+    "adam_beta1", "adam_beta2", "adam_epsilon", "label_smoothing_factor", "bf16", "fp16", "dataloader_drop_last",
+)  # fmt: skip
 
 
 def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
-    """The checkpoint's processor, or a new one, with the changes of `processor`."""
+    """The checkpoint's processor, or a new one, with the changes of `processor`.
+
+    Raises:
+        OSError, ValueError: a checkpoint without a processor and no changes, or changes that the parts refuse.
+    """
     changes = task.processor or {}
-    if task.model_name_or_path is not None and not changes:
-        return DeepAVFusionProcessor.from_pretrained(task.model_name_or_path)
-    return DeepAVFusionProcessor(
-        DeepAVFusionFeatureExtractor(**changes.get("feature_extractor", {})),
-        DeepAVFusionVideoProcessor(**changes.get("video_processor", {})),
-    )
+    if task.model_name_or_path is None:
+        return changed_processor(DeepAVFusionProcessor(), changes)
+    try:
+        processor = DeepAVFusionProcessor.from_pretrained(task.model_name_or_path)
+    except (OSError, ValueError) as error:
+        # Weights alone, such as a plain ViT: the changes describe a new processor.
+        if not changes:
+            raise
+        logger.warning("%s: no processor was read (%s); a new one is made", task.model_name_or_path, error)
+        processor = DeepAVFusionProcessor()
+    return changed_processor(processor, changes)
 
 
 def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: int, **fields) -> PreTrainedModel:
@@ -124,19 +146,20 @@ def run_seeds(
         method -> metric -> mean over seeds, and `<metric>_std`; nothing in a process that writes no files.
     """
     runs, facts = [], {}
+    settings = run_settings(task, args)
     for seed in task.seeds:
         # The seed's arguments: its own folder, so that seeds may run at the same time.
         seed_args = copy(args)
         seed_args.seed = seed_args.data_seed = seed
         seed_args.output_dir = str(Path(args.output_dir) / f"seed_{seed}")
 
-        # Measured before under the same facts, or measured now. Only one process writes and keeps the figures.
+        # Measured before under the same facts and settings, or measured now. Only one process writes and keeps the figures.
         facts = run_facts(task, args) | facts_of(seed)
-        run = finished_run(seed_args, facts)
+        run = finished_run(seed_args, facts, settings)
         if run is None:
             run = measure(seed_args)
             if args.should_save:
-                record = json.dumps({"facts": facts, "run": run}, indent=1) + "\n"
+                record = json.dumps({"facts": facts, "settings": settings, "run": run}, indent=1) + "\n"
                 write_text(Path(seed_args.output_dir) / "measured.json", record)
         runs.append(run)
     if not args.should_save:
@@ -145,11 +168,14 @@ def run_seeds(
     return write_results(command, task, args, facts, runs, columns)
 
 
-def finished_run(args: TrainingArguments, facts: dict) -> Rows | None:
+def finished_run(args: TrainingArguments, facts: dict, settings: dict) -> Rows | None:
     """What an earlier run with this seed measured, if it came to its end; seeds may run side by side.
 
+    The facts must be the same, and so must the settings. A record of an earlier version has no settings: its facts
+    alone are compared.
+
     Raises:
-        ValueError: it ran under other facts.
+        ValueError: it ran under other facts or settings.
     """
     path = Path(args.output_dir) / "measured.json"
     if not path.is_file():
@@ -159,7 +185,31 @@ def finished_run(args: TrainingArguments, facts: dict) -> Rows | None:
         raise ValueError(
             f"{path}: was measured with {record['facts']}, this run has {facts}; choose another --output_dir"
         )
+    # Name the settings that differ; an option that is not recorded had its default.
+    recorded = record.get("settings", settings)
+    before, now = {}, {}
+    for name in sorted(recorded.keys() | settings.keys()):
+        values = recorded.get(name, "default"), settings.get(name, "default")
+        if values[0] != values[1]:
+            before[name], now[name] = values
+    if before:
+        raise ValueError(f"{path}: was measured with {before}, this run has {now}; choose another --output_dir")
     return record["run"]
+
+
+def run_settings(task: SeedArguments, args: TrainingArguments) -> dict[str, Any]:
+    """Every option on which results depend and that differs from its default, as JSON gives it back."""
+    names = [field.name for field in dataclasses.fields(task) if field.name not in NO_SETTINGS]
+    settings = {}
+    for options, relevant in ((task, names), (args, TRAINER_SETTINGS)):
+        for field in dataclasses.fields(options):
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            value = getattr(options, field.name)
+            if field.name in relevant and value != default:
+                settings[field.name] = value
+    return json.loads(json.dumps(settings))
 
 
 def run_facts(task: SeedArguments, args: TrainingArguments) -> dict[str, str]:

@@ -3,6 +3,7 @@
 """From the command line to a `Recipe`: options are read, checked and turned into their effective values here alone."""
 
 import difflib
+import json
 import logging
 import math
 import os
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 LORA_RANK = 8  # of the baseline, where none is given
 MAPPINGS = {"table": TableColumns, "stream_options": StreamOptions, "card": CardOptions}
 RECORDED = (str, int, float, bool, list, dict)
+CHOSEN_BY = ("top1", "top5", "macro_f1", "map", "mauc", "match_auroc", "match_accuracy", "combined")  # and losses
 
 
 @dataclass
@@ -113,18 +115,24 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Recipe:
     check_arguments(recipe)
     if recipe.model.tuning == "lora" and not recipe.model.lora_rank:
         recipe.model.lora_rank = LORA_RANK
+    if recipe.run.evaluate_only:
+        recipe.evaluation.baseline = False  # it is for features of the frozen backbone, which a checkpoint has tuned
     return recipe
 
 
 def from_mapping(name: str, mapping: Mapping[str, Any] | None) -> Any:
     """The dataclass of a mapping option. Raises ValueError for an unknown key, with the nearest known one."""
-    keys = MAPPINGS[name]
+    check_known(name, mapping, MAPPINGS[name])
+    return MAPPINGS[name](**(mapping or {}))
+
+
+def check_known(name: str, mapping: Mapping[str, Any] | None, keys: type) -> None:
+    """Raises ValueError for a key of a mapping option that the dataclass `keys` does not have."""
     known = [item.name for item in fields(keys)]
     for key in mapping or {}:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1) or known
             raise ValueError(f"{name}: unknown key '{key}'; did you mean '{near[0]}'? Known: {', '.join(known)}")
-    return keys(**(mapping or {}))
 
 
 # Checks that need nothing but the options
@@ -136,7 +144,9 @@ def check_arguments(recipe: Recipe) -> None:
     model, data, run = recipe.model, recipe.data, recipe.run
     model_config = model.model_config or {}
     if model.lora_rank and model.tuning not in ("adapter", "lora"):
-        raise ValueError(f"lora_rank: {model.lora_rank} needs tuning: adapter or lora, not {model.tuning}")
+        raise ValueError(
+            f"lora_rank: {model.lora_rank} needs tuning: adapter or lora, not {model.tuning}; give --lora_rank 0"
+        )
     if model.tuning == "lavish" and not recipe.both_modalities:
         raise ValueError(f"tuning: lavish joins video and audio, but modalities is {data.modalities}; give both")
     if recipe.evaluation.retrieval and not recipe.both_modalities:
@@ -159,8 +169,13 @@ def check_arguments(recipe: Recipe) -> None:
         )
     if run.evaluate_only and (run.dry_run or run.resume_from_checkpoint):
         raise ValueError("evaluate_only: trains nothing; leave dry_run and resume_from_checkpoint out")
+    metric = (run.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in CHOSEN_BY and not metric.endswith("loss") and not metric.startswith(("top1_", "map_")):
+        raise ValueError(f"metric_for_best_model: {metric} is not measured; take one of {', '.join(CHOSEN_BY)}, loss")
     if run.load_best_model_at_end and run.eval_strategy == "no":
         raise ValueError("load_best_model_at_end: needs eval_strategy steps or epoch, the best one is chosen by it")
+    if run.early_stopping_patience and run.eval_strategy == "no":
+        raise ValueError("early_stopping_patience: needs eval_strategy steps or epoch, it counts evaluations")
     if data.feature_cache and data.cache_gb:
         raise ValueError("feature_cache: shards are kept in memory by the system already; leave cache_gb at 0")
     if data.block_states:
@@ -171,7 +186,12 @@ def check_arguments(recipe: Recipe) -> None:
 
 def check_ranges(recipe: Recipe) -> None:
     """Raises ValueError for a value that makes no sense by itself."""
-    data = recipe.data
+    data, run = recipe.data, recipe.run
+    if run.num_train_epochs <= 0 and run.max_steps <= 0 and not run.evaluate_only:
+        raise ValueError(f"num_train_epochs: {run.num_train_epochs:g} trains nothing; give more than 0")
+    if recipe.evaluation.bootstrap_samples < 1:
+        raise ValueError(f"bootstrap_samples: {recipe.evaluation.bootstrap_samples} must be at least 1")
+    check_known("augmentation", data.augmentation, ClipAugmentation)
     unknown = [name for name in data.modalities if name not in MODALITIES]
     if unknown or not data.modalities or len(set(data.modalities)) != len(data.modalities):
         raise ValueError(f"modalities: {data.modalities} must be one or both of {list(MODALITIES)}")
@@ -264,6 +284,9 @@ def prepare(recipe: Recipe) -> None:
     config = backbone_config(recipe.model)
     if not has_match_head(recipe, config):
         data.mismatch_probability = 0.0  # a mismatched pair would teach nothing
+        if run.metric_for_best_model in ("combined", "match_auroc", "match_accuracy"):
+            logger.warning("metric_for_best_model: %s needs a match head; top1 is used", run.metric_for_best_model)
+            run.metric_for_best_model = "top1"
     elif not run.evaluate_only:
         head = (recipe.model.model_config or {}).get("match_head", getattr(config, "match_head", None))
         if head == "patches":
@@ -300,7 +323,9 @@ def use_checkpoint_processor(recipe: Recipe) -> None:
     """A checkpoint is measured as it was trained: its processor wins over the YAML file, with a warning."""
     data = recipe.data
     try:
-        processor = AutoProcessor.from_pretrained(recipe.model.model_name_or_path)
+        processor = AutoProcessor.from_pretrained(
+            recipe.model.model_name_or_path, revision=recipe.model.revision or "main"
+        )
     except (OSError, ValueError):
         return  # no processor beside the weights: the YAML file says all
     if not hasattr(processor, "video_processor"):
@@ -342,11 +367,22 @@ def check_output_folder(run: RunArguments) -> None:
         raise OSError(f"output_dir: {existing} is no folder that can be written; choose another --output_dir")
     checkpoints = sorted(folder.glob("checkpoint-*"))
     goes_on = run.resume_from_checkpoint or run.evaluate_only or run.overwrite_output_dir
+    if run.evaluate_only and run.should_save and was_trained(folder):
+        raise FileExistsError(
+            f"output_dir: {folder} holds the record of a training run, which evaluate_only would replace; give another "
+            f"one, such as --output_dir {folder / 'evaluation'}"
+        )
     if checkpoints and run.should_save and not goes_on:
         raise FileExistsError(
             f"output_dir: {folder} holds {len(checkpoints)} checkpoints of an earlier run; go on from them with "
             "--resume_from_checkpoint true, start over with --overwrite_output_dir, or choose another --output_dir"
         )
+
+
+def was_trained(folder: Path) -> bool:
+    """Whether a finished training run has written its `results.json` there."""
+    record = folder / "results.json"
+    return record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("steps", 0) > 0
 
 
 # Effective values that follow from the clips

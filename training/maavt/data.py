@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import AutoProcessor, ProcessorMixin
 
@@ -18,6 +18,7 @@ from processing.data.block_state_cache import BlockStateCollator
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.collators import AudioVisualCollator
+from training.common.processor_changes import changed_processor
 
 from .arguments import Recipe, settle
 from .feeding import block_state_source, clip_source
@@ -55,12 +56,25 @@ def read_clips(recipe: Recipe) -> Clips:
         else:
             clips = Clips(*build_tables(recipe))
     logger.info(report_text(clips.report))
+    check_splits(recipe, clips)
     if len(clips.label_names) == 1 and not clips.multi_label:
         raise ValueError(
             f"{recipe.data.data}: all clips that are left are of one class, {clips.label_names[0]!r}; add clips of another"
         )
     settle(recipe, clips.multi_label, clips.report["splits"]["train"]["clips"])
     return clips
+
+
+def check_splits(recipe: Recipe, clips: Clips) -> None:
+    """Raises ValueError where a split that the run needs has no clip."""
+    for split in ("train", "validation", recipe.evaluation.evaluation_split):
+        if split not in clips.report["splits"]:
+            raise ValueError(
+                f"{recipe.data.data}: no clip is left for {split}; add clips of other groups, or give each split a share "
+                "(validation_fraction, test_fraction)"
+            )
+    if recipe.run.metric_for_best_model == "top5" and len(clips.label_names) <= 5:
+        raise ValueError(f"metric_for_best_model: top5 says nothing of {len(clips.label_names)} classes; take top1")
 
 
 def build_tables(recipe: Recipe) -> tuple[DatasetDict, dict]:
@@ -95,20 +109,24 @@ def _segments(columns: dict | None) -> list[dict[str, str]] | None:
 
 
 def build_processor(recipe: Recipe) -> ProcessorMixin:
-    """The checkpoint's own processor where it has one, else one made for the backbone; changed as the YAML says."""
+    """The checkpoint's own processor where it has one, else one made for the backbone; changed as the YAML says.
+
+    Raises:
+        OSError: there is neither a processor nor an image processor.
+        ValueError: an unknown part or field of `processor`, or a value that a part refuses.
+    """
     name, data = recipe.model.model_name_or_path, recipe.data
-    changes = {part: dict(values) for part, values in (data.processor or {}).items()}
-    if unknown := set(changes) - {"feature_extractor", "video_processor"}:
-        raise ValueError(f"processor: unknown parts {sorted(unknown)}; known: feature_extractor, video_processor")
-    changes.setdefault("video_processor", {})["frames_per_clip"] = data.num_frames
-    processor = None
-    if (Path(name) / "processor_config.json").is_file():
-        processor = AutoProcessor.from_pretrained(name)
+    revision = recipe.model.revision or "main"
+    try:
+        processor = AutoProcessor.from_pretrained(name, revision=revision)
+    except (OSError, ValueError):
+        if (Path(name) / "processor_config.json").is_file():
+            raise  # a damaged one must not be replaced by another
+        processor = None  # as of most image backbones
     if not hasattr(processor, "video_processor"):  # none, or that of an image backbone such as CLIP
-        return MAAVTProcessor.from_backbone(name, **changes)
-    for part, values in changes.items():
-        for key, value in values.items():
-            setattr(getattr(processor, part), key, value)
+        processor = MAAVTProcessor.from_backbone(name, revision=revision)
+    processor = changed_processor(processor, data.processor or {})
+    processor.video_processor.frames_per_clip = data.num_frames
     return processor
 
 
@@ -131,6 +149,10 @@ class RunData:
     def tested(self) -> str:
         """The split that the tables are measured on."""
         return self.recipe.evaluation.evaluation_split
+
+    def has_any_of(self, modalities: tuple[str, ...]) -> bool:
+        """Whether a tested clip has one of `modalities`."""
+        return len(with_any_of(self.tables[self.tested], modalities)) > 0
 
     def split(self, name: str, **options) -> ClipDataset:
         """A split for the model; options as for `make_dataset`."""
@@ -177,6 +199,11 @@ def has_partners(recipe: Recipe, tables: DatasetDict, source: Any) -> bool:
     return True
 
 
+def with_any_of(table: Dataset, modalities: tuple[str, ...]) -> Dataset:
+    """The clips that have at least one of `modalities`."""
+    return table.select([i for i, row in enumerate(table) if any(row[name] is not None for name in modalities)])
+
+
 def make_dataset(
     recipe: Recipe,
     tables: DatasetDict,
@@ -195,6 +222,7 @@ def make_dataset(
 
     Args:
         source: loads clips: a processor, or a cache in its place.
+        modalities: what the clips are shown by; those that have none of them are left out. None: as in the recipe.
         training: with mismatched pairs, augmentation and the noise of training.
         noise_db: a level or a range, outside training.
         mismatched_copies: show every clip a second time with the audio of another class.
@@ -215,9 +243,12 @@ def make_dataset(
             "label_mismatched_pairs": data.label_mismatched_pairs,
             "augmentation": recipe.augmentation,
         }
+    table = tables[split]
+    if modalities is not None and data.on_missing == "none":
+        table = with_any_of(table, modalities)
     try:
         return ClipDataset(
-            tables[split],
+            table,
             source,
             seed=recipe.run.seed,
             training=training,

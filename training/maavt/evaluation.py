@@ -267,8 +267,12 @@ def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, l
     if data.mining:
         threshold = match_threshold(trainer, data.validation_set)
     bootstrap = {"num_samples": recipe.evaluation.bootstrap_samples, "seed": recipe.run.seed}
-    rows, records, first, alone = [], [], {}, {}
+    rows, records, first = [], [], {}
+    # Of no clip, where none has the modality.
+    alone = {name: ({}, np.empty((0, len(label_names)))) for name in ("video", "audio")}
     for condition, name, streams in table_cells(recipe):
+        if not data.has_any_of(streams):
+            continue
         shown = shown_condition(name, condition)
         paired = name == "both" and data.paired
         copies = {"mismatched_copies": paired, "same_class_copies": paired and data.mining}

@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from peft import PeftModel
@@ -94,7 +95,7 @@ def save(
         kinds = []
         if not run.evaluate_only:
             kinds = save_model(staged, output, model, data.processor, results, trainer.state.log_history)
-        publish(staged, output)
+        publish(staged, output, removed={"model", "adapter"} - set(kinds) if kinds else set())
         print((output / "results.md").read_text(encoding="utf-8"))
         for kind in kinds:
             print(f"The {kind} is in {output / kind}")
@@ -234,12 +235,18 @@ def save_model(
     return kinds
 
 
-def publish(staged: Path, output: Path) -> None:
-    """Renames everything in `staged` into `output`, `results.json` last; what has such a name there is replaced."""
+def publish(staged: Path, output: Path, removed: Iterable[str] = ()) -> None:
+    """Renames everything in `staged` into `output`, `results.json` last; what has such a name there is replaced.
+
+    `removed`: folders of an earlier run that this one has no equal of, such as the adapter.
+    """
     finished = output / "results.json"
     finished.unlink(missing_ok=True)  # an earlier one must not stand beside new weights
     replaced = staged / ".replaced"
     replaced.mkdir()
+    for name in removed:
+        if (output / name).is_dir():
+            os.replace(output / name, replaced / name)
     for path in sorted(staged.iterdir(), key=lambda path: path.name == finished.name):
         if path == replaced:
             continue

@@ -51,7 +51,7 @@ class PredictionOptions:
         skip_broken: report a file that cannot be read as a record with `error` instead of raising.
 
     Raises:
-        ValueError: an unknown modality, or a window that is not positive.
+        ValueError: an unknown modality, or a number that is not positive.
     """
 
     top_k: int = 5
@@ -65,6 +65,9 @@ class PredictionOptions:
     skip_broken: bool = False
 
     def __post_init__(self):
+        for name in ("top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be 1 or more")
         if not self.modalities or set(self.modalities) - set(MODALITIES):
             raise ValueError(f"modalities: {self.modalities} must be one or both of 'video' and 'audio'")
         if self.window is not None and self.window <= 0:
@@ -261,6 +264,8 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedM
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
+        if (Path(checkpoint) / "model" / "config.json").is_file():
+            raise ValueError(f"{checkpoint}: is the folder of a run; give {Path(checkpoint) / 'model'}") from error
         raise ValueError(f"{checkpoint}: is no folder with a model, and names none on the Hub: {error}") from error
     model_class = MAAVTForAudioVisualClassification
     if config.model_type == "deepavfusion":

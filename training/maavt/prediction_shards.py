@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 from tqdm.auto import tqdm
 
-from processing.data.atomic_writing import atomic_file, write_text
+from processing.data.atomic_writing import atomic_file, file_digest, write_text
 from processing.data.engines import Engine
 from processing.data.feature_shards import differences, fingerprint
 from processing.data.isolated_calls import TIME_LIMIT, Lost
@@ -23,6 +23,7 @@ from .prediction import PredictionOptions, Predictor
 
 
 SHARD_FILES = 256  # what a dying process has to do again
+MODEL_FILES = ("*.safetensors", "*.bin", "*config.json")  # weights, model, processor, adapter
 COLUMNS = {
     "file": pa.string(),
     "start": pa.float64(),
@@ -122,6 +123,7 @@ def write_predictions(
     groups = [tuple(names[first : first + SHARD_FILES]) for first in range(0, len(names), SHARD_FILES)]
     settings = {
         "checkpoint": str(checkpoint),
+        "model": model_digests(checkpoint),
         "files": fingerprint(names),
         "options": json.loads(json.dumps(asdict(chosen))),
     }
@@ -157,10 +159,18 @@ def _without_lost(writer: ShardWriter, job: ShardJob, engine: Engine, result: Lo
     return ShardJob(job.number, job.files, (*job.lost, *sorted(lost)))
 
 
+def model_digests(checkpoint: str | Path) -> dict[str, str]:
+    """SHA-256 of each file of a local checkpoint that predictions depend on; empty for a Hub name."""
+    files = [path for pattern in MODEL_FILES for path in sorted(Path(checkpoint).glob(pattern))]
+    return {path.name: file_digest(path)[:20] for path in files}
+
+
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
     if path.is_file():
-        changed = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        before.setdefault("model", settings["model"])  # settings of version 0.1 know only its path
+        changed = differences(before, settings)
         if changed:
             raise ValueError(f"{folder}: holds other predictions ({'; '.join(changed)}); give another folder")
         return

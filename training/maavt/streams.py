@@ -4,17 +4,16 @@
 
 import hashlib
 import logging
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import DatasetDict
 from transformers import ProcessorMixin
 
 from processing.data.clip_splits import TEST, TRAIN, VALIDATION, check_leaks
 from processing.data.clip_streams import ClipStream
+from processing.data.clip_tables import split_counts
 from processing.data.stream_sources import ClipSource, as_table, open_source
 
 from .arguments import Recipe
@@ -97,7 +96,7 @@ def stream_report(recipe: Recipe, source: ClipSource, tables: DatasetDict, carve
     if carved_splits:
         made = f", {' and '.join(carved_splits)} out of train by group (seed {recipe.split_seed})"
     splits = {TRAIN: {"clips": num_train, "groups": None}}
-    splits |= {split: _counts(table, names) for split, table in tables.items()}
+    splits |= {split: split_counts(table, names) for split, table in tables.items()}
     return {
         "source": Path(recipe.data.data).name,
         "rows": num_clips,
@@ -145,10 +144,3 @@ def _kind(table: Any, source: ClipSource) -> str:
     if source.reader.several:
         return "multi_label"
     return "segments" if "segment_labels" in table.column_names else "clip"
-
-
-def _counts(table: Any, names: list[str]) -> dict[str, Any]:
-    labels = table["segment_labels" if "segment_labels" in table.column_names else "label"]
-    counts = Counter(np.concatenate([np.atleast_1d(label) for label in labels]).tolist())
-    classes = {name: counts[index] for index, name in enumerate(names)}
-    return {"clips": len(table), "groups": len(set(table["group"])), "per_class": classes}

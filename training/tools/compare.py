@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> dict:
     options, rest = parser.parse_known_args(argv)
     jobs = comparison_runs(options.config, rest, options.seeds, options.only)
     base, variants = read_comparison(options.config)
-    record = {"base": read_yaml(read_text(base)), "variants": variants}
+    record = {"base": read_yaml(read_text(base), base), "variants": variants}
     note = "Seconds per epoch hold training and validation, of the fastest seed."
     return run_and_report("training.tools.compare", argv, options, jobs, aggregate, COLUMNS, record, note)
 
@@ -46,7 +46,7 @@ def read_comparison(path: str | Path) -> tuple[str, dict[str, dict]]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such comparison; the ready ones are in configs/compare/")
-    content = read_yaml(read_text(path))
+    content = read_yaml(read_text(path), path)
     if not isinstance(content, dict) or set(content) != {"base", "variants"}:
         raise ValueError(f"{path}: expected the keys `base` and `variants`")
     base = path.parent / content["base"]
@@ -76,6 +76,7 @@ def as_arguments(changes: dict) -> list[str]:
 def comparison_runs(config: str, rest: list[str], seeds: list[int], only: list[str] | None = None) -> list[Run]:
     """A run for every seed and variant. Raises ValueError where `only` names none of the variants."""
     base, variants = read_comparison(config)
+    check_folders(config, variants)
     if unknown := sorted(set(only or ()) - set(variants)):
         raise ValueError(f"--only: no variant {unknown}; the file has {list(variants)}")
     jobs = []
@@ -83,12 +84,26 @@ def comparison_runs(config: str, rest: list[str], seeds: list[int], only: list[s
         for variant, changes in variants.items():
             if only and variant not in only:
                 continue
-            # The folder's name: letters and digits of the variant's name.
-            word = re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
-            name = f"{Path(config).stem}-{word}-seed{seed}"
+            name = f"{Path(config).stem}-{folder_of(variant)}-seed{seed}"
             arguments = [*as_arguments(changes), *rest, "--seed", str(seed)]
             jobs.append(Run(name, {"variant": variant, "seed": seed}, base, arguments))
     return jobs
+
+
+def folder_of(variant: str) -> str:
+    """Letters and digits of the variant's name."""
+    return re.sub(r"[^a-z0-9]+", "-", variant.lower()).strip("-")
+
+
+def check_folders(config: str | Path, variants: dict[str, dict]) -> None:
+    """Raises ValueError where the runs of two variants would share a folder."""
+    variant_of = {}
+    for variant in variants:
+        first = variant_of.setdefault(folder_of(variant), variant)
+        if first != variant:
+            raise ValueError(
+                f"{config}: variants: {first!r} and {variant!r} differ in signs alone; give one of them another name"
+            )
 
 
 def aggregate(runs: Finished) -> list[dict]:

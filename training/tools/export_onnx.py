@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForVideoClassification, AutoProcessor
 
-from processing.data.atomic_writing import atomic_file
+from processing.data.atomic_writing import atomic_file, check_writable
 from training.common.commands import run_command
 
 
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import modeling_maavt  # noqa: F401  registers the Auto classes
     import processing  # noqa: F401
 
+    check_writable("--out", options.out)
     loading = {"trust_remote_code": options.trust_remote_code}
     model = AutoModelForVideoClassification.from_pretrained(options.model, **loading)
     processor = AutoProcessor.from_pretrained(options.model, **loading)

@@ -5,7 +5,8 @@
 python -m training.tools.paired outputs/a/predictions.csv outputs/b/predictions.csv --out paired.json
 python -m training.tools.paired outputs/a/predictions.csv outputs/a/predictions.csv --input audio both --noise clean
 
-Prints one result for each input and condition of audio that both files have; the difference is B minus A.
+Prints one result for each input and condition of audio that both files have; the difference is B minus A. Labeled
+segments are compared one by one.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from training.common.predictions_file import read_predictions
 
 
 Condition = tuple[str, str]  # (input, noise)
+Part = tuple[str, str | None]  # (clip_id, segment); None: the whole clip
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
@@ -81,15 +83,18 @@ def comparable(a: Condition, b: Condition, inputs: list[str] | None, noises: lis
 
 
 def compare(a: list[dict], b: list[dict], names: tuple[str, str], num_samples: int, seed: int) -> dict:
-    """Accuracy of both, clips that one alone gets right, and both tests; the difference is B minus A."""
+    """Accuracy of both, clips (or segments) that one alone gets right, and both tests; the difference is B minus A."""
     pairs = paired_by_clip(a, b, names)
     right_a = [record["predicted"] == record["label"] for record, _ in pairs]
     right_b = [record["predicted"] == record["label"] for _, record in pairs]
     mcnemar = mcnemar_test(right_a, right_b)
     groups = [record["group"] for record, _ in pairs]
     bootstrap = paired_bootstrap(right_a, right_b, groups, num_samples=num_samples, seed=seed)
+    counts = {"clips": len({record["clip_id"] for record, _ in pairs})}
+    if "segment" in pairs[0][0]:
+        counts["segments"] = len(pairs)
     return {
-        "clips": len(pairs),
+        **counts,
         "groups": bootstrap["groups"],
         "accuracy_a": sum(right_a) / len(pairs),
         "accuracy_b": sum(right_b) / len(pairs),
@@ -103,35 +108,47 @@ def compare(a: list[dict], b: list[dict], names: tuple[str, str], num_samples: i
 
 
 def paired_by_clip(a: list[dict], b: list[dict], names: tuple[str, str]) -> list[tuple[dict, dict]]:
-    """The records of each clip in A and B. Raises ValueError unless both hold the same clips with the same labels."""
+    """The records of each clip, or segment of a clip, in A and B.
+
+    Raises:
+        ValueError: a clip is in one of them only, or has another label or group there.
+    """
     of_a, of_b = by_clip(a, names[0]), by_clip(b, names[1])
     # The same clips ...
     for name, clips, others in ((names[0], of_a, of_b), (names[1], of_b, of_a)):
         alone = sorted(clips.keys() - others.keys())
         if alone:
+            kind = "clips" if alone[0][1] is None else "segments"
             raise ValueError(
-                f"{name}: {len(alone)} of {len(clips)} clips are not in the other file, such as {alone[0]!r}; "
+                f"{name}: {len(alone)} of {len(clips)} {kind} are not in the other file, such as {described(alone[0])}; "
                 "compare runs with the same test set (same data, split and split_seed)"
             )
     # ... of the same classes and groups.
-    for clip, record in of_a.items():
+    for part, record in of_a.items():
         for key in ("label", "group"):
-            if record[key] != of_b[clip][key]:
+            if record[key] != of_b[part][key]:
                 raise ValueError(
-                    f"{names[1]}: clip {clip!r} has {key} {of_b[clip][key]!r}, and {record[key]!r} in {names[0]}; "
-                    "compare runs on the same data"
+                    f"{names[1]}: clip {described(part)} has {key} {of_b[part][key]!r}, and {record[key]!r} in "
+                    f"{names[0]}; compare runs on the same data"
                 )
-    return [(record, of_b[clip]) for clip, record in of_a.items()]
+    return [(record, of_b[part]) for part, record in of_a.items()]
 
 
-def by_clip(records: list[dict], name: str) -> dict[str, dict]:
-    """Clip to record. Raises ValueError where a clip is there twice."""
-    clips: dict[str, dict] = {}
+def by_clip(records: list[dict], name: str) -> dict[Part, dict]:
+    """Clip, or segment of a clip, to record. Raises ValueError where one is there twice."""
+    clips: dict[Part, dict] = {}
     for record in records:
-        if record["clip_id"] in clips:
-            raise ValueError(f"{name}: clip_id {record['clip_id']!r} stands in it twice; give each clip its own id")
-        clips[record["clip_id"]] = record
+        part = (record["clip_id"], record.get("segment"))
+        if part in clips:
+            raise ValueError(f"{name}: clip_id {described(part)} stands in it twice; give each clip its own id")
+        clips[part] = record
     return clips
+
+
+def described(part: Part) -> str:
+    """A clip or segment in a message."""
+    clip, segment = part
+    return repr(clip) if segment is None else f"{clip!r} segment {segment}"
 
 
 if __name__ == "__main__":

@@ -50,6 +50,9 @@ class Run:
         marker, finished = directory / "command.json", directory / "results.json"
         if not (finished.is_file() and marker.is_file() and read_text(marker) == made_by):
             directory.mkdir(parents=True, exist_ok=True)
+            # What another command left must not pass for a result of this one, nor of that one.
+            marker.unlink(missing_ok=True)
+            finished.unlink(missing_ok=True)
             self.train(command, directory / "train.log", threads)
             write_text(marker, made_by)
         results = json.loads(read_text(finished))
@@ -120,10 +123,10 @@ def run_and_report(
     write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     # The table.
-    text = (
-        f"{len(jobs)} runs, {mean_minutes} minutes each on average, {threads} thread(s) per run; "
-        f"mean ± standard deviation over {len(options.seeds)} seeds. {note}"
-    )
+    seeds = "figures of one seed"
+    if len(options.seeds) > 1:
+        seeds = f"mean ± standard deviation over {len(options.seeds)} seeds"
+    text = f"{len(jobs)} runs, {mean_minutes} minutes each on average, {threads} thread(s) per run; {seeds}. {note}"
     table = markdown_table(shown(rows), columns)
     write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{text.strip()}\n\n{table}\n")
     print(table)
@@ -181,13 +184,14 @@ def with_spread(
 
 
 def shown(rows: list[dict], measured: Iterable[str] = MEASURED) -> list[dict]:
-    """Rows for the Markdown table: `mean ± standard deviation` in one cell, seconds with one decimal."""
+    """Rows for the Markdown table: `mean ± standard deviation` in one cell, the figure alone where there is one seed."""
     table = []
     for row in rows:
         row = dict(row)
         for name in measured:
             if f"{name}_spread" in row:
-                row[name] = f"{row[name]:.3f} ± {row[f'{name}_spread']:.3f}"
+                spread = f" ± {row[f'{name}_spread']:.3f}" if row["seeds"] > 1 else ""
+                row[name] = f"{row[name]:.3f}{spread}"
         if "seconds_per_epoch" in row:
             row["seconds_per_epoch"] = f"{row['seconds_per_epoch']:.1f}"
         table.append(row)

@@ -138,7 +138,7 @@ def tested(job: Run, runs: Path, name: str, test: Callable[[Run, Path], dict]) -
 
 def tested_model(job: Run, directory: Path) -> dict[str, float]:
     """Top-1 of a finished run's model under every condition."""
-    arguments = [job.config, *job.arguments, "--output_dir", str(directory)]
+    arguments = [job.config, *job.arguments, "--output_dir", str(directory / "robustness")]
     finished = ["--evaluate_only", "true", "--model_name_or_path", str(directory / "model")]
     # Clips are read in this process: a cache then keeps them from one condition to the next.
     here = ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false"]

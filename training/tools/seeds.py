@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--trained_on", nargs="+", choices=modalities, default=modalities)
     options, rest = parser.parse_known_args(argv)
     jobs = seed_runs(options.config, rest, options.trained_on, options.seeds)
-    record = {"config": read_yaml(read_text(options.config))}
+    record = {"config": read_yaml(read_text(options.config), options.config)}
     return run_and_report("training.tools.seeds", argv, options, jobs, aggregate, COLUMNS, record)
 
 

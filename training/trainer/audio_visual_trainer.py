@@ -194,8 +194,9 @@ def modality_predictions(predictions: np.ndarray | tuple) -> dict[str, np.ndarra
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Validation metrics: top-1, macro F1, top-5 (C > 5) over matched pairs; match AUROC and combined where mined.
 
-    `top1_video` and `top1_audio` are those of one modality alone, over the clips that have it (`ModalityTrainer`). Clips with several classes are measured by mAP instead. The threshold of the combined accuracy is chosen on the same
-    (validation) pairs.
+    `top1_video` and `top1_audio` are those of one modality alone, over the clips that have it (`ModalityTrainer`). Clips
+    with several classes are measured by mAP instead. Match figures are those of clips with both modalities; the threshold
+    of the combined accuracy is chosen on the same (validation) pairs.
     """
     logits, match_logits = split_predictions(prediction.predictions)
     alone = modality_predictions(prediction.predictions)
@@ -212,9 +213,16 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
             present = rows.any(-1)
             figures = measure(rows[present], labels[present])
             metrics |= {f"{key}_{name}": figures[key] for key in ("top1", "map") if key in figures}
-    if match_logits is None or is_matched.all():
+    if match_logits is None:
         return metrics
     scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)
+    # Of a clip that lacks a modality the match score is a constant that says nothing.
+    complete = np.ones(len(labels), dtype=bool)
+    for rows in alone.values():
+        complete &= rows.any(-1)
+    scores, classes, labels, is_matched = (array[complete] for array in (scores, classes, labels, is_matched))
+    if is_matched.all() or not is_matched.any():
+        return metrics
     threshold = best_threshold(scores, is_matched, None if several else classes == labels)
     matching = MatchScore().compute(predictions=scores, references=is_matched, threshold=threshold)
     metrics |= {"match_auroc": matching["auroc"], "match_accuracy": matching["accuracy"], "threshold": threshold}
