@@ -47,7 +47,9 @@ def test_whatever_holds_a_file_is_seen_and_heard(answers, system):
     assert said["rows"] == [said["path"]] * 4
     assert said["number"].startswith("ClipError: float: path: is no clip")
     assert said["number"].endswith("a decoder, or a list of them")
-    assert said["past the end"].endswith("blue0.mp4: window: 5 s to 8 s passes the end at 0.500 s; give a window inside")
+    assert said["past the end"].endswith(
+        "blue0.mp4: window: 5 s to 8 s passes the end at 0.500 s; give a window inside"
+    )
     assert said["frames"].startswith("ValueError: input of shape (2, 8, 8, 3): a pipeline takes files and waveforms")
     assert said["whole row"].startswith("ClipError: row: path: no file in ['video', 'label']; give the column")
 
