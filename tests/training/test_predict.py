@@ -186,6 +186,11 @@ def test_outputs_that_cannot_be_written_are_refused_before_the_work(tmp_path):
             predict.main(["no/model", str(tmp_path / "clip.mp4"), option, str(path)])
 
 
+def test_a_device_that_does_not_exist_is_named(run):
+    with pytest.raises(ValueError, match=r"^device: 'xx' is none; give cpu"):
+        classify(run / "run" / "model", [], device="xx")
+
+
 def test_the_folder_of_a_run_is_not_taken_for_its_model(run):
     with pytest.raises(ValueError, match=r"is the folder of a run; give .*model"):
         classify(run / "run", [])

@@ -257,10 +257,14 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedM
     """The model of a folder or Hub name in evaluation mode, by the class that saved it; None: on a GPU where there is one.
 
     Raises:
-        ValueError: no checkpoint, one of another kind, or one that answers to no clip.
+        ValueError: no checkpoint, one of another kind, or one that answers to no clip; no such device.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: {device!r} is none; give cpu, cuda or cuda:1") from None
     try:
         config = AutoConfig.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
