@@ -87,6 +87,8 @@ def test_wrong_arguments_are_named(clips, tmp_path):
     (tmp_path / "run.yaml").write_text("data: x\nlearning_rat: 1\n")
     with pytest.raises(ValueError, match="unknown key 'learning_rat'; did you mean 'learning_rate'"):
         parse_arguments(TaskArguments, [str(tmp_path / "run.yaml")])
+    with pytest.raises(ValueError, match=r"model_config: unknown fields \['hiden_size'\]"):
+        segmentation.main(arguments("segmentation_shapes", clips, tmp_path, "--model_config", "{hiden_size: 8}"))
     with pytest.raises(ValueError, match="has no labeled frames"):
         segmentation.main(arguments("segmentation_shapes", clips, tmp_path, "--layout", "pairs"))
     with pytest.raises(ValueError, match="MA-AVT's map"):

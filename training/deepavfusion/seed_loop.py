@@ -60,7 +60,14 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
 
 
 def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: int, **fields) -> PreTrainedModel:
-    """The checkpoint, with new weights where it has none, or a new model; the seed fixes what is new."""
+    """The checkpoint, with new weights where it has none, or a new model; the seed fixes what is new.
+
+    Raises:
+        ValueError: a field of `model_config` that the configuration does not have.
+    """
+    config = DeepAVFusionConfig()
+    if unknown := [name for name in task.model_config or {} if not hasattr(config, name)]:
+        raise ValueError(f"model_config: unknown fields {unknown}; see the docstring of DeepAVFusionConfig")
     # The order matters: a new model's weights are drawn right after the seed is set.
     set_seed(seed)
     fields = {**(task.model_config or {}), **fields}
