@@ -92,7 +92,7 @@ def build_clip_table(
     # Skip the rows that cannot be used. What is wrong with the splits is said before any clip is decoded.
     prepared = is_prepared(data)
     rows, skipped = complete_rows(listed, where=where, prepared=prepared)
-    complete = _classes_in(rows)
+    complete = rows
     shares = {
         "test_split": test_split,
         "validation_fraction": validation_fraction,
@@ -104,8 +104,7 @@ def build_clip_table(
         skipped += broken
     if not rows:
         raise ValueError(f"{_name(data)}: no clip is left of {len(listed)}. {_reasons(skipped, warnings)}")
-    lost = sorted(complete - _classes_in(rows))
-    warnings += [f"class {name}: no clip is left, all are skipped" for name in lost]
+    warnings += _lost_classes(complete, rows)
     warnings += _one_modality([row for row in rows if row["number"] in with_both])
 
     table, report = _split_table(rows, seed, shares)
@@ -138,9 +137,10 @@ def _split_table(rows: list[dict[str, Any]], seed: int, shares: dict[str, Any]) 
     }
 
 
-def _classes_in(rows: list[dict[str, Any]]) -> set[str]:
-    """The classes that rows name."""
-    return {name for row in rows for name in _all_names(row)}
+def _lost_classes(complete: list[dict[str, Any]], readable: list[dict[str, Any]]) -> list[str]:
+    """A warning for each class whose clips are all skipped."""
+    before, after = ({name for row in rows for name in _all_names(row)} for rows in (complete, readable))
+    return [f"class {name}: no clip is left, all are skipped" for name in sorted(before - after)]
 
 
 def _skipped_report(skipped: list[dict[str, Any]], data: Any, prepared: bool) -> dict[str, Any]:

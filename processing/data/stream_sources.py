@@ -178,11 +178,11 @@ def open_source(
     """Open a data set without reading it.
 
     Args:
-        data: `hf://datasets/user/name` (or `user/name@tag`), a folder of `*.parquet` or `*.tar` shards (split by the first word
-            of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`), here or in a store
-            (`s3://bucket/folder`, `gs://bucket/folder`), or one such file. Columns
-            `video` and / or `audio` and a label; tar members `mp4`, `cls` and / or `json` (label, start, end, group,
-            clip_id), and `wav` or the like for audio in a separate file.
+        data: `hf://datasets/user/name` (or `...@tag`), `user/name`, or a folder of `*.parquet` or `*.tar` shards, here or
+            in a store (`s3://bucket/folder`, `gs://bucket/folder`), or one such file. Shards are split by the first word
+            of the file or its folder's name: `train-00000-of-00008.parquet`, `test/0001.tar`. Columns `video` and / or
+            `audio` and a label; tar members `mp4`, `cls` and / or `json` (label, start, end, group, clip_id), and `wav` or
+            the like for audio in a separate file.
         label: column of the class.
         start, end, group: columns; None takes the one of that name if there is one, False takes none.
         class_names: the classes in the order of their numbers, or a file with one a line. Needed where neither the

@@ -79,6 +79,14 @@ def nearest(name: str, known: Sequence[str], prefix: str = "") -> str:
     return f"; did you mean '{prefix}{close[0]}'?"
 
 
+def check_known(option: str, mapping: Mapping[str, Any] | None, known: Sequence[str]) -> None:
+    """Raises ValueError for a key of a mapping option that is not `known`, with the nearest one."""
+    for key in mapping or {}:
+        if key not in known:
+            hint = nearest(str(key), known) or ";"
+            raise ValueError(f"{option}: unknown key '{key}'{hint} Known: {', '.join(known)}")
+
+
 def parse_options(
     groups: Sequence[type], argv: Sequence[str] | None, defaults: Mapping[str, Any] | None = None, below: Sequence = ()
 ) -> list[Any]:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of DeepAVFusion's recipes beside those of the Trainer: a YAML file first, the command line second."""
 
-import difflib
 import inspect
 import logging
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 from processing.data.clip_tables import build_clip_table
-from training.common.options import REQUIRED, option, parse_options
+from training.common.options import REQUIRED, check_known, option, parse_options
 
 
 # The paper's augmentation of clips. The spectrogram is not masked twice: pre-training masks patches itself.
@@ -127,15 +126,6 @@ class GainArguments(SeedArguments):
     num_pictures: int = option(4, "Test windows drawn in reconstructions.png.")
 
 
-def check_table(table: dict | None) -> None:
-    """Raises ValueError for a key of `table` that `build_clip_table` does not have, with the nearest known one."""
-    known = list(inspect.signature(build_clip_table).parameters)[1:]  # without the clips
-    for key in table or {}:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1) or known
-            raise ValueError(f"table: unknown key '{key}'; did you mean '{near[0]}'? Known: {', '.join(known)}")
-
-
 def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tuple[Any, TrainingArguments]:
     """`config.yaml [--key value ...]` to `group` and the Trainer's arguments.
 
@@ -146,7 +136,8 @@ def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tupl
     defaults = {"remove_unused_columns": False, "report_to": "none"}
     defaults["dataloader_pin_memory"] = torch.cuda.is_available()  # without a GPU PyTorch warns for every loader
     task, args = parse_options((group, TrainingArguments), argv, defaults)
-    check_table(getattr(task, "table", None))
+    # `table` holds options of `build_clip_table`, after the clips.
+    check_known("table", getattr(task, "table", None), list(inspect.signature(build_clip_table).parameters)[1:])
     level = logging.WARNING
     if args.should_log:
         level = logging.INFO

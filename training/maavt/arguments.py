@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the command line to a `Recipe`: options are read, checked and turned into their effective values here alone."""
 
-import difflib
 import json
 import logging
 import math
@@ -21,7 +20,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, TrainingAr
 
 from processing.data.augmentation import ClipAugmentation
 from processing.data.remote_files import is_remote
-from training.common.options import parse_options
+from training.common.options import check_known, parse_options
 
 from .options import (
     MODALITIES,
@@ -122,17 +121,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Recipe:
 
 def from_mapping(name: str, mapping: Mapping[str, Any] | None) -> Any:
     """The dataclass of a mapping option. Raises ValueError for an unknown key, with the nearest known one."""
-    check_known(name, mapping, MAPPINGS[name])
-    return MAPPINGS[name](**(mapping or {}))
-
-
-def check_known(name: str, mapping: Mapping[str, Any] | None, keys: type) -> None:
-    """Raises ValueError for a key of a mapping option that the dataclass `keys` does not have."""
-    known = [item.name for item in fields(keys)]
-    for key in mapping or {}:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1) or known
-            raise ValueError(f"{name}: unknown key '{key}'; did you mean '{near[0]}'? Known: {', '.join(known)}")
+    keys = MAPPINGS[name]
+    check_known(name, mapping, [item.name for item in fields(keys)])
+    return keys(**(mapping or {}))
 
 
 # Checks that need nothing but the options
@@ -191,7 +182,7 @@ def check_ranges(recipe: Recipe) -> None:
         raise ValueError(f"num_train_epochs: {run.num_train_epochs:g} trains nothing; give more than 0")
     if recipe.evaluation.bootstrap_samples < 1:
         raise ValueError(f"bootstrap_samples: {recipe.evaluation.bootstrap_samples} must be at least 1")
-    check_known("augmentation", data.augmentation, ClipAugmentation)
+    check_known("augmentation", data.augmentation, [item.name for item in fields(ClipAugmentation)])
     unknown = [name for name in data.modalities if name not in MODALITIES]
     if unknown or not data.modalities or len(set(data.modalities)) != len(data.modalities):
         raise ValueError(f"modalities: {data.modalities} must be one or both of {list(MODALITIES)}")

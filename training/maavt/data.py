@@ -152,7 +152,7 @@ class RunData:
 
     def has_any_of(self, modalities: tuple[str, ...]) -> bool:
         """Whether a tested clip has one of `modalities`."""
-        return len(with_any_of(self.tables[self.tested], modalities)) > 0
+        return any(row[name] is not None for row in self.tables[self.tested] for name in modalities)
 
     def split(self, name: str, **options) -> ClipDataset:
         """A split for the model; options as for `make_dataset`."""
