@@ -76,32 +76,38 @@ def as_pair(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
     return tuple(size)
 
 
-class MAAVTPatchEmbeddings(nn.Module):
+class MAAVTPatchConvolution(nn.Conv2d):
     """ViT's patch convolution, for frames of three channels and spectrograms of one.
 
-    A separate module, so that the kernel is only read in its forward: FSDP gathers the kernel for this forward only.
+    The kernel is read in this forward alone: FSDP and Accelerate's offloading bring it in for this forward only.
     """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """`[N, 3 or 1, H, W]` to `[N, D, rows, columns]`; what exceeds a multiple of the patch size is dropped."""
+        kernel = self.weight
+        if images.shape[1] == 1:
+            # Equal to repeating the one channel of a spectrogram, at a third of the cost.
+            kernel = kernel.sum(1, keepdim=True)
+        return nn.functional.conv2d(images.to(kernel.dtype), kernel, self.bias, stride=self.stride)
+
+
+class MAAVTPatchEmbeddings(nn.Module):
+    """Frames or spectrograms to patches."""
 
     def __init__(self, config: ViTConfig):
         super().__init__()
         self.patch_size = as_pair(config.patch_size)
         self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
+        self.projection = MAAVTPatchConvolution(
             config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
         )
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """`[N, 3 or 1, H, W]` to `[N, P, D]`; what exceeds a multiple of the patch size is dropped."""
-        kernel = self.projection.weight
-        if type(self.projection) is not nn.Conv2d:
-            # PEFT has wrapped the convolution: call the wrapper, with the channel repeated.
-            images = images.expand(-1, self.num_channels, -1, -1).to(kernel.dtype)
-            return self.projection(images).flatten(2).transpose(1, 2)  # (N, P, D)
-        if images.shape[1] == 1 and self.num_channels > 1:
-            # Equal to repeating the one channel of a spectrogram, at a third of the cost.
-            kernel = kernel.sum(1, keepdim=True)
-        patches = nn.functional.conv2d(images.to(kernel.dtype), kernel, self.projection.bias, stride=self.patch_size)
-        return patches.flatten(2).transpose(1, 2)  # (N, P, D)
+        """`[N, 3 or 1, H, W]` to `[N, P, D]`."""
+        if type(self.projection) is not MAAVTPatchConvolution:
+            # PEFT has wrapped the convolution; its own layers need every channel.
+            images = images.expand(-1, self.num_channels, -1, -1)
+        return self.projection(images).flatten(2).transpose(1, 2)  # (N, P, D)
 
 
 class MAAVTEmbeddings(nn.Module):
@@ -1352,15 +1358,15 @@ class MAAVTClassifier(MAAVTPairLinear):
         audio: torch.Tensor | None,
         has_video: torch.Tensor,
         has_audio: torch.Tensor,
-    ) -> torch.Tensor:
-        """`[B, S, D]` each, or None; `has_*` bool `[B]`. Returns `[B, S, C]`."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """`[B, S, D]` each, or None; `has_*` bool `[B]`. Returns the logits and what either half adds, `[B, S, C]` each."""
         video_logits, audio_logits = self.halves(video, audio)
         logits = 0.0
         if video is not None:
             logits = logits + video_logits * has_video[:, None, None]
         if audio is not None:
             logits = logits + audio_logits * has_audio[:, None, None]
-        return logits
+        return logits, video_logits, audio_logits
 
 
 class MAAVTLinearMatchHead(MAAVTPairLinear):
@@ -1692,16 +1698,17 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         with maybe_autocast(pairs.both.device.type, enabled=False):
             # Class logits (equation 3), and match logits (equation 4) of the pairs and of those that training adds.
             video, audio = outputs.video_class_state, outputs.audio_class_state
-            segment_logits = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C)
-            agreement = self._class_agreement(outputs, pairs)  # (B,)
+            segment_logits, *halves = self.classifier(video, audio, *self._drop_modalities(pairs))  # (B, S, C) each
+            agreement = self._class_agreement(halves, pairs)  # (B,)
             added = self._added_mismatches(pairs, labels)  # (K, B, S)
-            segment_match_logits, added_logits = self._match(outputs, pairs, len(added))  # (B, S) and (K, B, S)
+            matched = self._match(outputs, halves, pairs, len(added))
+            segment_match_logits, added_logits = matched  # (B, S) and (K, B, S)
 
             # Losses (equation 5).
             losses, per_block = {}, None
             if labels is not None:
                 targets = (video_targets, audio_targets)
-                losses |= self._classification_losses(outputs, segment_logits, labels, targets, pairs)
+                losses |= self._classification_losses(segment_logits, halves, labels, targets, pairs)
             if labels is not None or is_matched is not None:
                 if segment_match_logits is not None:
                     losses["matching_loss"] = self._matching_loss(
@@ -1711,7 +1718,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 if per_block is not None:
                     losses["contrastive_loss"], per_block = per_block.mean(), per_block.detach()
             if self._adds_agreement and segment_match_logits is not None:
-                segment_match_logits = segment_match_logits + self._log_agreement(outputs, range(1))[0] * pairs.both
+                segment_match_logits = segment_match_logits + self._log_agreement(halves, range(1))[0] * pairs.both
             return self._build_output(outputs, segment_logits, segment_match_logits, losses, per_block, agreement)
 
     def _check_unlabeled(self, is_matched: torch.Tensor | None) -> None:
@@ -1810,8 +1817,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
     def _classification_losses(
         self,
-        outputs: MAAVTModelOutput,
         logits: torch.Tensor,
+        halves: list[torch.Tensor | None],
         labels: torch.Tensor,
         targets: tuple[torch.Tensor | None, torch.Tensor | None],
         pairs: MAAVTPairs,
@@ -1833,10 +1840,9 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         losses = {"classification_loss": loss_of(logits, labels, counted)}
 
         # The class from either half of the head alone.
-        video, audio = outputs.video_class_state, outputs.audio_class_state
-        if self.config.unimodal_loss_weight and video is not None and audio is not None:
+        if self.config.unimodal_loss_weight and all(half is not None for half in halves):
             loss_per_modality = []
-            for half, classes in zip(self.classifier.halves(video, audio), targets, strict=True):
+            for half, classes in zip(halves, targets, strict=True):
                 mask = both
                 if classes is None:
                     classes, mask = labels, counted & both
@@ -1848,13 +1854,12 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
 
     # Matching (equations 4 and 8)
 
-    def _class_agreement(self, outputs: MAAVTModelOutput, pairs: MAAVTPairs) -> torch.Tensor | None:
-        """sum_c p_v(c) p_a(c) of the two halves of the class head, `[B]`, without gradient."""
-        video, audio = outputs.video_class_state, outputs.audio_class_state
-        if video is None or audio is None or self.config.problem_type == "multi_label_classification":
+    def _class_agreement(self, halves: list[torch.Tensor | None], pairs: MAAVTPairs) -> torch.Tensor | None:
+        """sum_c p_v(c) p_a(c) of the two halves of the class head, `[B, S, C]` each; `[B]`, without gradient."""
+        if any(half is None for half in halves) or self.config.problem_type == "multi_label_classification":
             return None
-        halves = [half.mean(1) for half in self.classifier.halves(video.detach(), audio.detach())]  # (B, C) each
-        return log_agreement(*halves).exp().detach() * pairs.both[:, 0]
+        video, audio = (half.detach().mean(1) for half in halves)  # (B, C)
+        return log_agreement(video, audio).exp() * pairs.both[:, 0]
 
     def _added_mismatches(self, pairs: MAAVTPairs, labels: torch.Tensor | None) -> torch.Tensor:
         """Pairs of a video with the audio k clips earlier that training adds as mismatched: `[K, B, S]`.
@@ -1892,7 +1897,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         return differ
 
     def _match(
-        self, outputs: MAAVTModelOutput, pairs: MAAVTPairs, num_added: int
+        self, outputs: MAAVTModelOutput, halves: list[torch.Tensor | None], pairs: MAAVTPairs, num_added: int
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Match logits `[B, S]`, 0 where a modality is missing, and those with the audio of earlier clips `[K, B, S]`.
 
@@ -1916,7 +1921,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
                 torch.stack([judged & judged.roll(shift, 0) for shift in shifts]),
             ]
             if self.config.match_class_agreement:
-                inputs.append(self._log_agreement(outputs, shifts))
+                inputs.append(self._log_agreement(halves, shifts))
             logits = self.match_head(*inputs)
         return logits[0] * pairs.both, logits[1:]
 
@@ -1925,13 +1930,12 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         """The head on patches learns without the class agreement, which on training clips leaves it little to learn."""
         return self.config.match_head == "patches" and self.config.match_class_agreement
 
-    def _log_agreement(self, outputs: MAAVTModelOutput, shifts: range) -> torch.Tensor:
+    def _log_agreement(self, halves: list[torch.Tensor | None], shifts: range) -> torch.Tensor:
         """Logarithm of the class agreement of every video with the audio so many clips earlier: `[len(shifts), B, S]`.
 
         A constant of the step: classes are not learned to please the match head.
         """
-        states = zero_fill_missing_stream(outputs.video_class_state, outputs.audio_class_state)
-        video, audio = (half.detach() for half in self.classifier.halves(*states))  # (B, S, C) each
+        video, audio = (half.detach() for half in zero_fill_missing_stream(*halves))  # (B, S, C) each
         return torch.stack([log_agreement(video, audio.roll(shift, 0)) for shift in shifts])
 
     def _matching_loss(

@@ -47,7 +47,7 @@ class GradientModulation(TrainerCallback):
         )
         self._hooks = [
             head.register_forward_pre_hook(self._remember_labels, with_kwargs=True),
-            classifier.register_forward_pre_hook(self._score),
+            classifier.register_forward_hook(self._score),
         ]
 
     def detach(self) -> None:
@@ -59,7 +59,7 @@ class GradientModulation(TrainerCallback):
         self._labels, self._is_matched = kwargs.get("labels"), kwargs.get("is_matched")
 
     @torch.no_grad()
-    def _score(self, classifier: nn.Module, args: tuple) -> None:
+    def _score(self, classifier: nn.Module, args: tuple, outputs: tuple[torch.Tensor | None, ...]) -> None:
         if not classifier.training or self._labels is None or args[0] is None or args[1] is None:
             return
         if torch.is_floating_point(self._labels):
@@ -68,7 +68,7 @@ class GradientModulation(TrainerCallback):
             )
         labels, matched = self._labels, self._is_matched
         # The logits of either half, (B, S, C), or (B, C) where a clip has one label.
-        halves = [logits.float() for logits in classifier.halves(*args[:2])]
+        halves = [logits.float() for logits in outputs[1:]]
         if labels.ndim == 1:
             halves = [logits.mean(1) for logits in halves]
         # Only matched pairs with both modalities and a label count.

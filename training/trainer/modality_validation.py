@@ -35,7 +35,7 @@ class ModalityTrainer(Trainer):
         if head is None or prediction_loss_only or not both:
             return super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
         halves = []
-        hook = head.register_forward_hook(lambda module, given, logits: halves.extend(alone(module, given)))
+        hook = head.register_forward_hook(lambda module, given, said: halves.extend(alone(given[2:], said[1:])))
         try:
             loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, *args, **kwargs)
         finally:
@@ -56,10 +56,8 @@ def divided_head(model: nn.Module) -> nn.Module | None:
     return head
 
 
-def alone(head: nn.Module, given: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor]:
-    """`[B, S, C]` of the video and of the audio, from what the class head is given; zeros where a clip lacks it."""
-    video, audio, *presence = given
-    halves = head.halves(video, audio)
+def alone(presence: tuple[torch.Tensor, ...], halves: tuple[torch.Tensor | None, ...]) -> list[torch.Tensor]:
+    """`[B, S, C]` of the video and of the audio, from the halves of the class head; zeros where a clip lacks it."""
     size = next(half for half in halves if half is not None)
     said = []
     for half, present in zip(halves, presence, strict=True):
