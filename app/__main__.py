@@ -32,11 +32,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--title", default="What does the model see and hear?")
     parser.add_argument("--space", metavar="DIR", type=Path, help="write a Hugging Face Space instead")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 shows the page to the network")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860 on")
+    parser.add_argument("--port", type=port_number, help="default: the first free one from 7860 on")
     parser.add_argument("--max_seconds", type=float, default=60, help="of a clip that are looked at (default: 60)")
     parser.add_argument("--max_megabytes", type=int, default=100, help="of an uploaded file (default: 100)")
     parser.add_argument("--keep_minutes", type=float, default=15, help="until an upload is deleted (default: 15)")
     return parser.parse_args(argv)
+
+
+def port_number(text: str) -> int:
+    if not (text.isdecimal() and 0 < int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; give 1 to 65535")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -100,6 +100,7 @@ def find_checkpoint(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, str | N
 
     Raises:
         ValueError: an adapter that does not name its checkpoint, or a checkpoint that is neither MA-AVT nor a backbone.
+        OSError: a checkpoint that cannot be read; of an adapter's the message says which file names it.
     """
     checkpoint, adapter = name, None
     adapter_file = find_adapter_config_file(name, **hub_kwargs)
@@ -113,7 +114,15 @@ def find_checkpoint(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, str | N
                 "yourself and give it to PeftModel.from_pretrained(base, adapter)."
             )
         hub_kwargs = of_backbone(hub_kwargs)
-    fields, _ = PreTrainedConfig.get_config_dict(checkpoint, **hub_kwargs)
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(checkpoint, **hub_kwargs)
+    except OSError as error:
+        if adapter is None:
+            raise
+        raise OSError(
+            f"{adapter_file}: base_model_name_or_path names {checkpoint!r}, which cannot be read. Was the backbone moved? "
+            "Write its folder or Hub name there."
+        ) from error
     is_backbone = fields.get("model_type") != MAAVTConfig.model_type
     if is_backbone:
         check_backbone(checkpoint, fields)

@@ -543,8 +543,8 @@ class MAAVTPreTrainedModel(PreTrainedModel):
             model.new_modules = tuple(name for name in model.trainable_modules() if name in parts)
         if is_backbone and adapter is None:
             model.new_modules = find_new_modules(model)
-            new = ", ".join(model.trainable_modules())
-            logger.warning(f"{checkpoint} is a backbone; new and untrained on top of it: {new}. Train before use.")
+            if new := ", ".join(model.new_modules):
+                logger.warning(f"{checkpoint} is a backbone; new and untrained on top of it: {new}. Train before use.")
 
         # Loading makes all weights trainable: freeze the backbone again.
         if model.config.freeze_backbone:

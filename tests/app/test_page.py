@@ -221,6 +221,15 @@ def test_what_cannot_be_shown_is_one_line(options, words):
         main(options)
 
 
+@pytest.mark.parametrize("port", ["0", "99999999", "-1", "http"])
+def test_a_port_that_is_none_is_refused_before_anything_is_loaded(port, capsys):
+    from app.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(["no/model", "--port", port])
+    assert f"'{port}' is no port; give 1 to 65535" in capsys.readouterr().err
+
+
 def test_browsers_are_told_to_stay_here(page):
     _, body, headers = request(page.address)
     assert "default-src 'self'" in headers["content-security-policy"]

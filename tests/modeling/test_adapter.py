@@ -150,6 +150,16 @@ def test_export_needs_a_named_base_and_a_peft_model(tmp_path):
         export_adapter(get_peft_model(model, maavt_peft_config(model)), tmp_path / "release")
 
 
+def test_an_adapter_whose_backbone_was_moved_says_which_file_names_it(stock_vit, tmp_path):
+    export_adapter(tuned(stock_vit), tmp_path / "release")
+    stock_vit.rename(tmp_path / "moved")
+    for load in (MAAVTForAudioVisualClassification.from_pretrained, AutoModelForVideoClassification.from_pretrained):
+        with pytest.raises(
+            OSError, match=r"adapter_config.json: base_model_name_or_path names .*vit'.* Was the backbone moved"
+        ):
+            load(tmp_path / "release")
+
+
 def test_merged_model_is_a_plain_checkpoint(stock_vit, tmp_path):
     model = tuned(stock_vit, lora_rank=2)
     inputs = tiny_inputs(seed=9)

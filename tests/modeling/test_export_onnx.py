@@ -4,9 +4,11 @@
 
 import numpy as np
 import pytest
+import tiny_deepavfusion
 from tiny_models import tiny_inputs, tiny_model
 
-from training.tools.export_onnx import export_onnx
+from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
+from training.tools.export_onnx import export_onnx, main
 
 
 @pytest.mark.parametrize("head", ["bilinear", "patches"])
@@ -29,3 +31,11 @@ def test_onnxruntime_gives_the_model_s_outputs(tmp_path, head):
 def test_one_clip_is_refused(tmp_path):
     with pytest.raises(ValueError, match="give two or more"):
         export_onnx(tiny_model(), tmp_path / "model.onnx", tiny_inputs(clips=1))
+
+
+def test_what_is_no_classifier_of_ma_avt_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing here: is no folder with a model"):
+        main([str(tmp_path / "nothing here"), "--out", str(tmp_path / "model.onnx")])
+    tiny_deepavfusion.tiny_model(DeepAVFusionForAudioVisualClassification).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="other: is a DeepAVFusionForAudioVisualClassification; only"):
+        main([str(tmp_path / "other"), "--out", str(tmp_path / "model.onnx")])

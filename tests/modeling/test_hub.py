@@ -247,10 +247,16 @@ def test_a_finished_run_is_uploaded_later(pushed, hub):
     assert "tester/later" in page and "<table>" in page and str(pushed) not in page and "pipeline_tag" not in page
     if importlib.util.find_spec("matplotlib") is not None:
         assert page.count('src="data:image/png;base64,') == 2 and page.count("<img") == 2
-    for options in ([], ["--adapter"]):
+    # An upload keeps what was written into the card, and leaves the run as it is.
+    for kind, options in (("model", []), ("adapter", ["--adapter"])):
+        card = pushed / "model" / kind / "README.md"
+        card.write_text(f"{card.read_text(encoding='utf-8')}\nWritten by hand.\n", encoding="utf-8")
+        written = card.read_bytes()
         done = push(hub.env, pushed / "model", "tester/later", *options)
         assert done.returncode == 0, done.stderr
-        assert b"tester/later" in hub.repos["tester/later"]["files"]["README.md"]
+        uploaded = hub.repos["tester/later"]["files"]["README.md"].decode()
+        assert uploaded.endswith("Written by hand.\n") and uploaded.count('from_pretrained("tester/later"') == 2
+        assert str(pushed) not in uploaded and card.read_bytes() == written
     names = {line.split("bytes  ")[1] for line in listed.stdout.splitlines() if "bytes  " in line}
     assert names <= set(hub.repos["tester/later"]["files"])
     assert len(hub.repos["tester/later"]["commits"]) == 2

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from toy_run import write_backbone, write_clips, write_config
 
+from modeling_maavt import MAAVTModel, modeling_maavt
 from training.common import regression
 from training.common.regression import best_penalty, choose_features, fit_regression, group_folds
-from training.maavt.baseline import FEW_ROWS, Features, choosing_folds, fit_inputs, late_fusion
+from training.maavt.baseline import FEW_ROWS, Features, choosing_folds, fit_inputs, late_fusion, untouched_backbone
 from training.tools import regression as tool
 
 
@@ -37,6 +38,16 @@ def test_penalty_is_not_at_the_edge_of_what_was_tried(monkeypatch):
     assert best - 1 in tried and best + 1 in tried and figure == max(tried.values())
     # So little is in these features that the strongest penalty of the first grid is the best: a stronger one is tried.
     assert best == min(regression.EXPONENTS)
+
+
+def test_reading_the_untouched_backbone_warns_of_nothing(tmp_path, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(modeling_maavt.logger, "warning", warnings.append)
+    backbone = write_backbone(tmp_path / "vit")
+    untouched_backbone(str(backbone))
+    assert warnings == []
+    MAAVTModel.from_pretrained(backbone)
+    assert "new and untrained on top of it: prompt" in warnings[0] and len(warnings) == 1
 
 
 def test_fit_uses_the_training_rows_alone():

@@ -199,7 +199,7 @@ def test_contradictions_are_refused_by_name(toy, change, message):
         recipe.main([toy, "--dry_run", *change])
 
 
-def test_unknown_and_mistyped_yaml_keys_are_refused(toy, tmp_path):
+def test_unknown_and_mistyped_yaml_keys_are_refused(toy, tmp_path, capsys):
     config = tmp_path / "bad.yaml"
     config.write_text("data: x\nmodel_name_or_path: y\nnum_frame: 3\n")
     with pytest.raises(ValueError, match="unknown key 'num_frame'; did you mean 'num_frames'"):
@@ -207,6 +207,8 @@ def test_unknown_and_mistyped_yaml_keys_are_refused(toy, tmp_path):
     config.write_text("data: x\nmodel_name_or_path: y\nnum_frames: 2.5\n")
     with pytest.raises(SystemExit):
         parse_arguments([str(config)])
+    usage, reason = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert "--help lists the options" in usage and "invalid int value: '2.5'" in reason
     with pytest.raises(FileNotFoundError, match="configs/"):
         parse_arguments([str(tmp_path / "none.yaml")])
 

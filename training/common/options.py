@@ -116,7 +116,9 @@ def parse_options(
             if key not in known:
                 raise ValueError(f"{path}: unknown key '{key}'{nearest(str(key), [*known, *below])}")
 
-    parser = HfArgumentParser(groups, allow_abbrev=False)
+    # A short usage: argparse prints it before the reason for which it refuses a value.
+    usage = "%(prog)s [config.yaml] [--option value ...]; --help lists the options"
+    parser = HfArgumentParser(groups, allow_abbrev=False, usage=usage)
     for action in parser._actions:
         action.required = action.required and action.dest not in config
     # Numbers go through argparse as text, so that a wrong type in the YAML is refused like one on the command line.

@@ -3,6 +3,7 @@
 """Uploads a finished run to the Hub. `maavt push` calls it, and so does `train.py --push_to_hub true`."""
 
 import json
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, create_commit, create_repo
 from processing.data.atomic_writing import write_text
 from training.common.html_pages import html_page
 
-from .card import card_text, hub_name, write_card
+from .card import hub_name
 
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
@@ -41,15 +42,14 @@ def push_run(
     name = repository or directory.name
     try:
         address = create_repo(name, private=private, token=token, exist_ok=True)
-        # The card was written with the name of a folder.
-        write_card(directory / kind, results, name=address.repo_id, adapter=kind == "adapter")
-        files = upload_files(directory, kind, results)
+        files: dict[str, Path | bytes] = dict(upload_files(directory, kind, results))
         for file in files.values():
             if file.name == "adapter_config.json":
                 name_backbone(file, hub_name(results["card"]["backbone"]))
+        files["README.md"] = hub_card(directory, kind, address.repo_id).encode()
         create_commit(
             address.repo_id,
-            [CommitOperationAdd(name, path) for name, path in files.items()],
+            [CommitOperationAdd(name, content) for name, content in files.items()],
             token=token,
             revision=revision,
             commit_message="Fine-tuned MA-AVT",
@@ -62,6 +62,12 @@ def push_run(
         raise OSError(f"{name}: not uploaded ({reason}); the run is whole, try again with `{again}`") from error
     print(f"Uploaded {directory / kind} to {address}")
     return str(address)
+
+
+def hub_card(directory: Path, kind: str, repository: str) -> str:
+    """The card as it is, edited or not, with the name of a repository in place of the run's folder."""
+    text = (directory / kind / "README.md").read_text(encoding="utf-8")
+    return re.sub(rf'from_pretrained\("[^"]*[/\\]{kind}"', f'from_pretrained("{repository}"', text)
 
 
 def name_backbone(path: Path, name: str | None) -> None:
@@ -102,7 +108,7 @@ def show_upload(directory: Path, kind: str, repository: str) -> list[str]:
         print(f"{file.stat().st_size:>12,} bytes  {name}")
     print(f"{sum(file.stat().st_size for file in files.values()):>12,} bytes in {len(files)} files")
     # The card as the Hub will show it, without the header that only the Hub reads.
-    text = card_text(directory / kind, results, name=repository, adapter=kind == "adapter")
+    text = hub_card(directory, kind, repository)
     pictures = {name: file.read_bytes() for name, file in files.items() if name.endswith(".png")}
     page = directory / "card.html"
     write_text(page, html_page(results["card"]["title"], text.split("---\n", 2)[2], pictures))

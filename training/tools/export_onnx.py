@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoModelForVideoClassification, AutoProcessor
+from transformers import AutoProcessor
 
+from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.data.atomic_writing import atomic_file, check_writable
 from training.common.commands import run_command
+from training.maavt.prediction import load_model
 
 
 class Logits(nn.Module):
@@ -84,15 +86,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.tools.export_onnx", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder or Hub name of a fine-tuned model")
     parser.add_argument("--out", required=True, help="the file to write")
-    parser.add_argument("--trust_remote_code", action="store_true")
     options = parser.parse_args(arguments)
-    import modeling_maavt  # noqa: F401  registers the Auto classes
-    import processing  # noqa: F401
 
     check_writable("--out", options.out)
-    loading = {"trust_remote_code": options.trust_remote_code}
-    model = AutoModelForVideoClassification.from_pretrained(options.model, **loading)
-    processor = AutoProcessor.from_pretrained(options.model, **loading)
+    model = load_model(options.model, device="cpu")
+    if not isinstance(model, MAAVTForAudioVisualClassification):
+        raise ValueError(
+            f"{options.model}: is a {type(model).__name__}; only classifiers of MA-AVT are written as ONNX"
+        )
+    processor = AutoProcessor.from_pretrained(options.model)
     path = export_onnx(model, options.out, example_inputs(processor))
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
