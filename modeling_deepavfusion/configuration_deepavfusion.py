@@ -161,6 +161,18 @@ class DeepAVFusionConfig(PreTrainedConfig):
 
     # ---- what follows from the fields
 
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As in transformers. Raises ValueError for another kind of model: its weights would be dropped for random ones."""
+        fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        kind = fields.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path}: is a {kind} checkpoint. deepavfusion_from_vit starts both branches of a "
+                "new DeepAVFusion from a plain vision transformer; other kinds cannot be read."
+            )
+        return fields, kwargs
+
     @property
     def image_sides(self) -> tuple[int, ...]:
         """Height and width of the frame."""

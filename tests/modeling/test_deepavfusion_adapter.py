@@ -124,6 +124,13 @@ def test_both_branches_are_the_vit(stock_vit, tmp_path):
         deepavfusion_from_vit(stock_vit, hidden_size=64)
 
 
+def test_another_kind_of_checkpoint_is_refused(stock_vit):
+    """transformers would warn, and give random weights."""
+    for model_class in (DeepAVFusionModel, DeepAVFusionForAudioVisualClassification):
+        with pytest.raises(ValueError, match="vit: is a vit checkpoint. deepavfusion_from_vit"):
+            model_class.from_pretrained(stock_vit)
+
+
 def test_a_vit_without_all_of_its_weights_is_refused(stock_vit, caplog):
     fields = {name: TINY[name] for name in ("num_mel_bins", "audio_num_frames", "fusion_attention_ratio")}
     with caplog.at_level(logging.INFO, logger="modeling_deepavfusion.convert_deepavfusion"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForSemanticSegmentation, AutoProcessor
+from transformers import AutoModel, AutoModelForSemanticSegmentation, AutoProcessor, ViTConfig, ViTModel
 
 from processing.generate.sounding_shapes import ShapeSettings, write_shapes
 from training.common.commands import run_command
@@ -71,6 +71,21 @@ def test_localization(clips, tmp_path, config, more, name):
     if name == "MA-AVT":  # its picture does not hear the sound
         assert table[name] == table[f"{name}, audio of another clip"]
     assert (tmp_path / "seed_0" / "maps.png").is_file() and (tmp_path / "table.md").read_text().startswith("`python")
+
+
+@pytest.mark.parametrize("task", [segmentation, localization])
+def test_a_plain_vit_in_both_branches(clips, tmp_path, task):
+    """The recipe that starts from a ViT of the Hub, with a tiny one; after a step both are hardly changed."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    vit = ViTModel(ViTConfig(**sizes, image_size=28, patch_size=14), add_pooling_layer=False)
+    vit.save_pretrained(tmp_path / "vit")
+    table = task.main(
+        arguments("shapes_from_vit", clips, tmp_path / "run", "--model_name_or_path", str(tmp_path / "vit"))
+    )
+    assert "DeepAVFusion" in table
+    model = AutoModel.from_pretrained(tmp_path / "run" / "seed_0" / "model")
+    for branch in (model.layers[1].image, model.layers[1].audio):
+        torch.testing.assert_close(branch.mlp.fc1.weight, vit.layers[1].mlp.fc1.weight, atol=1e-3, rtol=0)
 
 
 def test_separation(clips, tmp_path):

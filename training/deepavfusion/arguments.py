@@ -24,7 +24,10 @@ class ModelArguments:
     """What every recipe needs: clips, a model and its processor."""
 
     data: str = option(REQUIRED, "The clips: a folder, a csv file or a prepared folder.")
-    model_name_or_path: str | None = option(None, "A DeepAVFusion checkpoint; None: a new model from model_config.")
+    model_name_or_path: str | None = option(
+        None,
+        "A DeepAVFusion checkpoint, or a plain ViT that starts both branches; None: a new model from model_config.",
+    )
     model_config: dict | str | None = option(None, "Fields of DeepAVFusionConfig, a mapping.")
     processor: dict | str | None = option(None, "Changes by part: {feature_extractor: {...}, video_processor: {...}}.")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
 
-from modeling_deepavfusion import DeepAVFusionConfig
+from modeling_deepavfusion import DeepAVFusionConfig, deepavfusion_from_vit
 from processing import DeepAVFusionProcessor
 from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
@@ -60,10 +60,10 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
 
 
 def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: int, **fields) -> PreTrainedModel:
-    """The checkpoint, with new weights where it has none, or a new model; the seed fixes what is new.
+    """The checkpoint, a plain ViT in both branches, or a new model; the seed fixes the weights that are new.
 
     Raises:
-        ValueError: a field of `model_config` that the configuration does not have.
+        ValueError: a field of `model_config` that the configuration does not have, or that a plain ViT contradicts.
     """
     config = DeepAVFusionConfig()
     if unknown := [name for name in task.model_config or {} if not hasattr(config, name)]:
@@ -71,9 +71,12 @@ def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: 
     # The order matters: a new model's weights are drawn right after the seed is set.
     set_seed(seed)
     fields = {**(task.model_config or {}), **fields}
-    if task.model_name_or_path is not None:
-        return model_class.from_pretrained(task.model_name_or_path, **fields)
-    return model_class(DeepAVFusionConfig(**fields))
+    if task.model_name_or_path is None:
+        return model_class(DeepAVFusionConfig(**fields))
+    kind, _ = PreTrainedConfig.get_config_dict(task.model_name_or_path)
+    if kind.get("model_type") != config.model_type:
+        return deepavfusion_from_vit(task.model_name_or_path, model_class, seed, **fields)
+    return model_class.from_pretrained(task.model_name_or_path, **fields)
 
 
 def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> PreTrainedModel:
