@@ -5,6 +5,7 @@
 import csv
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from training.maavt.evaluation import (
     score,
 )
 from training.maavt.outputs import write_results
-from training.tools import compare, robustness
+from training.tools import compare, out_of_step, robustness
 from training.tools.repeated_runs import Run, shown
 from training.tools.seeds import aggregate, main
 
@@ -385,6 +386,46 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
     os.utime(kept, (0, 0))
     again = {row["variant"]: row for row in robustness.main([*arguments[:-1], str(tmp_path / "w")])["rows"]}
     assert again["MA-AVT"]["clean"] == worse["MA-AVT"]["clean"]
+
+
+def test_audio_out_of_step(tmp_path):
+    """On tones that do not change, all audio of a file is alike."""
+    data = write_clips(tmp_path / "data", seconds=1.0)
+    write_config(tmp_path / "toy.yaml", data, write_backbone(tmp_path / "vit"))
+    (tmp_path / "c.yaml").write_text(COMPARISON)
+    arguments = [
+        str(tmp_path / "c.yaml"),
+        "--seeds",
+        "0",
+        "--max_steps",
+        "2",
+        "--baseline",
+        "false",
+        "--check",
+        "none",
+    ]
+    arguments += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "o"), "--only"]
+    with pytest.raises(ValueError, match="its clips are whole files"):
+        out_of_step.main([*arguments, "MA-AVT"])
+
+    table = (data / "metadata.csv").read_text().splitlines()
+    (data / "metadata.csv").write_text("\n".join([f"{table[0]},start,end", *(f"{row},0.1,0.6" for row in table[1:])]))
+    shutil.rmtree(tmp_path / "runs")
+    rows = out_of_step.main([*arguments, "MA-AVT"])["rows"]
+    assert [row["out of step by"] for row in rows] == ["0.05 s", "0.1 s", "0.2 s"]
+    for row in rows:
+        assert 0.3 < row["match_auroc"] < 0.7 and 0.3 < row["agreement_auroc"] < 0.7
+    assert "out of step by" in (tmp_path / "o.md").read_text()
+    with pytest.raises(ValueError, match="c-sound-seed0: has no two streams"):
+        out_of_step.main([*arguments, "sound"])
+
+
+def test_a_score_of_single_windows_does_not_tell_what_is_out_of_step():
+    video, audio = np.random.default_rng(0).normal(size=(2, 2, 50))  # of the two windows
+    pairs = [{"match": video[v] + audio[a], "agreement": -np.abs(video[v] - video[a])} for v, a in np.ndindex(2, 2)]
+    in_step, out_of_step_pairs = [pairs[0], pairs[3]], [pairs[1], pairs[2]]
+    assert out_of_step.auroc("match", in_step, out_of_step_pairs) == pytest.approx(0.5, abs=0.1)
+    assert out_of_step.auroc("agreement", in_step, out_of_step_pairs) == 1.0
 
 
 def test_comparison_shows_retrieval_on_clean_clips_alone():

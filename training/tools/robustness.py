@@ -24,12 +24,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torchvision.transforms.v2.functional import gaussian_blur
+from transformers import PreTrainedModel
 
 from processing.data.atomic_writing import write_text
 from training.common.commands import run_command
 from training.common.results import markdown_table
 from training.maavt import stages
+from training.maavt.arguments import Recipe
 from training.maavt.baseline import LATE_FUSION, Features, fit_baseline, late_fusion
+from training.maavt.data import Clips, RunData
 from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
 
 from .compare import comparison_runs
@@ -53,7 +56,7 @@ class Condition:
 
 def main(argv: list[str] | None = None) -> dict:
     """Train what is missing, test everything; returns what is written to `<out>.json`."""
-    options, rest = arguments_of(argv)
+    options, rest = arguments_of(argv, __doc__)
     begin = time.time()
     jobs = comparison_runs(options.config, rest, options.seeds, options.only)
     threads = max(1, (os.cpu_count() or 1) // options.parallel)
@@ -82,8 +85,10 @@ def main(argv: list[str] | None = None) -> dict:
     return record
 
 
-def arguments_of(argv: list[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = run_parser(__doc__, "YAML file with base and variants, as for training.tools.compare", "outputs/compare")
+def arguments_of(argv: list[str] | None, description: str) -> tuple[argparse.Namespace, list[str]]:
+    parser = run_parser(
+        description, "YAML file with base and variants, as for training.tools.compare", "outputs/compare"
+    )
     parser.add_argument("--only", nargs="+", default=None, help="names of variants; default: all")
     return parser.parse_known_args(argv)
 
@@ -136,8 +141,8 @@ def tested(job: Run, runs: Path, name: str, test: Callable[[Run, Path], dict]) -
     return json.loads(read_text(kept))
 
 
-def tested_model(job: Run, directory: Path) -> dict[str, float]:
-    """Top-1 of a finished run's model under every condition."""
+def finished_run(job: Run, directory: Path) -> tuple[Recipe, Clips, PreTrainedModel, RunData]:
+    """A run's recipe, clips, trained model and data."""
     arguments = [job.config, *job.arguments, "--output_dir", str(directory / "robustness")]
     finished = ["--evaluate_only", "true", "--model_name_or_path", str(directory / "model")]
     # Clips are read in this process: a cache then keeps them from one condition to the next.
@@ -145,7 +150,12 @@ def tested_model(job: Run, directory: Path) -> dict[str, float]:
     recipe = stages.read_recipe([*arguments, *finished, *here])
     clips = stages.read_clips(recipe)
     network = stages.build_model(recipe, clips.label_names, clips.multi_label)
-    data = stages.build_data(recipe, clips, network)
+    return recipe, clips, network, stages.build_data(recipe, clips, network)
+
+
+def tested_model(job: Run, directory: Path) -> dict[str, float]:
+    """Top-1 of a finished run's model under every condition."""
+    recipe, clips, network, data = finished_run(job, directory)
     trainer = stages.build_trainer(recipe, clips, data, network)
     found = {}
     for condition, streams in conditions_of(recipe.data.modalities):
