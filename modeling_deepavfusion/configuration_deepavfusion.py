@@ -163,12 +163,16 @@ class DeepAVFusionConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
-        """As in transformers. Raises ValueError for another kind of model: its weights would be dropped for random ones."""
+        """As in transformers, which would ignore the weights of another kind of model and start from random ones.
+
+        Raises:
+            ValueError: another kind of model.
+        """
         fields, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        kind = fields.get("model_type", cls.model_type)
-        if kind != cls.model_type:
+        kind = fields.get("model_type")
+        if fields and kind != cls.model_type:
             raise ValueError(
-                f"{pretrained_model_name_or_path}: is a {kind} checkpoint. deepavfusion_from_vit starts both branches of a "
+                f"{pretrained_model_name_or_path}: is a checkpoint of type {kind}. deepavfusion_from_vit starts both branches of a "
                 "new DeepAVFusion from a plain vision transformer; other kinds cannot be read."
             )
         return fields, kwargs

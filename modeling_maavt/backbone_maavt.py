@@ -120,8 +120,8 @@ def find_checkpoint(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, str | N
         if adapter is None:
             raise
         raise OSError(
-            f"{adapter_file}: base_model_name_or_path names {checkpoint!r}, which cannot be read. Was the backbone moved? "
-            "Write its folder or Hub name there."
+            f"{adapter_file}: base_model_name_or_path names the backbone {checkpoint!r}, which cannot be read ({error}). "
+            "If it was moved, write its folder or Hub name there."
         ) from error
     is_backbone = fields.get("model_type") != MAAVTConfig.model_type
     if is_backbone:

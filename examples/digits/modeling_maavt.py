@@ -96,16 +96,14 @@ class MAAVTPatchEmbeddings(nn.Module):
 
     def __init__(self, config: ViTConfig):
         super().__init__()
-        self.patch_size = as_pair(config.patch_size)
         self.num_channels = config.num_channels
-        self.projection = MAAVTPatchConvolution(
-            config.num_channels, config.hidden_size, kernel_size=self.patch_size, stride=self.patch_size
-        )
+        size = as_pair(config.patch_size)
+        self.projection = MAAVTPatchConvolution(config.num_channels, config.hidden_size, kernel_size=size, stride=size)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """`[N, 3 or 1, H, W]` to `[N, P, D]`."""
         if type(self.projection) is not MAAVTPatchConvolution:
-            # PEFT has wrapped the convolution; its own layers need every channel.
+            # PEFT has wrapped the convolution. Some of its wrappers read the kernel themselves: give them every channel.
             images = images.expand(-1, self.num_channels, -1, -1)
         return self.projection(images).flatten(2).transpose(1, 2)  # (N, P, D)
 

@@ -155,7 +155,7 @@ def test_an_adapter_whose_backbone_was_moved_says_which_file_names_it(stock_vit,
     stock_vit.rename(tmp_path / "moved")
     for load in (MAAVTForAudioVisualClassification.from_pretrained, AutoModelForVideoClassification.from_pretrained):
         with pytest.raises(
-            OSError, match=r"adapter_config.json: base_model_name_or_path names .*vit'.* Was the backbone moved"
+            OSError, match=r"adapter_config.json: base_model_name_or_path names the backbone .*vit'.* If it was moved"
         ):
             load(tmp_path / "release")
 

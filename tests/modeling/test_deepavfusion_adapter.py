@@ -127,7 +127,7 @@ def test_both_branches_are_the_vit(stock_vit, tmp_path):
 def test_another_kind_of_checkpoint_is_refused(stock_vit):
     """transformers would warn, and give random weights."""
     for model_class in (DeepAVFusionModel, DeepAVFusionForAudioVisualClassification):
-        with pytest.raises(ValueError, match="vit: is a vit checkpoint. deepavfusion_from_vit"):
+        with pytest.raises(ValueError, match="vit: is a checkpoint of type vit. deepavfusion_from_vit"):
             model_class.from_pretrained(stock_vit)
 
 

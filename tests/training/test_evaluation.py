@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from clip_factory import write_clip
 from toy_run import write_backbone, write_clips, write_config
 
 from training.common.results import markdown_table
@@ -389,7 +390,7 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
 
 
 def test_audio_out_of_step(tmp_path):
-    """On tones that do not change, all audio of a file is alike."""
+    """Windows that end with their file are tested, clips without audio are not."""
     data = write_clips(tmp_path / "data", seconds=1.0)
     write_config(tmp_path / "toy.yaml", data, write_backbone(tmp_path / "vit"))
     (tmp_path / "c.yaml").write_text(COMPARISON)
@@ -405,27 +406,36 @@ def test_audio_out_of_step(tmp_path):
         "none",
     ]
     arguments += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "o"), "--only"]
-    with pytest.raises(ValueError, match="its clips are whole files"):
+    with pytest.raises(ValueError, match="no test clip is a window that begins 0.2 s or more into its file"):
         out_of_step.main([*arguments, "MA-AVT"])
 
     table = (data / "metadata.csv").read_text().splitlines()
-    (data / "metadata.csv").write_text("\n".join([f"{table[0]},start,end", *(f"{row},0.1,0.6" for row in table[1:])]))
+    windows = ["0.0,0.5", *["0.5,1.0"] * (len(table) - 2)]
+    rows = [f"{row},{window}" for row, window in zip(table[1:], windows, strict=True)]
+    (data / "metadata.csv").write_text("\n".join([f"{table[0]},start,end", *rows]))
+    silent = next(row.split(",")[0] for row in reversed(rows) if ",test," in row)
+    write_clip(data / silent, np.zeros((10, 32, 32, 3), np.uint8), None, fps=10)
     shutil.rmtree(tmp_path / "runs")
+    arguments = [*arguments[:-1], "--on_missing", "none", "--check", "probe", "--only"]
     rows = out_of_step.main([*arguments, "MA-AVT"])["rows"]
     assert [row["out of step by"] for row in rows] == ["0.05 s", "0.1 s", "0.2 s"]
+    tested = [
+        row for row in (data / "metadata.csv").read_text().splitlines() if ",test," in row and ",0.0," not in row
+    ]
     for row in rows:
-        assert 0.3 < row["match_auroc"] < 0.7 and 0.3 < row["agreement_auroc"] < 0.7
+        assert 0 <= row["match"] <= 1 and 0 <= row["agreement"] <= 1 and row["windows"] == len(tested) - 1
     assert "out of step by" in (tmp_path / "o.md").read_text()
     with pytest.raises(ValueError, match="c-sound-seed0: has no two streams"):
         out_of_step.main([*arguments, "sound"])
 
 
 def test_a_score_of_single_windows_does_not_tell_what_is_out_of_step():
-    video, audio = np.random.default_rng(0).normal(size=(2, 2, 50))  # of the two windows
-    pairs = [{"match": video[v] + audio[a], "agreement": -np.abs(video[v] - video[a])} for v, a in np.ndindex(2, 2)]
-    in_step, out_of_step_pairs = [pairs[0], pairs[3]], [pairs[1], pairs[2]]
-    assert out_of_step.auroc("match", in_step, out_of_step_pairs) == pytest.approx(0.5, abs=0.1)
-    assert out_of_step.auroc("agreement", in_step, out_of_step_pairs) == 1.0
+    video, audio = np.random.default_rng(0).exponential(size=(2, 2, 500))  # of two windows, 500 times
+    video, audio = np.round(8 * video), np.round(8 * audio)  # sums of whole numbers have no rounding: all are ties
+    in_step = [video[0] + audio[0], video[1] + audio[1]]
+    crossed = [video[0] + audio[1], video[1] + audio[0]]
+    assert out_of_step.share_ahead(sum(in_step), sum(crossed)) == 0.5
+    assert out_of_step.share_ahead(np.array([1.0, 2.0]), np.array([0.0, 3.0])) == 0.5
 
 
 def test_comparison_shows_retrieval_on_clean_clips_alone():

@@ -40,7 +40,7 @@ TRAINER_SETTINGS = (
 
 
 def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
-    """The checkpoint's processor, or a new one, with the changes of `processor`.
+    """The checkpoint's processor, one with the statistics of a plain ViT, or a new one; with the changes of `processor`.
 
     Raises:
         OSError, ValueError: a checkpoint without a processor and no changes, or changes that the parts refuse.
@@ -48,10 +48,13 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
     changes = task.processor or {}
     if task.model_name_or_path is None:
         return changed_processor(DeepAVFusionProcessor(), changes)
+    read = DeepAVFusionProcessor.from_pretrained
+    if is_plain_vit(task.model_name_or_path):
+        read = DeepAVFusionProcessor.from_backbone
     try:
-        processor = DeepAVFusionProcessor.from_pretrained(task.model_name_or_path)
+        processor = read(task.model_name_or_path)
     except (OSError, ValueError) as error:
-        # Weights alone, such as a plain ViT: the changes describe a new processor.
+        # Weights alone: the changes describe a new processor.
         if not changes:
             raise
         logger.warning("%s: no processor was read (%s); a new one is made", task.model_name_or_path, error)
@@ -73,10 +76,18 @@ def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: 
     fields = {**(task.model_config or {}), **fields}
     if task.model_name_or_path is None:
         return model_class(DeepAVFusionConfig(**fields))
-    kind, _ = PreTrainedConfig.get_config_dict(task.model_name_or_path)
-    if kind.get("model_type") != config.model_type:
+    if is_plain_vit(task.model_name_or_path):
         return deepavfusion_from_vit(task.model_name_or_path, model_class, seed, **fields)
     return model_class.from_pretrained(task.model_name_or_path, **fields)
+
+
+def is_plain_vit(name_or_path: str) -> bool:
+    """Whether it is a whole checkpoint, not an adapter, of another kind than DeepAVFusion."""
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
+    except OSError:  # an adapter alone, or nothing: `from_pretrained` says which
+        return False
+    return bool(fields) and fields.get("model_type") != DeepAVFusionConfig.model_type
 
 
 def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> PreTrainedModel:

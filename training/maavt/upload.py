@@ -12,7 +12,7 @@ from huggingface_hub import CommitOperationAdd, create_commit, create_repo
 from processing.data.atomic_writing import write_text
 from training.common.html_pages import html_page
 
-from .card import hub_name
+from .card import hub_name, write_eval_results
 
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
@@ -42,6 +42,7 @@ def push_run(
     name = repository or directory.name
     try:
         address = create_repo(name, private=private, token=token, exist_ok=True)
+        write_eval_results(directory / kind, results)  # earlier versions did not
         files: dict[str, Path | bytes] = dict(upload_files(directory, kind, results))
         for file in files.values():
             if file.name == "adapter_config.json":
@@ -65,9 +66,10 @@ def push_run(
 
 
 def hub_card(directory: Path, kind: str, repository: str) -> str:
-    """The card as it is, edited or not, with the name of a repository in place of the run's folder."""
+    """The card as it is, edited or not; its two lines that load model and processor name the repository."""
     text = (directory / kind / "README.md").read_text(encoding="utf-8")
-    return re.sub(rf'from_pretrained\("[^"]*[/\\]{kind}"', f'from_pretrained("{repository}"', text)
+    line = r"""^((?:model|processor) = \w+\.from_pretrained\()(["']).*?\2"""
+    return re.sub(line, rf'\g<1>"{repository}"', text, flags=re.MULTILINE)
 
 
 def name_backbone(path: Path, name: str | None) -> None:
@@ -111,7 +113,9 @@ def show_upload(directory: Path, kind: str, repository: str) -> list[str]:
     text = hub_card(directory, kind, repository)
     pictures = {name: file.read_bytes() for name, file in files.items() if name.endswith(".png")}
     page = directory / "card.html"
-    write_text(page, html_page(results["card"]["title"], text.split("---\n", 2)[2], pictures))
+    if text.startswith("---\n"):
+        text = text.split("---\n", 2)[-1]
+    write_text(page, html_page(results["card"]["title"], text, pictures))
     print(f"The card is shown in {page}")
     missing = missing_facts(results)
     for fact in missing:

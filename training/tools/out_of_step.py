@@ -6,9 +6,10 @@ python -m training.tools.out_of_step configs/compare/grid_words.yaml --data grid
     --seeds 0 1 2 --only MA-AVT LoRA --out results/out_of_step_grid_words
 
 Takes the arguments of `training.tools.compare`, and trains what has not been yet. Of every test clip or labeled segment there
-are two windows, its own and one a little later. In step are the video and the audio of either window; out of step are the
-video of one and the audio of the other. Each window's video and audio stand in both kinds of pair, so that a score which only
-tells the windows apart has an AUROC of 0.5. No model is trained on such pairs. Writes `<out>.json` and `<out>.md`.
+are two windows, its own and one that begins a little earlier. In step are the video and the audio of either window; out of step
+are the video of one and the audio of the other. The share says how often the two pairs in step have the higher scores in sum;
+it is 0.5 for any score that only judges the video and the audio by themselves. No model is trained on such pairs. Left out are
+clips that lack a modality or whose earlier window would begin before the file. Writes `<out>.json` and `<out>.md`.
 """
 
 import os
@@ -20,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -40,8 +40,9 @@ SHIFTS = (0.05, 0.1, 0.2)  # seconds
 COLUMNS = {
     "variant": "variant",
     "out of step by": "out of step by",
-    "match_auroc": "match AUROC",
-    "agreement_auroc": "agreement AUROC",
+    "match": "match score: share",
+    "agreement": "class agreement: share",
+    "windows": "windows",
 }
 
 
@@ -57,14 +58,14 @@ def main(argv: list[str] | None = None) -> dict:
     # One row for each model and shift.
     keyed = []
     for job in jobs:
-        found = tested(job, options.runs, "out_of_step.json", tested_model)
-        keyed += [({"variant": job.key["variant"], "out of step by": name}, row) for name, row in found.items()]
-        print(job.key, found, flush=True)
+        measured = tested(job, options.runs, "out_of_step.json", tested_model)
+        keyed += [({"variant": job.key["variant"], "out of step by": name}, row) for name, row in measured.items()]
+        print(job.key, measured, flush=True)
 
     # The record and the table.
-    rows = with_spread(keyed, ["match_auroc", "agreement_auroc"], ())
+    rows = with_spread(keyed, ["match", "agreement"], ("windows",))
     record = write_record("training.tools.out_of_step", argv, options.out, begin, rows)
-    note = f"Pairs in step against pairs out of step, mean ± standard deviation over {len(options.seeds)} seeds."
+    note = f"How often the pairs in step have the higher scores; seeds: {len(options.seeds)}."
     table = markdown_table(shown(rows), COLUMNS)
     write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
@@ -72,70 +73,91 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def tested_model(job: Run, directory: Path) -> dict[str, dict[str, float]]:
-    """The AUROCs of a finished run's model, by shift.
+    """What the table says of a finished run's model, by shift.
 
     Raises:
-        ValueError: a model of one modality, one whose streams meet before the class head, or clips without windows.
+        ValueError: a model of one modality, one whose streams meet before the class head, or clips without windows that can
+            be shifted.
     """
     recipe, clips, network, data = finished_run(job, directory)
+    if recipe.data.feature_cache or recipe.data.block_states:
+        raise ValueError("feature_cache, block_states: hold no other windows than the clips' own; leave both out")
     if not recipe.both_modalities or divided_head(network) is None:
         raise ValueError(f"{job.name}: has no two streams to compare; leave the variant out (--only)")
-    own = clips.tables[data.tested]
-    if None in own["start"]:
-        raise ValueError(f"{recipe.data.data}: its clips are whole files; only windows of a file can be shifted")
-    network.eval()
-    found: dict[str, dict[str, float]] = {}
+    table = clips.tables[data.tested]
+    table = table.filter(lambda row: row["start"] is not None and row["start"] >= max(SHIFTS))
+    if not len(table):
+        raise ValueError(
+            f"{recipe.data.data}: no test clip is a window that begins {max(SHIFTS)} s or more into its file"
+        )
+    network.to(recipe.run.device).eval()
+    both_own = scores(network, data, table, table)
+    measured: dict[str, dict[str, float]] = {}
     for shift in SHIFTS:
-        later = own.map(lambda row, shift=shift: shifted(row, shift))
-        in_step = [scores(network, data, own, own), scores(network, data, later, later)]
-        out_of_step = [scores(network, data, own, later), scores(network, data, later, own)]
-        found[f"{shift:g} s"] = {f"{name}_auroc": auroc(name, in_step, out_of_step) for name in in_step[0]}
-    return found
+        earlier = table.map(lambda row, shift=shift: shifted(row, -shift))
+        both_earlier = scores(network, data, earlier, earlier)
+        crossed = [scores(network, data, table, earlier), scores(network, data, earlier, table)]
+        row: dict[str, float] = {"windows": len(next(iter(both_own.values())))}
+        for name in both_own:
+            row[name] = share_ahead(both_own[name] + both_earlier[name], crossed[0][name] + crossed[1][name])
+        measured[f"{shift:g} s"] = row
+    return measured
 
 
-def auroc(name: str, in_step: list[dict], out_of_step: list[dict]) -> float:
-    matched, mismatched = (np.concatenate([each[name] for each in pairs]) for pairs in (in_step, out_of_step))
-    truth = np.arange(len(matched) + len(mismatched)) < len(matched)
-    return float(roc_auc_score(truth, np.concatenate([matched, mismatched])))
+def share_ahead(in_step: np.ndarray, out_of_step: np.ndarray) -> float:
+    """How often the former is larger; a tie counts half."""
+    return float((in_step > out_of_step).mean() + (in_step == out_of_step).mean() / 2)
 
 
 @torch.inference_mode()
 def scores(network: PreTrainedModel, data: RunData, video: Dataset, audio: Dataset) -> dict[str, np.ndarray]:
-    """Of the frames of one table with the audio of another: match logits `[n]`, where the model has them, and logarithms of
-    the class agreement, for every clip or labeled segment."""
-    found: dict[str, list] = {}
-    hook = divided_head(network).register_forward_hook(
-        lambda head, given, said: found.setdefault("agreement", []).append(log_agreement(*said[1:]).flatten())
-    )
+    """Scores `[n]` of the frames of one table with the audio of another, for every clip or labeled segment.
+
+    `match`, where the model has such a head: the logits. `agreement`, where a clip has one class: its logarithm.
+    """
+    collected: dict[str, list[torch.Tensor]] = {}
+    outputs_of_head = []
+    hook = divided_head(network).register_forward_hook(lambda head, inputs, outputs: outputs_of_head.append(outputs))
     try:
-        for batch in paired_batches(data, video, audio):
-            outputs = network(**batch)
+        for batch, complete in paired_batches(data, video, audio):
+            outputs = network(**{name: value.to(network.device) for name, value in batch.items()})
+            _, video_logits, audio_logits = outputs_of_head.pop()
+            if outputs.class_agreement is not None:
+                collected.setdefault("agreement", []).append(log_agreement(video_logits, audio_logits)[complete])
             if outputs.segment_match_logits is not None:
-                found.setdefault("match", []).append(outputs.segment_match_logits.flatten())
+                collected.setdefault("match", []).append(outputs.segment_match_logits[complete])
     finally:
         hook.remove()
-    return {name: torch.cat(values).float().cpu().numpy() for name, values in found.items()}
+    return {name: torch.cat(values).flatten().float().cpu().numpy() for name, values in collected.items()}
 
 
-def paired_batches(data: RunData, video: Dataset, audio: Dataset) -> Iterator[dict[str, torch.Tensor]]:
-    """The test clips with the frames of one table and the audio of another."""
+def paired_batches(
+    data: RunData, video: Dataset, audio: Dataset
+) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """The frames of one table with the audio of another, and which of the clips have both: bool `[B]`."""
     loaders = []
     for table in (video, audio):
         dataset = make_dataset(data.recipe, DatasetDict({data.tested: table}), data.source, data.tested)
         loaders.append(DataLoader(dataset, batch_size=32, collate_fn=data.collator))
-    for seen, heard in zip(*loaders, strict=True):
-        batch = {"pixel_values_videos": seen["pixel_values_videos"], "input_features": heard["input_features"]}
-        batch |= {name: seen[name] & heard[name] for name in ("has_video", "has_audio")}
-        if seen["labels"].ndim == 2:
-            batch["num_segments"] = seen["labels"].shape[1]
-        yield batch
+    for of_video, of_audio in zip(*loaders, strict=True):
+        complete = of_video["has_video"] & of_audio["has_audio"]
+        if complete.any():
+            yield (
+                {
+                    "pixel_values_videos": of_video["pixel_values_videos"],
+                    "input_features": of_audio["input_features"],
+                    "has_video": of_video["has_video"],
+                    "has_audio": of_audio["has_audio"],
+                },
+                complete,
+            )
 
 
 def shifted(row: dict, shift: float) -> dict:
     """A row of a table whose windows lie `shift` seconds later."""
-    moved = {name: row[name] + shift for name in ("start", "end")}
+    moved = {name: None if row[name] is None else row[name] + shift for name in ("start", "end")}
     if row.get("segment_windows"):
-        moved["segment_windows"] = [[place + shift for place in window] for window in row["segment_windows"]]
+        moved["segment_windows"] = [[second + shift for second in window] for window in row["segment_windows"]]
     return moved
 
 

@@ -143,7 +143,7 @@ def tested(job: Run, runs: Path, name: str, test: Callable[[Run, Path], dict]) -
 
 def finished_run(job: Run, directory: Path) -> tuple[Recipe, Clips, PreTrainedModel, RunData]:
     """A run's recipe, clips, trained model and data."""
-    arguments = [job.config, *job.arguments, "--output_dir", str(directory / "robustness")]
+    arguments = [job.config, *job.arguments, "--output_dir", str(directory / "tested")]
     finished = ["--evaluate_only", "true", "--model_name_or_path", str(directory / "model")]
     # Clips are read in this process: a cache then keeps them from one condition to the next.
     here = ["--dataloader_num_workers", "0", "--dataloader_persistent_workers", "false"]

@@ -3,8 +3,7 @@
 """Validation by modality from the passes of an ordinary one: what MA-AVT says of the video alone and of the audio alone.
 
 The streams of MA-AVT do not meet before the heads, and the class head adds one half of its weights for each modality
-(docs/maavt.md, 5). Each half is what the model would say if the other modality were missing, so that nothing is computed
-twice but that product.
+(docs/maavt.md, 5). Each half is what the model would say if the other modality were missing, so that nothing is computed twice.
 """
 
 import torch
