@@ -37,6 +37,7 @@ from .robustness import arguments_of, finished_run, tested
 
 
 SHIFTS = (0.05, 0.1, 0.2)  # seconds
+SCORES = ("match", "agreement")
 COLUMNS = {
     "variant": "variant",
     "out of step by": "out of step by",
@@ -63,10 +64,13 @@ def main(argv: list[str] | None = None) -> dict:
         print(job.key, measured, flush=True)
 
     # The record and the table.
-    rows = with_spread(keyed, ["match", "agreement"], ("windows",))
+    rows = with_spread(keyed, SCORES, ("windows",))
     record = write_record("training.tools.out_of_step", argv, options.out, begin, rows)
-    note = f"How often the pairs in step have the higher scores; seeds: {len(options.seeds)}."
-    table = markdown_table(shown(rows), COLUMNS)
+    seeds = "figures of one seed"
+    if len(options.seeds) > 1:
+        seeds = f"mean ± standard deviation over {len(options.seeds)} seeds"
+    note = f"How often the pairs in step have the higher scores; {seeds}."
+    table = markdown_table(shown(rows, SCORES), COLUMNS)
     write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
     return record
