@@ -7,7 +7,7 @@ python -m training.tools.robustness configs/compare/grid_command.yaml --data gri
 
 Takes the arguments of `training.tools.compare`, and trains and tests what has not been yet. Every model is tested, without
 being trained on any of it, with white noise on the audio, blurred or black frames, audio or frames of a clip of another
-class, and one modality alone. The regression on frozen features is tested on the same clips. Writes `<out>.json` and
+class, and one modality alone. So is the regression on frozen features, unless `--baseline false`. Writes `<out>.json` and
 `<out>.md`. An area is the mean accuracy along its curve (trapezoids): audio from 20 dB to -10 dB, blur from 0 to 0.1.
 """
 
@@ -63,11 +63,12 @@ def main(argv: list[str] | None = None) -> dict:
     with ThreadPoolExecutor(options.parallel) as pool:
         trained = list(pool.map(lambda job: job.results(options.runs, threads), jobs))
 
-    # Every model of every seed, and once a seed the regression.
+    # Every model of every seed, and once a seed the regression, unless the runs have none.
     measured, with_regression = [], set()
-    for job in jobs:
+    for job, results in zip(jobs, trained, strict=True):
         found = tested(job, options.runs, "robustness.json", tested_model)
-        if job.key["seed"] not in with_regression and {"video alone", "audio alone"} <= set(found):
+        wanted = results["arguments"].get("baseline", True) and job.key["seed"] not in with_regression
+        if wanted and {"video alone", "audio alone"} <= set(found):
             with_regression.add(job.key["seed"])
             for model, row in tested(job, options.runs, "robustness_regression.json", tested_regressions).items():
                 measured.append(({"variant": model}, row))
