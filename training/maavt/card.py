@@ -54,7 +54,8 @@ MATCH_LIMIT = """- The match score and `class_agreement` say whether video and a
   audio or audio that is out of step.
 """
 PATCHES_LIMIT = """- The columns "same class" say how well the match score tells a clip's audio from that of another clip of its class. Audio that
-  is out of step, dubbed or synthesized was neither trained on nor measured: do not use the score to detect it. `class_agreement`
+  is out of step, dubbed or synthesized was not trained on and is not in the table: measure it on clips of your own before you use
+  the score to detect it (for audio out of step, `training.tools.out_of_step` of the maavt package does). `class_agreement`
   says only whether video and audio are of one *class*.
 """
 NOTES = """In the rows `audio` and `video` the model is given one modality only. Match AUROC: the match logit of matched pairs against
