@@ -244,10 +244,13 @@ def report(record: dict, names: list[str], measured_on: str) -> str:
             "audio alone",
         ],
     }
-    seeds = max(row["seeds"] for row in rows)
+    num_seeds = max(row["seeds"] for row in rows)
+    seeds = "figures of one seed"
+    if num_seeds > 1:
+        seeds = f"mean ± standard deviation over {num_seeds} seeds"
     parts = [
         f"`{record['command']}`",
-        f"Top-1 on the {measured_on} clips, mean ± standard deviation over {seeds} seeds. A blur is "
+        f"Top-1 on the {measured_on} clips, {seeds}. A blur is "
         "a share of the height of the frame before it is cropped. With other audio, the class of the video counts as right; with other frames, "
         "that of the audio.",
     ]
