@@ -96,11 +96,18 @@ def test_a_new_deepavfusion_processor_has_the_changes():
     assert processor.video_processor.to_dict() == expected.to_dict()
 
 
-def test_weights_without_a_processor_get_a_new_one_with_the_changes(backbone):
-    processor = deepavfusion_processor(backbone, {"feature_extractor": {"num_bins": 64}})
+def test_weights_without_a_processor_get_a_new_one_with_the_changes(backbone, tmp_path):
+    ViTModel.from_pretrained(backbone).save_pretrained(tmp_path)
+    processor = deepavfusion_processor(str(tmp_path), {"feature_extractor": {"num_bins": 64}})
     assert processor.feature_extractor.num_bins == 64
     with pytest.raises((OSError, ValueError)):
-        deepavfusion_processor(backbone)
+        deepavfusion_processor(str(tmp_path))
+
+
+def test_a_plain_vit_gives_deepavfusion_its_size_and_mean(backbone):
+    for changes in (None, {"feature_extractor": {"num_bins": 64}}):
+        video = deepavfusion_processor(backbone, changes).video_processor
+        assert video.size["height"] == 32 and list(video.image_mean) == [0.1, 0.2, 0.3]
 
 
 def test_changes_keep_the_other_fields_of_a_maavt_checkpoint(maavt_checkpoint):

@@ -78,7 +78,7 @@ def train(trainer: AudioVisualTrainer, recipe: Recipe) -> dict:
     trainer.save_state()
     best = best_checkpoint(trainer)
     logger.info(end_of_training(metrics["epoch"], best))
-    minutes = round(metrics["train_runtime"] / 60, 2)
+    minutes = round(metrics["train_runtime"] / 60, 4)
     return {"epochs": metrics["epoch"], "steps": trainer.state.global_step, "training_minutes": minutes, "best": best}
 
 
