@@ -12,10 +12,8 @@ it is 0.5 for any score that only judges the video and the audio by themselves. 
 clips that lack a modality or whose earlier window would begin before the file. Writes `<out>.json` and `<out>.md`.
 """
 
-import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +30,7 @@ from training.maavt.data import RunData, make_dataset
 from training.trainer.modality_validation import divided_head
 
 from .compare import comparison_runs
-from .repeated_runs import Run, shown, with_spread, write_record
+from .repeated_runs import Run, finish_runs, over_seeds, shown, with_spread, write_record
 from .robustness import arguments_of, finished_run, tested
 
 
@@ -52,9 +50,7 @@ def main(argv: list[str] | None = None) -> dict:
     options, rest = arguments_of(argv, __doc__)
     begin = time.time()
     jobs = comparison_runs(options.config, rest, options.seeds, options.only)
-    threads = max(1, (os.cpu_count() or 1) // options.parallel)
-    with ThreadPoolExecutor(options.parallel) as pool:
-        list(pool.map(lambda job: job.results(options.runs, threads), jobs))
+    finish_runs(options, jobs)
 
     # One row for each model and shift.
     keyed = []
@@ -66,10 +62,7 @@ def main(argv: list[str] | None = None) -> dict:
     # The record and the table.
     rows = with_spread(keyed, SCORES, ("windows",))
     record = write_record("training.tools.out_of_step", argv, options.out, begin, rows)
-    seeds = "figures of one seed"
-    if len(options.seeds) > 1:
-        seeds = f"mean ± standard deviation over {len(options.seeds)} seeds"
-    note = f"How often the pairs in step have the higher scores; {seeds}."
+    note = f"How often the pairs in step have the higher scores; {over_seeds(len(options.seeds))}."
     table = markdown_table(shown(rows, SCORES), COLUMNS)
     write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)

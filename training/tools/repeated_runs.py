@@ -100,10 +100,8 @@ def run_and_report(
         record: what else the json file says.
         note: ends the paragraph above the table.
     """
-    # Runs, `parallel` at a time.
-    begin, threads = time.time(), max(1, (os.cpu_count() or 1) // options.parallel)
-    with ThreadPoolExecutor(options.parallel) as pool:
-        results = list(pool.map(lambda job: job.results(options.runs, threads), jobs))
+    begin = time.time()
+    results, threads = finish_runs(options, jobs)
     rows = aggregate([(job.key, result) for job, result in zip(jobs, results, strict=True)])
 
     # The record: the command, the machine and the time behind a committed result.
@@ -123,14 +121,26 @@ def run_and_report(
     write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     # The table.
-    seeds = "figures of one seed"
-    if len(options.seeds) > 1:
-        seeds = f"mean ± standard deviation over {len(options.seeds)} seeds"
+    seeds = over_seeds(len(options.seeds))
     text = f"{len(jobs)} runs, {mean_minutes} minutes each on average, {threads} thread(s) per run; {seeds}. {note}"
     table = markdown_table(shown(rows), columns)
     write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{text.strip()}\n\n{table}\n")
     print(table)
     return record
+
+
+def finish_runs(options: argparse.Namespace, jobs: list[Run]) -> tuple[list[dict], int]:
+    """Does the runs that are not done yet, `options.parallel` at a time: their results, and the threads of each run."""
+    threads = max(1, (os.cpu_count() or 1) // options.parallel)
+    with ThreadPoolExecutor(options.parallel) as pool:
+        return list(pool.map(lambda job: job.results(options.runs, threads), jobs)), threads
+
+
+def over_seeds(number: int) -> str:
+    """What the figures of a table are."""
+    if number == 1:
+        return "figures of one seed"
+    return f"mean ± standard deviation over {number} seeds"
 
 
 def machine() -> dict[str, str | int | None]:

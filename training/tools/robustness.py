@@ -13,10 +13,8 @@ class, and one modality alone. So is the regression on frozen features, unless `
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,7 @@ from training.maavt.data import Clips, RunData
 from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
 
 from .compare import comparison_runs
-from .repeated_runs import Run, read_text, run_parser, shown, with_spread, write_record
+from .repeated_runs import Run, finish_runs, over_seeds, read_text, run_parser, shown, with_spread, write_record
 
 
 NOISE_DB = (20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
@@ -59,9 +57,7 @@ def main(argv: list[str] | None = None) -> dict:
     options, rest = arguments_of(argv, __doc__)
     begin = time.time()
     jobs = comparison_runs(options.config, rest, options.seeds, options.only)
-    threads = max(1, (os.cpu_count() or 1) // options.parallel)
-    with ThreadPoolExecutor(options.parallel) as pool:
-        trained = list(pool.map(lambda job: job.results(options.runs, threads), jobs))
+    trained, _ = finish_runs(options, jobs)
 
     # Every model of every seed, and once a seed the regression, unless the runs have none.
     measured, with_regression = [], set()
@@ -244,10 +240,7 @@ def report(record: dict, names: list[str], measured_on: str) -> str:
             "audio alone",
         ],
     }
-    num_seeds = max(row["seeds"] for row in rows)
-    seeds = "figures of one seed"
-    if num_seeds > 1:
-        seeds = f"mean ± standard deviation over {num_seeds} seeds"
+    seeds = over_seeds(max(row["seeds"] for row in rows))
     parts = [
         f"`{record['command']}`",
         f"Top-1 on the {measured_on} clips, {seeds}. A blur is "
