@@ -770,12 +770,16 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
         input_features: torch.Tensor | None,
         has_video: torch.Tensor | None,
         has_audio: torch.Tensor | None,
+        computes_loss: bool = False,
     ) -> Clips:
-        """The four inputs of every forward, checked. Raises ValueError for shapes that do not fit."""
+        """The four inputs of every forward, checked. Raises ValueError for shapes that do not fit.
+
+        With several processes, in training or with `computes_loss`, a missing input is zeros: all processes must use the
+        same parameters and take part in the collectives of the same losses.
+        """
         clips = Clips(pixel_values_videos, input_features, has_video, has_audio)
         check_clips(clips)
-        # data-parallel processes wait for each other's gradients, so all have to use the same parameters
-        if self.training and num_processes() > 1:
+        if (self.training or computes_loss) and num_processes() > 1:
             clips = fill_absent_modality(self.config, clips)
         return clips
 

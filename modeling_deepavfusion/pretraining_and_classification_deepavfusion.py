@@ -191,7 +191,9 @@ class DeepAVFusionForPreTraining(DeepAVFusionPreTrainedModel):
             ValueError: noise of another shape; see also [`DeepAVFusionModel.forward`].
         """
         # Inputs, and what is hidden of them
-        clips = self.prepare_clips(pixel_values_videos, input_features, has_video, has_audio)
+        clips = self.prepare_clips(
+            pixel_values_videos, input_features, has_video, has_audio, computes_loss=return_loss
+        )
         windows = split_into_windows(clips, self.config.audio_num_channels)
         image_mask = self._draw_mask("image", windows.frames, image_noise)
         audio_mask = self._draw_mask("audio", windows.spectrograms, audio_noise)
@@ -371,7 +373,9 @@ class DeepAVFusionForAudioVisualClassification(DeepAVFusionPreTrainedModel):
         if labels is None and self.training and torch.is_grad_enabled() and self.config.classifier_loss == "separate":
             raise ValueError(NO_LABELS)
         # Encoder
-        clips = self.prepare_clips(pixel_values_videos, input_features, has_video, has_audio)
+        clips = self.prepare_clips(
+            pixel_values_videos, input_features, has_video, has_audio, computes_loss=labels is not None
+        )
         outputs = self.deepavfusion(
             **clips._asdict(),
             output_hidden_states=output_hidden_states,

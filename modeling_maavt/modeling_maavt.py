@@ -1838,7 +1838,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         losses = {"classification_loss": loss_of(logits, labels, counted)}
 
         # The class from either half of the head alone.
-        if self.config.unimodal_loss_weight and all(half is not None for half in halves):
+        halves = zero_fill_missing_stream(*halves)
+        if self.config.unimodal_loss_weight and halves is not None:
             loss_per_modality = []
             for half, classes in zip(halves, targets, strict=True):
                 mask = both

@@ -30,6 +30,7 @@ fields = {
     "by label": {"contrastive_positives": "label"},
     # at first the adapters make background tokens so alike that the variances of "bilinear" are mostly rounding
     "lavish": {"lavish_config": {}, "match_head": "mlp"},
+    "audio on one process": {"unimodal_loss_weight": 0.5},
 }.get(kind, {})
 model = tiny_model(**fields).train()
 if kind == "by label":
@@ -38,11 +39,18 @@ inputs = tiny_inputs(clips=8, frames=frames, segments=segments)
 inputs["labels"] = torch.tensor([0, 1, 2, 3, -100, 0, -100, 1])
 inputs["is_matched"] = torch.tensor([True, True, True, True, False, True, False, True])
 inputs["has_audio"] = torch.tensor([True, False, True, True, True, True, True, True])
+if kind == "audio on one process":
+    inputs["has_audio"] = torch.arange(8) < split
 rows = slice(0, 8) if world == 1 else (slice(0, split) if rank == 0 else slice(split, 8))
 wrapped = DistributedDataParallel(model, find_unused_parameters=True) if world > 1 else model
-outputs = wrapped(**{name: value[rows] for name, value in inputs.items()})
+batch = {name: value[rows] for name, value in inputs.items()}
+if not batch["has_audio"].any():  # as the collator does
+    del batch["input_features"]
+outputs = wrapped(**batch)
 outputs.loss.backward()
-names = ("loss", "classification_loss", "matching_loss", "contrastive_loss")
+names = ["loss", "classification_loss", "matching_loss", "contrastive_loss"]
+if model.config.unimodal_loss_weight:
+    names.append("unimodal_loss")
 losses = torch.stack([outputs[name].detach() for name in names])
 if world > 1:
     dist.all_reduce(losses)
@@ -57,10 +65,53 @@ if world > 1:
     os._exit(0)  # gloo's threads sometimes abort the interpreter after the work is done
 """
 
+# Validation of DeepAVFusion: the clips of the second half have no audio.
+DEEPAVFUSION_WORKER = """
+import os, sys, torch
+import torch.distributed as dist
+from datetime import timedelta
+from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification, DeepAVFusionForPreTraining
+from tiny_deepavfusion import tiny_inputs, tiny_model
 
-def run(processes: int, arguments: list[str], folder: Path):
+task, out = sys.argv[1:]
+torch.set_num_threads(1)
+world = int(os.environ.get("WORLD_SIZE", 1))
+rank = int(os.environ.get("RANK", 0))
+if world > 1:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+inputs = tiny_inputs(clips=4)
+inputs["has_audio"] = torch.tensor([True, True, False, False])
+names = ["loss"]
+if task == "classification":
+    model = tiny_model(DeepAVFusionForAudioVisualClassification, classifier_loss="separate")
+    inputs["labels"] = torch.arange(4)
+else:
+    model = tiny_model(DeepAVFusionForPreTraining)
+    inputs |= {"image_noise": torch.rand(4, 16), "audio_noise": torch.rand(4, 6)}
+    names += ["image_loss", "audio_loss"]
+rows = slice(4) if world == 1 else slice(2 * rank, 2 * rank + 2)
+batch = {name: value[rows] for name, value in inputs.items()}
+if not batch["has_audio"].any():  # as the collator does
+    del batch["input_features"]
+with torch.no_grad():
+    outputs = model(**batch)
+losses = torch.stack([outputs[name] for name in names])
+if world > 1:
+    dist.all_reduce(losses)
+    losses /= world
+if rank == 0:
+    torch.save(losses, out)
+if world > 1:
+    dist.barrier()
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # gloo's threads sometimes abort the interpreter after the work is done
+"""
+
+
+def run(processes: int, arguments: list[str], folder: Path, worker: str = WORKER):
     script = folder / "worker.py"
-    script.write_text(WORKER)
+    script.write_text(worker)
     launcher = (
         [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--standalone"]
     )
@@ -86,6 +137,7 @@ def run(processes: int, arguments: list[str], folder: Path):
         (4, 1, 1, "by label"),  # contrast by label, and class weights
         (3, 2, 2, "by label"),
         (3, 2, 1, "lavish"),
+        (4, 1, 1, "audio on one process"),
     ],
 )
 def test_gradient_does_not_depend_on_the_split(tmp_path, split, frames, segments, kind):
@@ -96,3 +148,9 @@ def test_gradient_does_not_depend_on_the_split(tmp_path, split, frames, segments
     for name, expected in one["gradients"].items():
         distance = (two["gradients"][name] - expected).norm()
         assert distance <= 1e-4 * expected.norm() + 1e-6, f"{name}: {distance} of {expected.norm()}"
+
+
+@pytest.mark.parametrize("task", ["classification", "pre-training"])
+def test_validation_loss_does_not_depend_on_the_split(tmp_path, task):
+    one, two = (run(processes, [task], tmp_path, DEEPAVFUSION_WORKER) for processes in (1, 2))
+    torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
