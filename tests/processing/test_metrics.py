@@ -213,13 +213,9 @@ def test_validation_match_figures_leave_out_clips_without_a_modality():
     labels = np.array([0, 1, 0, 1, 0, 1])
     is_matched = np.array([True, True, False, False, True, True])
     logits = np.eye(2)[labels]
-    scores = np.array([3.0, 2.0, -1.0, -2.0, 0.0, 0.0])
-    video, audio = logits + 1, logits + 1
-    audio[4:] = 0  # the last two clips have no audio, and a constant for a score
-    measured = compute_metrics(EvalPrediction((logits, scores, video, audio), (labels, is_matched)))
-    complete = compute_metrics(
-        EvalPrediction((logits[:4], scores[:4], video[:4], audio[:4]), (labels[:4], is_matched[:4]))
-    )
+    scores = np.array([3.0, 2.0, -1.0, -2.0, np.nan, np.nan])  # the last two clips have no audio
+    measured = compute_metrics(EvalPrediction((logits, scores), (labels, is_matched)))
+    complete = compute_metrics(EvalPrediction((logits[:4], scores[:4]), (labels[:4], is_matched[:4])))
     names = ("match_auroc", "match_accuracy", "combined", "threshold")
     assert [measured[name] for name in names] == [complete[name] for name in names]
     assert measured["top1"] == 1

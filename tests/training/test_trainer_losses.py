@@ -4,11 +4,13 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import tiny_inputs, tiny_model
 from transformers import TrainingArguments
 
+from processing.data.collators import AudioVisualCollator
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, compute_metrics
 
 
@@ -27,12 +29,25 @@ def clips(matched: list[bool]) -> list[dict]:
     ]
 
 
+def without_audio(clip: dict) -> dict:
+    clip = {**clip, "has_audio": torch.tensor(False)}
+    del clip["input_features"]
+    return clip
+
+
 def trainer_of(model, folder, dataset, **options) -> AudioVisualTrainer:
     arguments = TrainingArguments(
         str(folder), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no", **options
     )
     arguments.label_names = ["labels", "is_matched"]
-    return AudioVisualTrainer(model=model, args=arguments, train_dataset=dataset, eval_dataset=dataset)
+    return AudioVisualTrainer(
+        model=model,
+        args=arguments,
+        data_collator=AudioVisualCollator(),
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        compute_metrics=compute_metrics,
+    )
 
 
 def test_two_accumulated_batches_train_as_one(tmp_path):
@@ -63,9 +78,38 @@ def test_validation_loss_is_the_sum_of_parts_over_their_own_counts(tmp_path):
     measured = []
     for batch in (4, 10):
         trainer = trainer_of(model, tmp_path, dataset, per_device_eval_batch_size=batch)
-        trainer.compute_metrics = compute_metrics
         measured.append(trainer.evaluate())
         weighted = [measured[-1][f"eval_{name}"] * getattr(model.config, f"{name}_weight") for name in parts]
         assert measured[-1]["eval_loss"] == pytest.approx(sum(weighted), abs=2e-4)
     for name in ("classification_loss", "matching_loss"):
         assert measured[0][f"eval_{name}"] == pytest.approx(measured[1][f"eval_{name}"], abs=2e-4)
+
+
+def test_validation_does_not_depend_on_batches_that_lack_a_modality(tmp_path):
+    """Of batches of one clip, the first has no audio at all (but for contrast, which a batch limits)."""
+    first, *others = clips([True, True, False, True, False])
+    dataset = [without_audio(first), *others]
+    model = tiny_model(unimodal_loss_weight=0.5, in_batch_mismatches=0)
+    parts = ("classification_loss", "matching_loss", "contrastive_loss", "unimodal_loss")
+    measured = []
+    for batch in (1, 5):
+        trainer = trainer_of(model, tmp_path, dataset, per_device_eval_batch_size=batch)
+        measured.append(trainer.evaluate())
+        weighted = [measured[-1][f"eval_{name}"] * getattr(model.config, f"{name}_weight") for name in parts]
+        assert measured[-1]["eval_loss"] == pytest.approx(sum(weighted), abs=2e-4)
+        scores = trainer.predict(dataset).predictions[1]
+        assert np.isnan(scores).tolist() == [True, False, False, False, False]
+    for name in ("classification_loss", "matching_loss", "unimodal_loss", "top1", "top1_audio", "match_auroc"):
+        assert measured[0][f"eval_{name}"] == pytest.approx(measured[1][f"eval_{name}"], abs=2e-4), name
+
+
+def test_match_figures_leave_out_clips_without_a_modality_where_streams_meet(tmp_path):
+    """LAVISH adapters join the streams: there are no predictions from one modality alone."""
+    first, *others = clips([True, True, False, True, False])
+    model = tiny_model(lavish_config={}, match_head="mlp")
+    found, expected = (
+        trainer_of(model, tmp_path, dataset).evaluate() for dataset in ([without_audio(first), *others], others)
+    )
+    assert "eval_top1_audio" not in found
+    for name in ("match_auroc", "match_accuracy", "combined", "threshold"):
+        assert found[f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"]), name

@@ -242,9 +242,11 @@ def combined_accuracy(predictions: Predictions, threshold: float) -> float:
 def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float | None:
     """The match logit above which a pair is accepted: best combined accuracy on validation; None without match head."""
     predictions = predict(trainer, dataset)
-    if predictions.match_logits is None or predictions.is_matched.all():
+    if predictions.match_logits is None:
         return None
     judged = predictions.subset(predictions.judged)
+    if judged.is_matched.all():
+        return None
     return best_threshold(judged.match_logits, judged.is_matched, judged.correct)
 
 

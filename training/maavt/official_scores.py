@@ -100,6 +100,8 @@ def segment_scores(
         return rows
     if not gated or "both" not in predictions or predictions["both"].match_logits is None:
         return []
+    if not predictions["both"].judged.any():  # no tested clip has both modalities
+        return []
     # The threshold that tells background is chosen on validation.
     test, tuned = (_gated(_matched(each), len(label_names)) for each in (predictions["both"], validation()))
     threshold = best_segment_threshold(

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Trainer that logs the parts of the loss and measures what the audio-visual task asks for."""
 
-from collections import defaultdict
-
 import numpy as np
 import torch
 from torch import nn
@@ -30,9 +28,9 @@ class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
 
     def __init__(self, *args, mixup: PairMixUp | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        # By name, (value, count) of every batch since the last record.
-        self._training_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
-        self._evaluation_parts: dict[str, list[torch.Tensor]] = defaultdict(list)
+        # Of every batch since the last record: by name, (value, count).
+        self._training_parts: list[dict[str, torch.Tensor]] = []
+        self._evaluation_parts: list[dict[str, torch.Tensor]] = []
         self.mixup, self._micro_batch = mixup, (-1, -1)
         tell_progress(self)
 
@@ -57,11 +55,13 @@ class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
         if not model.training:
             record = self._evaluation_parts
             parts["loss"] = loss
+        counted = {}
         for name, value in parts.items():
             # A batch of mismatched pairs alone says nothing about classes and contrast. It is recorded with the count 0,
             # not dropped: every process has to gather the same.
             count = part_count(name, inputs).to(value.device)
-            record[name].append(torch.stack([value.detach().float(), count.float()]))
+            counted[name] = torch.stack([value.detach().float(), count.float()])
+        record.append(counted)
         if return_outputs:
             return loss, outputs
         return loss
@@ -69,14 +69,22 @@ class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ):
-        """As in `Trainer`; predictions are the class and match logits of clips, or of segments where those have labels."""
-        if ignore_keys is None:
-            ignored = {"logits", *getattr(self.model.config, "keys_to_ignore_at_inference", [])}
-            predictions = {"logits", "match_logits"}
-            if inputs["is_matched"].ndim == 2 and "segment_logits" in ignored:
-                predictions = {"segment_logits", "segment_match_logits"}
-            ignore_keys = sorted(ignored - predictions)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        """As in `Trainer`; predictions are the class and match logits of clips, or of segments where those have labels.
+
+        The match logits of a clip that lacks a modality are NaN.
+        """
+        if ignore_keys is not None:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        config = self.model.config
+        ignored = {"logits", *getattr(config, "keys_to_ignore_at_inference", [])}
+        wanted = {"logits", "match_logits"}
+        if inputs["is_matched"].ndim == 2 and "segment_logits" in ignored:
+            wanted = {"segment_logits", "segment_match_logits"}
+        ignore_keys = sorted(ignored - wanted)
+        loss, predictions, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if predictions is not None and getattr(config, "background_mining", False) and "has_video" in inputs:
+            predictions = with_match_logits(predictions, inputs["has_video"] & inputs["has_audio"])
+        return loss, predictions, labels
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """As in `Trainer`, without the learned tokens: decay would pull them to zero, like a bias or a norm."""
@@ -108,15 +116,19 @@ class AudioVisualTrainer(ModalityTrainer, EvenBatchTrainer, CheckpointTrainer):
             output.metrics[f"{metric_key_prefix}_loss"] = total
         return output
 
-    def _gathered(self, record: dict[str, list[torch.Tensor]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _gathered(self, record: list[dict[str, torch.Tensor]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """By name, values and counts of every global batch; empties the record.
 
         A process holds its share of the global batch's loss, times the number of processes: their mean is the loss.
         """
         gathered = {}
-        for name in list(record):
-            shares = self.accelerator.gather(torch.stack(record.pop(name))[None])  # (processes, batches, 2)
+        for name in dict.fromkeys(name for parts in record for name in parts):
+            # A batch that lacks a modality altogether has no part of it: the count is 0.
+            absent = torch.zeros_like(next(parts[name] for parts in record if name in parts))
+            batches = torch.stack([parts.get(name, absent) for parts in record])  # (batches, 2)
+            shares = self.accelerator.gather(batches[None])  # (processes, batches, 2)
             gathered[name] = shares[..., 0].mean(0), shares[..., 1].sum(0)
+        record.clear()
         return gathered
 
     def _part_weights(self, gathered: dict, batch_losses: torch.Tensor | None) -> dict[str, float] | None:
@@ -174,12 +186,33 @@ def best_checkpoint(trainer: Trainer) -> dict | None:
 
 
 def split_predictions(predictions: np.ndarray | tuple) -> tuple[np.ndarray, np.ndarray | None]:
-    """Trainer predictions to (logits [n, C], match logits [n] or None)."""
+    """Trainer predictions to (logits [n, C], match logits [n] or None): NaN where a clip lacks a modality."""
     if not isinstance(predictions, tuple):
         return predictions, None
     logits, *others = predictions
     match_logits = [other for other in others if other.ndim < logits.ndim]
     return logits, match_logits[0] if match_logits else None
+
+
+def with_match_logits(
+    predictions: torch.Tensor | tuple[torch.Tensor, ...], complete: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """The predictions of a batch, with match logits also where the whole batch lacks a modality.
+
+    Args:
+        predictions: class logits `[B, C]` or `[B, S, C]`, alone or in a tuple with match logits `[B]` or `[B, S]` and
+            others.
+        complete: bool `[B]`, whether a clip has both modalities. The match logits of the other clips are NaN.
+    """
+    if not isinstance(predictions, tuple):
+        predictions = (predictions,)
+    logits, *others = predictions
+    _, match_logits = split_predictions(predictions)
+    if match_logits is None:
+        match_logits = torch.zeros_like(logits[..., 0])
+    complete = complete.to(logits.device).reshape(-1, *[1] * (match_logits.ndim - 1))
+    halves = [other for other in others if other.ndim == logits.ndim]
+    return logits, match_logits.masked_fill(~complete, float("nan")), *halves
 
 
 def modality_predictions(predictions: np.ndarray | tuple) -> dict[str, np.ndarray]:
@@ -216,10 +249,8 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     if match_logits is None:
         return metrics
     scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)
-    # Of a clip that lacks a modality the match score is a constant that says nothing.
-    complete = np.ones(len(labels), dtype=bool)
-    for rows in alone.values():
-        complete &= rows.any(-1)
+    # A clip that lacks a modality has no match score.
+    complete = np.isfinite(scores)
     scores, classes, labels, is_matched = (array[complete] for array in (scores, classes, labels, is_matched))
     if is_matched.all() or not is_matched.any():
         return metrics
