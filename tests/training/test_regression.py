@@ -11,7 +11,16 @@ from toy_run import write_backbone, write_clips, write_config
 from modeling_maavt import MAAVTModel, modeling_maavt
 from training.common import regression
 from training.common.regression import best_penalty, choose_features, fit_regression, group_folds
-from training.maavt.baseline import FEW_ROWS, Features, choosing_folds, fit_inputs, late_fusion, untouched_backbone
+from training.maavt.baseline import (
+    FEW_ROWS,
+    LATE_FUSION,
+    Features,
+    choosing_folds,
+    fit_inputs,
+    late_fusion,
+    probabilities_by_input,
+    untouched_backbone,
+)
 from training.tools import regression as tool
 
 
@@ -100,6 +109,27 @@ def test_the_best_picture_and_feature_are_chosen():
     np.testing.assert_allclose(fused.sum(1), 1, rtol=1e-6)
     assert (fused.argmax(1) == test.labels).mean() > 0.8
     assert found["video"].exponent < found["audio"].exponent  # of noise, as little as possible
+
+
+def test_a_clip_without_audio_is_judged_by_its_video():
+    known, test = rows_of(60, 0), rows_of(40, 1)
+    for features in (known, test):
+        for key, array in features.arrays.items():
+            if key[0] == "audio":
+                array[::4] = np.nan
+    fits = fit_inputs(known, np.arange(40), choosing_folds(known, 40, seed=0))
+    found = probabilities_by_input(fits, test, 2)
+    silent = np.arange(40) % 4 == 0
+    audio, video = (found["logistic regression", name] for name in ("audio", "video"))
+    assert (np.isnan(audio).any(1) == silent).all() and np.isfinite(video).all()
+    for model in ("logistic regression", LATE_FUSION):
+        np.testing.assert_array_equal(found[model, "both"][silent], video[silent])
+        assert (found[model, "both"].argmax(1) == test.labels)[~silent].mean() > 0.8
+    # Without a clip that has audio there is a regression on the video alone.
+    for key, array in known.arrays.items():
+        if key[0] == "audio":
+            array[:] = np.nan
+    assert set(fit_inputs(known, np.arange(40), choosing_folds(known, 40, seed=0))) == {"video"}
 
 
 def test_few_validation_rows_choose_together_with_the_training_rows():

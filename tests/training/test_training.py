@@ -110,10 +110,18 @@ def test_clips_without_audio_are_tested_by_their_video(toy, tmp_path):
     for name in ("red0", "red8", "blue7"):  # one to train on, two to test on
         frames = generator.integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
         write_clip(clips / "clips" / f"{name}.mp4", frames, None, fps=10)
-    options = ["--on_missing", "none", "--max_steps", "2", "--baseline", "true"]
+    options = ["--on_missing", "none", "--max_steps", "2", "--baseline", "true", "--per_device_eval_batch_size", "1"]
+    options += ["--train_noise_db", "20", "--evaluation_noise_db", "clean", "0"]
     results = recipe.main([toy, "--output_dir", str(tmp_path / "run"), "--data", str(clips), *options])
-    counted = {row["input"]: row["clips"] for row in results["rows"] if row["model"] == "maavt"}
-    assert counted == {"audio": 4, "video": 6, "both": 6} and (tmp_path / "run" / "model").is_dir()
+    counted = {}
+    for row in results["rows"]:
+        counted.setdefault((row["input"], row["noise"]), set()).add((row["model"], row["clips"]))
+    models = ("maavt", "logistic regression")
+    for noise in ("clean", "0"):
+        assert counted["audio", noise] == {(model, 4) for model in models}
+        assert counted["both", noise] == {(model, 6) for model in (*models, "logistic regression, late fusion")}
+    assert counted["video", "any"] == {(model, 6) for model in models}
+    assert (tmp_path / "run" / "model").is_dir()
 
 
 def test_a_class_that_is_lost_and_a_split_without_clips_are_told(toy, tmp_path, caplog):

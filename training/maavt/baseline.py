@@ -7,13 +7,14 @@ magnitude of the short-time Fourier transform), the feature (class token, mean o
 """
 
 import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from sklearn.pipeline import Pipeline
 from torch.utils.data import DataLoader
 from transformers import ProcessorMixin
@@ -21,7 +22,9 @@ from transformers import ProcessorMixin
 from modeling_maavt import MAAVTModel
 from processing.data.clip_cache import ClipCache
 from processing.data.clip_dataset import ClipDataset
+from processing.data.clip_targets import ClipTargets
 from processing.data.collators import AudioVisualCollator
+from processing.metrics import IGNORED_LABEL
 from training.common.regression import (
     Fold,
     best_penalty,
@@ -32,7 +35,7 @@ from training.common.regression import (
 )
 
 from .arguments import Recipe, condition_level
-from .data import RunData, make_dataset
+from .data import RunData, make_dataset, rows_with_any_of
 from .evaluation import (
     Predictions,
     class_agreement,
@@ -44,11 +47,13 @@ from .evaluation import (
 )
 
 
+logger = logging.getLogger(__name__)
+
 PICTURE = 224  # pixels; larger pictures of a backbone cost more than a baseline should
 MOST_DRAWS, ENOUGH_ROWS = 4, 2500  # noise is drawn anew for every copy of the training rows
 FEW_ROWS = 50  # of validation; below, five folds of training and validation rows choose
 POOLINGS = ("class token", "patch mean", "class token and patch mean")
-LATE_FUSION = "logistic regression, late fusion"
+REGRESSION, LATE_FUSION = "logistic regression", "logistic regression, late fusion"
 
 
 def untouched_backbone(name: str, revision: str | None = None, dtype: torch.dtype = torch.float32) -> MAAVTModel:
@@ -67,39 +72,59 @@ def untouched_backbone(name: str, revision: str | None = None, dtype: torch.dtyp
 
 
 @torch.inference_mode()
-def frozen_features(model: MAAVTModel, dataset: ClipDataset, batch_size: int, num_workers: int) -> dict:
+def frozen_features(
+    model: MAAVTModel, dataset: ClipDataset, batch_size: int, num_workers: int
+) -> dict[str, np.ndarray]:
     """Class token and mean of the patches after the final LayerNorm, averaged over frames.
 
-    Returns `video` and `audio` `[n, 2D]` and `labels` `[n]`. Clips whose segments have labels give a row for each segment.
+    Returns `[n, 2D]` for each of the data set's modalities, NaN where a clip lacks it. Clips whose segments have labels give
+    a row for each segment.
     """
-    features: dict[str, list] = {"video": [], "audio": [], "labels": []}
-    segments = 1
-    if dataset.targets.kind == "segments":
-        segments = dataset.targets.num_segments
+    features: dict[str, list] = {name: [] for name in dataset.modalities}
+    segments, width = num_segments(dataset.targets), 2 * model.config.hidden_size
 
-    def rows(states: torch.Tensor, clips: int) -> torch.Tensor:  # (B * T, 1 + P, D) to (B * S, 2D)
+    def rows(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:  # (B * T, 1 + P, D) to (B * S, 2D)
         states = torch.cat([states[:, 0], states[:, 1:].mean(1)], dim=-1).float()
-        return states.reshape(clips * segments, -1, states.shape[-1]).mean(1).cpu()
+        states = states.reshape(len(present), segments, -1, width).mean(2).cpu()  # (B, S, 2D)
+        states[~present] = torch.nan
+        return states.flatten(0, 1)
 
     # Batch by batch.
     loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
     for batch in loader:
-        labels, clips = batch["labels"], len(batch["labels"])
-        features["labels"].append(labels.flatten() if dataset.targets.kind == "segments" else labels)
+        absent = torch.full((len(batch["has_video"]) * segments, width), torch.nan)
+        of_batch = dict.fromkeys(features, absent)
         if "pixel_values_videos" in batch:
             pixels = batch["pixel_values_videos"].to(model.device, model.dtype)
             states = model(pixel_values_videos=pixels, num_segments=segments).last_hidden_state
-            features["video"].append(rows(states, clips))
+            of_batch["video"] = rows(states, batch["has_video"])
         if "input_features" in batch:
             spectrograms = batch["input_features"].to(model.device, model.dtype)
             states = model(input_features=spectrograms).audio_last_hidden_state
-            features["audio"].append(rows(states, clips))
-    return {name: torch.cat(parts).numpy() for name, parts in features.items() if parts}
+            of_batch["audio"] = rows(states, batch["has_audio"])
+        for name in features:
+            features[name].append(of_batch[name])
+    return {name: torch.cat(parts).numpy() for name, parts in features.items()}
+
+
+def num_segments(targets: ClipTargets) -> int:
+    """Rows of features that a clip gives."""
+    return targets.num_segments if targets.kind == "segments" else 1
+
+
+def split_labels(table: Dataset) -> np.ndarray:
+    """Labels of all clips of a split, or of all their segments: `[n]`, or multi-hot `[n, C]`."""
+    targets = ClipTargets(table)
+    labels = torch.stack([targets.labels(row) for row in range(len(table))])
+    if targets.kind == "segments":
+        labels = labels.flatten()
+    return labels.numpy()
 
 
 @dataclass
 class Features:
-    """Features of n clips or segments: `[n, 2D]` by modality and picture; classes and groups of the rows."""
+    """Features of n clips or segments: `[n, 2D]` by modality and picture, NaN where a clip lacks the modality; classes and
+    groups of the rows."""
 
     arrays: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
     labels: np.ndarray | None = None
@@ -136,9 +161,11 @@ class FeatureReader:
         self, split: str, noise, streams: Sequence[str], draws: int = 1, only: Sequence[str] = (), change_frames=None
     ) -> Features:
         """Features of a split, once for every draw of the noise; `only`: pictures, by default all."""
+        labels, groups = split_labels(self.tables[split]), np.array(self.tables[split]["group"], dtype=str)
+        groups = groups.repeat(len(labels) // len(groups))
         copies = []
         for draw in range(draws):
-            features = Features()
+            features = Features(labels=labels, groups=groups)
             for picture, source in self.sources.items():
                 if only and picture not in only:
                     continue
@@ -148,20 +175,27 @@ class FeatureReader:
                 for stream in streams:
                     key = stream, picture
                     features.arrays[key] = found[stream] if stream in found else copies[0].arrays[key]
-                features.labels = found.get("labels", copies[0].labels if copies else None)
-            groups = np.array(self.tables[split]["group"], dtype=str)
-            features.groups = groups.repeat(len(features.labels) // len(groups))
             copies.append(features)
         return Features.joined(copies)
 
-    def _read(self, source: Any, split: str, noise, streams: Sequence[str], draw: int, change_frames) -> dict:
-        run = self.recipe.run
+    def _read(
+        self, source: Any, split: str, noise, streams: Sequence[str], draw: int, change_frames
+    ) -> dict[str, np.ndarray]:
+        """`[n, 2D]` of all clips of a split by modality, NaN where a clip lacks it."""
+        run, table = self.recipe.run, self.tables[split]
         options = {"modalities": tuple(streams), "noise_db": noise, "change_frames": change_frames}
-        dataset = make_dataset(self.recipe, self.tables, source, split, **options)
-        dataset.seed += 1000 * draw
-        # Clips kept in memory are kept in this process.
-        workers = 0 if isinstance(source, ClipCache) else run.dataloader_num_workers
-        return frozen_features(self.backbone, dataset, run.per_device_eval_batch_size, workers)
+        shown = rows_with_any_of(table, streams)  # the clips of the data set
+        per_clip, width = num_segments(ClipTargets(table)), 2 * self.backbone.config.hidden_size
+        features = {stream: np.full((len(table), per_clip, width), np.nan, dtype=np.float32) for stream in streams}
+        if shown:
+            dataset = make_dataset(self.recipe, self.tables, source, split, **options)
+            dataset.seed += 1000 * draw
+            # Clips kept in memory are kept in this process.
+            workers = 0 if isinstance(source, ClipCache) else run.dataloader_num_workers
+            of_shown = frozen_features(self.backbone, dataset, run.per_device_eval_batch_size, workers)
+            for stream in streams:
+                features[stream][shown] = of_shown[stream].reshape(len(shown), per_clip, width)
+        return {stream: array.reshape(-1, width) for stream, array in features.items()}
 
     def training_draws(self) -> int:
         """How often the training rows are drawn: once without noise, several times where they are few."""
@@ -211,7 +245,13 @@ class FittedInput:
     regression: Pipeline
 
     def probabilities(self, features: Features, num_classes: int) -> np.ndarray:
-        return regression_probabilities(self.regression, join(features, self.columns), num_classes)
+        """`[n, C]`, NaN where a clip lacks a modality of this input."""
+        x = join(features, self.columns)
+        known = np.isfinite(x).all(1)
+        probabilities = np.full((len(x), num_classes), np.nan, dtype=np.float32)
+        if known.any():
+            probabilities[known] = regression_probabilities(self.regression, x[known], num_classes)
+        return probabilities
 
     @property
     def description(self) -> str:
@@ -224,25 +264,57 @@ def join(features: Features, columns: dict[str, str]) -> np.ndarray:
 
 
 def fit_inputs(features: Features, fit_rows: np.ndarray, folds: Sequence[Fold]) -> dict[str, FittedInput]:
-    """A regression for every input (early fusion for both), fitted on `fit_rows`; the folds choose features and penalty."""
-    streams = sorted({stream for stream, _ in features.arrays}, reverse=True)  # video first
-    chosen, result = {}, {}
+    """A regression for every input (early fusion for both), fitted on `fit_rows`; the folds choose features and penalty.
 
-    def fit(columns: dict[str, str], exponent: int) -> FittedInput:
-        x = join(features, columns)[fit_rows]
-        return FittedInput(columns, exponent, fitted(x, features.labels[fit_rows], exponent))
+    Clips that lack a modality of an input are skipped. An input is skipped where too few clips are left.
+    """
+    streams = sorted({stream for stream, _ in features.arrays}, reverse=True)  # video first
+    labels, chosen, result = features.labels, {}, {}
+
+    def known_rows(name: str, columns: dict[str, str]) -> tuple[np.ndarray, list[Fold]]:
+        known = np.isfinite(join(features, columns)).all(1)
+        rows, judged = fit_rows[known[fit_rows]], known_folds(folds, known, labels)
+        if not judged or not can_fit(labels[rows]):
+            logger.warning("baseline: no regression for the input %r, which too few clips have", name)
+            return rows, []
+        return rows, judged
+
+    def fit(columns: dict[str, str], exponent: int, rows: np.ndarray) -> FittedInput:
+        return FittedInput(columns, exponent, fitted(join(features, columns)[rows], labels[rows], exponent))
 
     for stream in streams:
         names = [
             f"{picture}, {pooling}" for each, picture in features.arrays if each == stream for pooling in POOLINGS
         ]
+        rows, judged = known_rows(stream, {stream: names[0]})
+        if not judged:
+            continue
         candidates = {name: lambda name=name, stream=stream: features.columns(stream, name) for name in names}
-        chosen[stream], exponent = choose_features(candidates, features.labels, folds)
-        result[stream] = fit({stream: chosen[stream]}, exponent)
-    if len(streams) == 2:
-        exponent, _ = best_penalty(join(features, chosen), features.labels, folds)
-        result["both"] = fit(chosen, exponent)
+        chosen[stream], exponent = choose_features(candidates, labels, judged)
+        result[stream] = fit({stream: chosen[stream]}, exponent, rows)
+    if len(chosen) == 2:
+        rows, judged = known_rows("both", chosen)
+        if judged:
+            exponent, _ = best_penalty(join(features, chosen), labels, judged)
+            result["both"] = fit(chosen, exponent, rows)
     return result
+
+
+def known_folds(folds: Sequence[Fold], known: np.ndarray, labels: np.ndarray) -> list[Fold]:
+    """The folds without the rows that are not `known` (bool `[n]`); a fold with too few rows left is skipped."""
+    kept = []
+    for fit_rows, judge_rows in folds:
+        fit_rows, judge_rows = fit_rows[known[fit_rows]], judge_rows[known[judge_rows]]
+        if can_fit(labels[fit_rows]) and (labels[judge_rows] != IGNORED_LABEL).any():
+            kept.append((fit_rows, judge_rows))
+    return kept
+
+
+def can_fit(labels: np.ndarray) -> bool:
+    """Whether a regression can be fitted to classes `[n]`, of which it needs two, or to multi-hot labels `[n, C]`."""
+    if labels.ndim == 2:
+        return len(labels) > 0
+    return len(set(labels.tolist()) - {IGNORED_LABEL}) > 1
 
 
 def choosing_folds(features: Features, num_train: int, seed: int) -> list[Fold]:
@@ -254,9 +326,33 @@ def choosing_folds(features: Features, num_train: int, seed: int) -> list[Fold]:
 
 
 def late_fusion(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
-    """Geometric mean of the class probabilities of two regressions, `[n, C]`."""
+    """Geometric mean of the class probabilities `[n, C]` of two regressions; where one is NaN, the other."""
     product = np.sqrt(np.clip(video, 1e-12, 1) * np.clip(audio, 1e-12, 1))
-    return product / product.sum(1, keepdims=True)
+    return first_known(product / product.sum(1, keepdims=True), video, audio)
+
+
+def first_known(*candidates: np.ndarray) -> np.ndarray:
+    """Each row `[C]` from the first of the candidates `[n, C]` in which it is not NaN."""
+    rows = candidates[0].copy()
+    for candidate in candidates[1:]:
+        unknown = np.isnan(rows).any(1)
+        rows[unknown] = candidate[unknown]
+    return rows
+
+
+def probabilities_by_input(
+    fits: dict[str, FittedInput], features: Features, num_classes: int
+) -> dict[tuple[str, str], np.ndarray]:
+    """Class probabilities `[n, C]` by model and input; NaN where a clip lacks the one modality that is the input.
+
+    With both as input, a clip that has one modality is judged by the regression on it.
+    """
+    probabilities = {(REGRESSION, name): fit.probabilities(features, num_classes) for name, fit in fits.items()}
+    if "both" in fits:
+        alone = [probabilities[REGRESSION, stream] for stream in ("video", "audio")]
+        probabilities[REGRESSION, "both"] = first_known(probabilities[REGRESSION, "both"], *alone)
+        probabilities[LATE_FUSION, "both"] = late_fusion(*alone)
+    return probabilities
 
 
 def fit_baseline(recipe: Recipe, data: RunData) -> tuple[FeatureReader, dict[str, FittedInput], list[str]]:
@@ -288,28 +384,29 @@ def baseline_rows(recipe: Recipe, data: RunData, num_classes: int) -> list[dict]
     copies, one_class = [], isinstance(pairs[0]["label"], int)
     if data.paired and one_class:
         copies = described_pairs(data.clips(data.tested, mismatched_copies=True, same_class_copies=True))
+    clips = Predictions(np.empty((len(pairs), 0)), None, pairs).rows_by_clip
     bootstrap = {"num_samples": recipe.evaluation.bootstrap_samples, "seed": run.seed}
-    rows, alone, test, last_condition = [], {}, Features(), None
+    rows, test, last_condition = [], Features(), None
     for condition, name, _ in table_cells(recipe):
         if condition != last_condition:
             streams = [stream for stream in modalities if stream == "audio" or last_condition is None]
             if streams:
                 found = reader.read(data.tested, condition_level(condition), streams, only=wanted)
                 test = Features(test.arrays | found.arrays, found.labels, found.groups)
+            probabilities = probabilities_by_input(fitted_inputs, test, num_classes)
             last_condition = condition
-        fit = fitted_inputs[name]
-        probabilities = {"logistic regression": fit.probabilities(test, num_classes)}
-        if name != "both":
-            alone[name] = probabilities["logistic regression"]
-        elif one_class:
-            probabilities[LATE_FUSION] = late_fusion(alone["video"], alone["audio"])
-        for model, each in probabilities.items():
-            predictions = Predictions(each, None, pairs)
+        for model in (REGRESSION, LATE_FUSION):
+            each = probabilities.get((model, name))
+            if each is None or (model == LATE_FUSION and not one_class):
+                continue
+            # The clips that the model is tested on: those that have the input.
+            predictions = Predictions(each, None, pairs).subset(np.isfinite(each).all(1))
+            if not predictions.pairs:
+                continue
             row = {"model": model, "input": name, "noise": shown_condition(name, condition)}
-            row |= {"features": fit.description, **score(predictions, None, **bootstrap)}
+            row |= {"features": fitted_inputs[name].description, **score(predictions, None, **bootstrap)}
             if copies and name == "both":
-                clips = predictions.rows_by_clip
-                agreement = class_agreement(copies, (clips, alone["video"]), (clips, alone["audio"]))
-                row |= pair_scores("agreement", agreement, copies, bootstrap)
+                alone = [(clips, probabilities[REGRESSION, stream]) for stream in ("video", "audio")]
+                row |= pair_scores("agreement", class_agreement(copies, *alone), copies, bootstrap)
             rows.append(row)
     return rows

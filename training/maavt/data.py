@@ -3,7 +3,7 @@
 """From a recipe to clip tables, a processor and data sets."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,9 +199,9 @@ def has_partners(recipe: Recipe, tables: DatasetDict, source: Any) -> bool:
     return True
 
 
-def with_any_of(table: Dataset, modalities: tuple[str, ...]) -> Dataset:
-    """The clips that have at least one of `modalities`."""
-    return table.select([i for i, row in enumerate(table) if any(row[name] is not None for name in modalities)])
+def rows_with_any_of(table: Dataset, modalities: Sequence[str]) -> list[int]:
+    """The rows of the clips that have at least one of `modalities`."""
+    return [i for i, row in enumerate(table) if any(row[name] is not None for name in modalities)]
 
 
 def make_dataset(
@@ -245,7 +245,7 @@ def make_dataset(
         }
     table = tables[split]
     if modalities is not None and data.on_missing == "none":
-        table = with_any_of(table, modalities)
+        table = table.select(rows_with_any_of(table, modalities))
     try:
         return ClipDataset(
             table,

@@ -26,7 +26,14 @@ from training.common.commands import run_command
 from training.common.regression import group_folds
 from training.common.results import PAIR_COLUMNS, markdown_table
 from training.maavt.arguments import Recipe
-from training.maavt.baseline import LATE_FUSION, FeatureReader, Features, baseline_rows, fit_inputs, late_fusion
+from training.maavt.baseline import (
+    REGRESSION,
+    FeatureReader,
+    Features,
+    baseline_rows,
+    fit_inputs,
+    probabilities_by_input,
+)
 from training.maavt.data import RunData, build_processor, has_partners, read_clips
 from training.maavt.feeding import clip_source
 from training.maavt.stages import read_recipe
@@ -108,22 +115,19 @@ def nested_rows(known: Features, tested: Features, num_classes: int, seed: int) 
         test = tested.rows(test_rows)
         train = known.rows(~np.isin(known.groups, test.groups))
         fitted_inputs = fit_inputs(train, np.arange(len(train.labels)), group_folds(train.groups, FOLDS, seed))
-        probabilities = {}
         for name, fit in fitted_inputs.items():
-            key = "logistic regression", name
-            probabilities[key] = fit.probabilities(test, num_classes)
-            chosen.setdefault(key, []).append(fit.description)
-        if "both" in fitted_inputs:
-            alone = [probabilities["logistic regression", stream] for stream in ("video", "audio")]
-            probabilities[LATE_FUSION, "both"] = late_fusion(*alone)
-        for key, each in probabilities.items():
-            right = correct.setdefault(key, np.zeros(len(tested.labels)))
-            right[test_rows] = each.argmax(1) == test.labels
+            chosen.setdefault((REGRESSION, name), []).append(fit.description)
+        for key, each in probabilities_by_input(fitted_inputs, test, num_classes).items():
+            # NaN for a clip that lacks the input
+            right = correct.setdefault(key, np.full(len(tested.labels), np.nan))
+            right[test_rows] = np.where(np.isnan(each).any(1), np.nan, each.argmax(1) == test.labels)
     rows = []
     for (model, name), right in correct.items():
+        known = np.isfinite(right)
+        right, groups = right[known], tested.groups[known]
         row = {"model": model, "input": name, "noise": "clean", "top1": float(right.mean())}
-        row["top1_interval"] = list(bootstrap_interval(right, tested.groups, seed=seed))
-        row |= {"clips": len(right), "groups": len(set(tested.groups)), "features": chosen.get((model, name))}
+        row["top1_interval"] = list(bootstrap_interval(right, groups, seed=seed))
+        row |= {"clips": len(right), "groups": len(set(groups)), "features": chosen.get((model, name))}
         rows.append(row)
     return rows
 

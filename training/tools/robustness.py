@@ -29,7 +29,7 @@ from training.common.commands import run_command
 from training.common.results import markdown_table
 from training.maavt import stages
 from training.maavt.arguments import Recipe
-from training.maavt.baseline import LATE_FUSION, Features, fit_baseline, late_fusion
+from training.maavt.baseline import LATE_FUSION, REGRESSION, Features, fit_baseline, probabilities_by_input
 from training.maavt.data import Clips, RunData
 from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
 
@@ -181,7 +181,7 @@ def tested_regressions(job: Run, directory: Path) -> dict[str, dict[str, float]]
     network = stages.build_model(recipe, clips.label_names, clips.multi_label)
     data = stages.build_data(recipe, clips, network)
     reader, fits, pictures = fit_baseline(recipe, data)
-    found: dict[str, dict[str, float]] = {"logistic regression": {}, LATE_FUSION: {}}
+    found: dict[str, dict[str, float]] = {REGRESSION: {}, LATE_FUSION: {}}
     for condition, streams in conditions_of(recipe.data.modalities):
         features = reader.read(
             data.tested, condition.noise_db, streams, only=pictures, change_frames=condition.change_frames
@@ -189,14 +189,15 @@ def tested_regressions(job: Run, directory: Path) -> dict[str, dict[str, float]]
         copies = condition.followed is not None
         pairs = described_pairs(data.clips(data.tested, mismatched_copies=copies))
         features = paired_features(features, pairs)
-        alone = {stream: fits[stream].probabilities(features, len(clips.label_names)) for stream in streams}
         if len(streams) == 1:
-            each = dict.fromkeys(found, alone[streams[0]])
+            alone = fits[streams[0]].probabilities(features, len(clips.label_names))
+            each = dict.fromkeys(found, alone)
         else:
-            early = fits["both"].probabilities(features, len(clips.label_names))
-            each = {"logistic regression": early, LATE_FUSION: late_fusion(alone["video"], alone["audio"])}
+            by_input = probabilities_by_input(fits, features, len(clips.label_names))
+            each = {name: by_input[name, "both"] for name in found}
         for name, probabilities in each.items():
-            found[name][condition.name] = accuracy(Predictions(probabilities, None, pairs), condition)
+            predictions = Predictions(probabilities, None, pairs).subset(np.isfinite(probabilities).all(1))
+            found[name][condition.name] = accuracy(predictions, condition)
     return found
 
 
