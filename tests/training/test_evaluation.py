@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from clip_factory import write_clip
+from datasets import Dataset
 from toy_run import write_backbone, write_clips, write_config
 
 from training.common.results import markdown_table
@@ -25,6 +26,7 @@ from training.maavt.evaluation import (
     pair_scores,
     score,
 )
+from training.maavt.official_scores import official_scores
 from training.maavt.outputs import write_results
 from training.tools import compare, out_of_step, robustness
 from training.tools.repeated_runs import Run, shown
@@ -217,6 +219,17 @@ def test_match_threshold_is_fitted_on_the_given_pairs():
     assert 4 < threshold < 5.5  # rejects three of the mismatched pairs, accepts the three that are rightly classified
     scores = [score(found, candidate - 5)["combined"] for candidate in (threshold, 0.0, 5.0)]
     assert scores[0] == max(scores) and scores[0] > scores[1]
+
+
+def test_modality_confusion_is_that_of_clips_with_both_modalities():
+    """The last of three clips has no audio."""
+    table = Dataset.from_dict({"clip_id": ["a", "b", "c"], "label": [[0], [1], [0]], "modalities": [["AV"]] * 3})
+    pairs = [{"clip_id": name, "video": name, "audio": name} for name in table["clip_id"]]
+    right = Predictions(np.eye(2)[[0, 1, 0]], None, pairs)
+    wrong = Predictions(1 - right.logits, None, pairs)
+    shown = {"audio": right.subset(np.array([True, True, False])), "video": right, "both": wrong}
+    scores = official_scores(shown, table, ["x", "y"], lambda: None)["vggsounder"]
+    assert scores["modality_confusion"] == {"mu_a": 1.0, "mu_v": 1.0, "mu_av": 1.0, "num_clips": 2}
 
 
 def test_files_of_a_run(tmp_path):

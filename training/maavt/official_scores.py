@@ -64,11 +64,17 @@ def vggsounder_scores(predictions: Mapping[str, Predictions], table: Dataset, la
             for k in TOP_K[: 1 + (len(label_names) >= TOP_K[1])]:
                 score = VGGSounderScore().compute(predictions=each.logits, references=references[order[name]], k=k)
                 rows.append({"input": name, "subset": subset, **score})
-    # Modality confusion compares both modalities with each one alone.
+    # Modality confusion compares both modalities with each one alone, on the clips that have both.
     if set(shown) != {"audio", "video", "both"}:
         return {"rows": rows}
-    references = subset_references(table["label"][:], table["modalities"][:], len(label_names), "all")
-    logits = {name: each.logits[np.argsort(order[name])] for name, each in shown.items()}
+    complete = sorted(set.intersection(*(set(rows_shown) for rows_shown in order.values())))
+    if not complete:
+        return {"rows": rows}
+    references = subset_references(table["label"][:], table["modalities"][:], len(label_names), "all")[complete]
+    logits = {}
+    for name, each in shown.items():
+        position = {row: number for number, row in enumerate(order[name])}
+        logits[name] = each.logits[[position[row] for row in complete]]
     confusion = ModalityConfusion().compute(
         predictions=logits["both"],
         audio_predictions=logits["audio"],
