@@ -91,7 +91,12 @@ def open_file(
     if not has_pyav():
         return TorchcodecFile(source, name, max_pixels=max_pixels, transform=transform)
     file = PyAVFile(source, name, max_pixels, transform)
-    return TorchcodecFile(source, name, pyav_file=file, transform=transform) if file.suits_torchcodec() else file
+    try:
+        suits = file.suits_torchcodec()
+    except Exception:
+        file.close()
+        raise
+    return TorchcodecFile(source, name, pyav_file=file, transform=transform) if suits else file
 
 
 @functools.lru_cache(maxsize=1)
@@ -121,6 +126,7 @@ class PyAVFile:
             raise ImportError("reading clips needs PyAV (pip install av) or torchcodec with FFmpeg") from error
         self.name, self._av, self._source = name, av, source
         self._max_pixels, self._transform = max_pixels, transform
+        self._file: Any = None
         self._converter = av.video.reformatter.VideoReformatter()
         self._sequential: bool = False
         self._by_order: bool | None = None
@@ -128,9 +134,15 @@ class PyAVFile:
         self._matrices: dict[int, np.ndarray | None] = {}  # by the angle of a frame
         self._graphs: dict[tuple[int, int, str], Any] = {}  # by size and pixel format
         self._interleavers: dict[tuple[str, str], Any] = {}  # by sample format and layout
-        self._open()
+        try:
+            self._open()
+        except Exception:
+            self.close()
+            raise
 
     def _open(self) -> None:
+        """Read the file from its beginning."""
+        self.close()
         # Remote addresses need other protocols and playlists. Whoever allowed them has chosen so.
         options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
         if isinstance(self._source, str) and not os.path.exists(self._source):
@@ -168,7 +180,6 @@ class PyAVFile:
             self._sequential = self._by_order = times != sorted(times)
             if self._by_order:  # the first frame is shown when the stream starts
                 self._delay = (self.video.start_time or 0) - self._first_dts()
-            self._file.close()
             self._open()
 
     def _first_dts(self) -> int:
@@ -185,7 +196,9 @@ class PyAVFile:
         return names
 
     def close(self) -> None:
-        self._file.close()
+        """Close the container; only the cyclic garbage collector would close one that is dropped."""
+        if self._file is not None:
+            self._file.close()
 
     def _default_track(self, kind: str) -> Any:
         """The track that players show: the first one marked as default, else the first. A cover is no video."""

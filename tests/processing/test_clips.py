@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoding by seconds: right frames, aligned sound, both decoders alike, and an answer to every bad file."""
 
+import gc
 import io
 import os
 import pickle
@@ -507,6 +508,25 @@ def test_probe(tmp_path):
     assert late.duration == pytest.approx(2.1, abs=0.06) and late.start == pytest.approx(1.44, abs=0.07)
     silent = probe_clip(write_variant(tmp_path, "no_audio"))
     assert not silent.has_audio and silent.sampling_rate is None
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="/proc lists the open files")
+def test_files_are_closed_at_once(tmp_path):
+    """Without waiting for the cyclic garbage collector, also where a file turns out not to be readable."""
+    good, bad = write_variant(tmp_path, "mkv"), write_variant(tmp_path, "plain")
+    open_files = []
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(4):
+            probe_clip(good)
+            load_clip(good, ClipRequest(num_frames=2))
+            with pytest.raises(ClipError, match="max_pixels"):
+                probe_clip(bad, max_pixels=100)
+            open_files.append(len(os.listdir("/proc/self/fd")))
+    finally:
+        gc.enable()
+    assert open_files[0] == open_files[-1]
 
 
 def test_clip_window(tmp_path):
