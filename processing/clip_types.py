@@ -64,6 +64,13 @@ class ClipInfo:
     def end(self) -> float:
         return self.start + self.duration
 
+    def stream_end(self, kind: str) -> float:
+        """Seconds from the start of the file to the end of its "video" or "audio"."""
+        end = getattr(self, f"{kind}_end")
+        if end is None:
+            return self.duration
+        return end - self.start
+
 
 @dataclass
 class Frames:

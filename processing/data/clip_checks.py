@@ -184,26 +184,33 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
     # Decode a frame and all audio: this finds damaged files and silent ones.
     if "video" in present:
         load_clip(row["video"], ClipRequest(row["start"], row["end"], num_frames=1, streams=("video",)))
-    if "audio" in present and audio_peak(row["audio"], row["start"], row["end"], infos["audio"].duration) < SILENCE:
-        row["audio"] = None
-        if "audio" in require or row["video"] is None:
-            return "silent: nothing is heard in it"
+    if "audio" in present:
+        peak = audio_peak(row["audio"], row["start"], row["end"], infos["audio"].stream_end("audio"))
+        if peak < SILENCE:
+            row["audio"] = None
+            if "audio" in require or row["video"] is None:
+                return "silent: nothing is heard in it"
     return None
 
 
-def audio_peak(source: Any, start: float | None, end: float | None, duration: float) -> float:
+def audio_peak(source: Any, start: float | None, end: float | None, audio_end: float) -> float:
     """The largest sample of a window in absolute value. Long audio is decoded in pieces of a minute.
+
+    Args:
+        source: as for `load_clip`.
+        start, end: the window in seconds; None is the start of the file or the end of its audio.
+        audio_end: the second at which the audio of the file ends; the window may pass it.
 
     Raises:
         ClipError: a piece cannot be decoded.
     """
-    first, last = start or 0.0, duration if end is None else end
+    first, last = start or 0.0, audio_end if end is None else min(end, audio_end)
     if last - first <= 2 * PIECE_SECONDS:
-        pieces = [(start, end)]
+        pieces = [(first, last)]
     else:
         # the last piece is never a short rest
         bounds = [first + PIECE_SECONDS * number for number in range(int((last - first) // PIECE_SECONDS))]
-        pieces = list(zip(bounds, [*bounds[1:], end], strict=True))
+        pieces = list(zip(bounds, [*bounds[1:], last], strict=True))
     peak = 0.0
     for piece in pieces:
         waveform = load_clip(source, ClipRequest(*piece, streams=("audio",))).waveform

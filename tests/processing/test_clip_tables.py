@@ -332,6 +332,12 @@ def test_a_silent_clip_that_is_kept_is_named(tmp_path):
     assert "cat/b.mp4" in report_text(report) and "cat/a.mp4" not in report_text(report)
 
 
+def test_long_clips_whose_audio_ends_first_are_kept(tmp_path):
+    write_clip(tmp_path / "cat" / "a.mp4", np.zeros((200, 32, 32, 3), np.uint8), tone(110.0), fps=1)
+    _, report = build_clip_table(tmp_path, validation_fraction=0.0, test_fraction=0.0)
+    assert report["clips"] == 1 and report["skipped"] == []
+
+
 def test_split_fractions_are_shares_of_their_sum():
     labels, groups = ["a", "b"] * 50, [f"g{number}" for number in range(100)]
     parts = split_by_group(labels, groups, {"train": 6, "validation": 2, "test": 2}, seed=1)
