@@ -16,6 +16,7 @@ from processing.clips import clip_error, safe_join
 
 from .clip_splits import SPLIT_NAMES
 from .conventions import MODALITIES, VIDEO_SUFFIXES
+from .media_columns import shown_source, source_of
 from .prepared_folders import is_prepared, load_prepared, read_report
 
 
@@ -37,8 +38,9 @@ def read_rows(
 
     Returns:
         rows with `name`, `label` (a name, or a tuple of names), `video`, `audio`, `group`, `split`, `start`, `end`,
-        `cells` (all columns), `number`, and where segments have labels of their own `segment_labels` (names, None: not
-        known), `segment_matched` and `segment_windows`; and warnings.
+        `cells` (all columns), `number`; of a data set `source` (what names the recording in ids and groups); and where
+        segments have labels of their own `segment_labels` (names, None: not known), `segment_matched` and
+        `segment_windows`; and warnings.
 
     Raises:
         ValueError: no such folder or table, or a column is missing.
@@ -228,6 +230,13 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             audio = cells["audio"] if "audio" in kinds else video  # one file holds both
             path = next((cell["path"] for cell in (video, audio) if cell is not None and cell["path"]), None)
             name = path or f"{split or 'row'} {number}"
+            # An embedded clip, whose path may repeat, is known by its content.
+            source = name
+            embedded = next((cell for cell in (video, audio) if cell is not None), {})
+            if embedded.get("bytes") is not None:
+                source = source_of(embedded)
+                if path is not None:
+                    name = shown_source({**embedded, "path": path}, source)
             value = cells[column_of["label"]]
             several = isinstance(value, (list, tuple))
             if several:
@@ -239,7 +248,7 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
                     cells = cells | {"modalities": [tag for _, tag in sorted(zip(labels, tags, strict=True))]}
             else:
                 label = _name_of(value, names)
-            row = _row(None, name, label, video=video, audio=audio)
+            row = _row(None, name, label, video=video, audio=audio) | {"group": source, "source": source}
             row |= {key: cells[column_of[key]] for key in ("start", "end", "split", "group") if key in column_of}
             row |= {key: cells[key] for key in SEGMENT_COLUMNS if key in part.column_names}
             if "segment_labels" in row:
@@ -247,7 +256,7 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
             # The parts of a DatasetDict are splits, unless a column says so.
             if split is not None and len(parts) > 1 and "split" not in column_of and columns["split"] is not False:
                 row["split"] = split
-            row |= {"group": name if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
+            row |= {"group": source if row["group"] is None else str(row["group"]), "cells": cells, "number": number}
             if cells.get("clip_id") is not None:
                 row["clip_id"] = str(cells["clip_id"])
             rows.append(row | {"class_names": names})

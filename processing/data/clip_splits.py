@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .conventions import MODALITIES
+from .media_columns import shown_source, source_of
 
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -132,10 +133,10 @@ def check_leaks(table: Mapping[str, Any], kinds: Sequence[str] = ("clip id", "so
     for kind in kinds:
         seen: dict[str, str] = {}
         for split, rows in table.items():
-            for value in set(_leak_keys(rows, kind)):
+            for value, shown in _leak_keys(rows, kind).items():
                 if seen.setdefault(value, split) != split:
                     raise ValueError(
-                        f"{kind} {value!r} is in {seen[value]} and in {split}: what is tested on would have been "
+                        f"{kind} {shown!r} is in {seen[value]} and in {split}: what is tested on would have been "
                         "trained on; mend the `split` or `group` column, or split by group: split=False, --table '{split: none}'"
                     )
 
@@ -181,10 +182,16 @@ def named_splits(
     return [SPLIT_NAMES[name.lower()] for name in names]
 
 
-def _leak_keys(rows: Any, kind: str) -> list[str]:
+def _leak_keys(rows: Any, kind: str) -> dict[str, str]:
+    """What may not be in two splits, and how messages name it."""
     if kind == "clip id":
-        return list(rows["clip_id"])
+        return {name: name for name in rows["clip_id"]}
     if kind == "group":
-        return list(rows["group"])
-    columns = [rows[kind] for kind in MODALITIES]
-    return [cell["path"] for column in columns for cell in column if cell is not None and cell.get("path")]
+        return {name: name for name in rows["group"]}
+    keys = {}
+    for column in MODALITIES:
+        for cell in rows[column]:
+            if cell is not None:
+                source = source_of(cell)
+                keys[source] = shown_source(cell, source)
+    return keys

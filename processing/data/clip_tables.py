@@ -17,7 +17,7 @@ from .clip_rows import read_rows
 from .clip_splits import SPLITS, assign_splits, check_leaks, missing_classes, named_splits
 from .clip_targets import ClipTargets
 from .conventions import MODALITIES
-from .media_columns import MEDIA, as_media, media_cell, storage
+from .media_columns import MEDIA, as_media, media_cell, source_of, storage
 from .prepared_folders import is_prepared, read_report
 
 
@@ -210,10 +210,13 @@ def _check_groups(rows: list[dict[str, Any]]) -> None:
     group_of = {}
     for row in rows:
         for cell in (row["video"], row["audio"]):
-            if cell is not None and cell["path"] and group_of.setdefault(cell["path"], row["group"]) != row["group"]:
+            if cell is None:
+                continue
+            group = group_of.setdefault(source_of(cell), row["group"])
+            if group != row["group"]:
                 raise ValueError(
-                    f"{row['name']}: stands in the groups {group_of[cell['path']]!r} and {row['group']!r}; one file "
-                    "belongs to one group, mend the `group` column"
+                    f"{row['name']}: stands in the groups {group!r} and {row['group']!r}; one file belongs to one group, "
+                    "mend the `group` column"
                 )
 
 
@@ -325,9 +328,10 @@ def _is_number(cell: Any) -> bool:
 def _clip_id(row: dict[str, Any]) -> str:
     if row.get("clip_id"):
         return row["clip_id"]
+    source = row.get("source", row["name"])
     if row["end"] is None:
-        return row["name"]
-    return f"{row['name']}@{row['start']:.3f}-{row['end']:.3f}"
+        return source
+    return f"{source}@{row['start']:.3f}-{row['end']:.3f}"
 
 
 def split_counts(part: Dataset, names: list[str]) -> dict[str, Any]:

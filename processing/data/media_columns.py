@@ -6,6 +6,8 @@
 with plain structs, then give the columns their type: `as_media(Dataset.from_dict(columns, features=storage(features)))`.
 """
 
+import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,20 @@ def as_media(table: Dataset) -> Dataset:
         if name in table.column_names:
             table = table.cast_column(name, feature)
     return table
+
+
+def source_of(cell: Mapping[str, Any]) -> str:
+    """What names the recording in a cell: its path, or for an embedded clip, whose path may repeat, a digest of the bytes."""
+    if cell.get("bytes") is None:
+        return str(cell["path"])
+    return hashlib.sha256(cell["bytes"]).hexdigest()[:16]
+
+
+def shown_source(cell: Mapping[str, Any], source: str) -> str:
+    """The source of a cell for messages: a digest follows the file's name, if there is one."""
+    if cell.get("bytes") is None or not cell.get("path"):
+        return source
+    return f"{os.path.basename(cell['path'])} ({source})"
 
 
 def media_cell(value: Any) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets that are read as they come: Parquet or WebDataset tar shards, on the Hub, in object storage or here."""
 
-import hashlib
 import os
 import re
 import tarfile
@@ -33,7 +32,7 @@ from .clip_rows import table_path
 from .clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN
 from .conventions import AUDIO_SUFFIXES, MODALITIES, VIDEO_SUFFIXES
 from .feature_shards import fingerprint
-from .media_columns import as_media, storage
+from .media_columns import as_media, source_of, storage
 from .prepared_folders import is_prepared
 from .remote_files import is_remote, list_files, patiently, with_retries
 
@@ -92,7 +91,7 @@ class RowReader:
         cell = row["video"] or row["audio"]
         if cell is None:
             raise clip_error(key or "a row", "video", "is empty, and so is audio; remove the row")
-        source = key or self._source(cell)
+        source = key or source_of(cell)
         # Window, id and group; the id names file and window.
         for name in ("start", "end"):
             row[name] = None if values.get(name) is None else float(values[name])
@@ -117,12 +116,6 @@ class RowReader:
         for kind in MODALITIES:
             row[kind] = None if row[kind] is None else self._cell(row[kind], shown)
         return row
-
-    def _source(self, cell: Mapping[str, Any]) -> str:
-        """What names the recording: the path, or for embedded clips, whose paths may repeat, the content."""
-        if cell.get("bytes") is None:
-            return str(cell["path"])
-        return hashlib.sha256(cell["bytes"]).hexdigest()[:16]
 
     def _label(self, value: Any, clip_id: str) -> int:
         if isinstance(value, str) and value in self.names:

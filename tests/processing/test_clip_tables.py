@@ -292,6 +292,36 @@ def test_a_dataset_of_bytes_is_taken(class_folder):
     assert report["clips"] == 12 and len(set(built["train"]["clip_id"])) == len(built["train"])
 
 
+def embedded(paths, **columns):
+    """A data set that holds the clips, which it all calls 001.mp4."""
+    cells = [{"bytes": path.read_bytes(), "path": "001.mp4"} for path in paths]
+    labels = [path.parent.name for path in paths]
+    table = datasets.Dataset.from_dict({"video": cells, "label": labels, **columns})
+    return table.cast_column("video", datasets.Video(decode=False))
+
+
+def test_embedded_clips_of_one_name_are_told_apart_by_content(class_folder):
+    dog, cat, other = (class_folder / name for name in ("dog/00.mp4", "cat/01.mp4", "dog/02.mp4"))
+    alone = {"check": "none", "validation_fraction": 0, "test_fraction": 0}
+    # one split
+    table, _ = build_clip_table(embedded([dog, cat]), **alone)
+    assert len(set(table["train"]["clip_id"])) == len(set(table["train"]["group"])) == 2
+    # two splits, without and with groups
+    for columns in ({}, {"group": ["tom", "ann", "sue"]}):
+        parts = embedded([dog, cat, other], **columns)
+        parts = datasets.DatasetDict(train=parts.select([0, 1]), test=parts.select([2]))
+        table, _ = build_clip_table(parts, **alone)
+        assert {split: len(part) for split, part in table.items()} == {"train": 2, "test": 1}
+    # one clip in two splits
+    parts = embedded([dog, dog], start=[0.0, 0.5], end=[0.5, 1.0], group=["tom", "tom"], split=["train", "test"])
+    with pytest.raises(ValueError, match=r"source '001.mp4 \(\w{16}\)' is in train and in test"):
+        build_clip_table(parts, **alone)
+    with pytest.raises(ValueError, match="is in train and in test"):
+        build_clip_table(parts, group=False, **alone)
+    with pytest.raises(ValueError, match="one file belongs to one group"):
+        build_clip_table(parts.remove_columns("group").add_column("group", ["tom", "ann"]), **alone)
+
+
 def test_split_by_group_keeps_groups_whole_and_classes_balanced():
     generator = np.random.default_rng(0)
     groups = [f"g{value}" for value in generator.integers(60, size=400)]
