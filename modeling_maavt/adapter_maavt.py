@@ -127,12 +127,26 @@ def check_trainable(model: torch.nn.Module) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
+def trains_prompt(peft_model: "PeftModel") -> bool:
+    """Whether the learned tokens are among the active adapter's `modules_to_save`."""
+    prompt = peft_model.get_base_model().trunk.prompt
+    return peft_model.active_adapter in getattr(prompt, "modules_to_save", ())
+
+
 def folded_state_dict(peft_model: "PeftModel") -> dict[str, torch.Tensor]:
-    """The adapter's tensors without contrastive projections, with token self-attention folded into the tokens (section 2)."""
+    """
+    The adapter's tensors without contrastive projections, with token self-attention folded into the tokens (section 2).
+
+    The tokens are among them even where the adapter does not train them: those of the base are not folded.
+    """
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(peft_model, adapter_name=peft_model.active_adapter)
     trunk = peft_model.get_base_model().trunk
+    if not trains_prompt(peft_model):
+        prefix = next(name for name, module in peft_model.named_modules() if module is trunk.prompt)
+        prompt = getattr(trunk.prompt, "original_module", trunk.prompt)  # another adapter may have wrapped it
+        state |= {f"{prefix}.{name}": value for name, value in prompt.state_dict().items()}
     with torch.no_grad():
         tokens = trunk.prompt()
         if trunk.token_attention is not None:
@@ -156,6 +170,7 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
     """
     Write the adapter that inference needs: contrastive projections dropped, token self-attention folded into the tokens.
 
+    The tokens are written even where `modules_to_save` leaves them to the base, whose tokens are not folded.
     The folder holds `adapter_model.safetensors`, `adapter_config.json` and a `config.json` that says so
     (`token_self_attention` false, `contrastive` null). On a base built from that config logits are those of `peft_model`.
     The model itself is not changed. Files are written under a temporary name and renamed when whole.
@@ -187,7 +202,9 @@ def export_adapter(peft_model: "PeftModel", directory: str | os.PathLike, proces
         )
 
     # What is saved, and a config that says so.
-    kept = [name for name in peft_config.modules_to_save if name not in TRAINING_ONLY_MODULES]
+    kept = [name for name in peft_config.modules_to_save or () if name not in TRAINING_ONLY_MODULES]
+    if not trains_prompt(peft_model):
+        kept.append("prompt")
     peft_config.modules_to_save, peft_config.inference_mode = kept, True
     # For AutoPeftModel, by a name that every machine knows.
     peft_config.auto_mapping = {

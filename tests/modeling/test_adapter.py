@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from tiny_models import TINY_VIT, tiny_config, tiny_inputs
 from transformers import AutoConfig, AutoModelForVideoClassification, ViTConfig, ViTModel
@@ -133,6 +133,22 @@ def test_export_folds_and_keeps_the_logits(stock_vit, tmp_path, config):
     same(model, MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "release").eval())
     same(model, AutoModelForVideoClassification.from_pretrained(tmp_path / "release", config=config).eval())
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("modules", [None, ["classifier"], ["token_attention"]])
+def test_export_folds_tokens_that_the_adapter_does_not_train(stock_vit, tmp_path, modules):
+    tuned(stock_vit).merge_and_unload().save_pretrained(tmp_path / "saved")
+    model = MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "saved")
+    adapter = LoraConfig(target_modules=["q_proj", "v_proj", "qkv"], init_lora_weights=False, modules_to_save=modules)
+    if modules == ["classifier"]:
+        adapter = maavt_peft_config(model, modules=modules)
+    model = get_peft_model(model, adapter).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(1.5)
+    export_adapter(model, tmp_path / "release")
+    same(model, MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "release").eval())
 
 
 def test_folded_adapter_is_refused_by_an_unfolded_base(stock_vit, tmp_path):
