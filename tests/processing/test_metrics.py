@@ -219,3 +219,19 @@ def test_validation_match_figures_leave_out_clips_without_a_modality():
     names = ("match_auroc", "match_accuracy", "combined", "threshold")
     assert [measured[name] for name in names] == [complete[name] for name in names]
     assert measured["top1"] == 1
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_nan_is_not_counted_as_a_class(multi_label):
+    labels, is_matched = np.array([0, 1, 0, 1]), np.array([True, True, False, False])
+    logits, scores = np.eye(2)[labels], np.array([3.0, 2.0, -1.0, -2.0])
+    targets = labels
+    if multi_label:
+        targets = np.eye(2, dtype=np.int64)[labels]
+    compute_metrics(EvalPrediction((logits, scores, logits + 1, logits + 1), (targets, is_matched)))
+    for diverged, value in ((logits, np.nan), (scores, np.inf)):
+        kept = diverged[2].copy()
+        diverged[2] = value
+        with pytest.raises(ValueError, match="^clip 2: .* lower learning rate"):
+            compute_metrics(EvalPrediction((logits, scores, logits + 1, logits + 1), (targets, is_matched)))
+        diverged[2] = kept

@@ -24,6 +24,7 @@ from training.maavt.evaluation import (
     match_threshold,
     pair_records,
     pair_scores,
+    predict,
     score,
 )
 from training.maavt.official_scores import official_scores
@@ -230,6 +231,14 @@ def test_modality_confusion_is_that_of_clips_with_both_modalities():
     shown = {"audio": right.subset(np.array([True, True, False])), "video": right, "both": wrong}
     scores = official_scores(shown, table, ["x", "y"], lambda: None)["vggsounder"]
     assert scores["modality_confusion"] == {"mu_a": 1.0, "mu_v": 1.0, "mu_av": 1.0, "num_clips": 2}
+
+
+@pytest.mark.parametrize("name", ["logits", "match_logits"])
+def test_a_clip_whose_logits_are_nan_is_named(name):
+    found = predictions()
+    getattr(found, name)[2] = np.nan
+    with pytest.raises(ValueError, match="^c: .* lower learning rate"):
+        predict(FixedPredictions(found.logits, found.match_logits), FixedPairs(found.pairs))
 
 
 def test_files_of_a_run(tmp_path):

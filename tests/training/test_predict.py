@@ -12,13 +12,21 @@ import pytest
 import torch
 from toy_run import CLASSES, write_backbone, write_clips, write_config
 from transformers import AutoModelForVideoClassification, AutoProcessor, BatchFeature
+from transformers.utils import ModelOutput
 
 import predict
 import train as recipe
 from processing.clips import ClipError
 from processing.generate.clip_writing import write_clip
 from training.maavt import prediction
-from training.maavt.prediction import PredictionOptions, class_probabilities, classify, classify_batch, windows
+from training.maavt.prediction import (
+    PredictionOptions,
+    add_predictions,
+    class_probabilities,
+    classify,
+    classify_batch,
+    windows,
+)
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +249,26 @@ def test_a_clip_that_the_processor_refuses_costs_no_other_its_result(monkeypatch
     assert all("predictions" in record for record, name in batch if name != "bad")
     with pytest.raises(ValueError, match="NaN"):
         classify_batch(model, refuse_bad, batch, PredictionOptions())
+
+
+@pytest.mark.parametrize("name", ["logits", "match_logits"])
+def test_a_clip_whose_logits_are_nan_has_an_error_and_no_class(name):
+    outputs = ModelOutput(logits=torch.eye(2), match_logits=torch.ones(2))
+    outputs[name][1] = torch.nan
+
+    class Diverged:
+        config = SimpleNamespace(problem_type=None, id2label={0: "a", 1: "b"})
+
+        def __call__(self, **inputs):
+            return outputs
+
+    inputs = {"has_video": torch.tensor([True, True]), "has_audio": torch.tensor([True, True])}
+    records = [{"file": "good.mp4"}, {"file": "bad.mp4"}]
+    add_predictions(Diverged(), inputs, records, PredictionOptions(skip_broken=True))
+    assert records[0]["predictions"][0]["label"] == "a"
+    assert set(records[1]) == {"file", "error"} and records[1]["error"].startswith("bad.mp4: ")
+    with pytest.raises(ValueError, match="bad.mp4: .* lower learning rate"):
+        add_predictions(Diverged(), inputs, records, PredictionOptions())
 
 
 def test_files_of_a_folder_that_are_no_clips_are_named(tmp_path, capsys):

@@ -120,29 +120,26 @@ def view_clip(
     inputs = processor(clips=[clip], on_missing="none", return_tensors="pt").to(model.device)
     with torch.inference_mode():
         outputs = model(**inputs, output_localization=True)
-    return gather_views(model, processor, [clip], inputs, outputs)[0]
+    return gather_view(model, processor, clip, inputs, outputs, 0)
 
 
-def gather_views(model: Any, processor: Any, clips: Sequence[Clip], inputs: Any, outputs: Any) -> list[ClipView]:
-    """The views of a batch: its decoded clips, what the processor made of them, and what the model said.
+def gather_view(model: Any, processor: Any, clip: Clip, inputs: Any, outputs: Any, row: int) -> ClipView:
+    """The view of one clip of a batch, in `row` of what the processor made of the batch and of what the model said.
 
     MA-AVT has maps only when called with `output_localization=True`.
     """
-    views = []
-    for row, clip in enumerate(clips):
-        task = type(model).__name__.partition("For")[2]
-        view = ClipView(clip.path, clip.start, clip.end, task, processor.feature_extractor)
-        add_inputs(view, processor, clip, inputs, row)
-        if task == "AudioVisualSegmentation":
-            add_masks(view, model, outputs.logits[row].float().cpu())
-        elif task == "SoundSourceLocalization":
-            view.frame_maps = outputs.logits[row].float().cpu()  # (S, H, W)
-        elif task == "SoundSourceSeparation":
-            add_separation(view, processor, clip, outputs.logits[row].float().cpu())
-        else:
-            add_classes(view, model, outputs, row)
-        views.append(view)
-    return views
+    task = type(model).__name__.partition("For")[2]
+    view = ClipView(clip.path, clip.start, clip.end, task, processor.feature_extractor)
+    add_inputs(view, processor, clip, inputs, row)
+    if task == "AudioVisualSegmentation":
+        add_masks(view, model, outputs.logits[row].float().cpu())
+    elif task == "SoundSourceLocalization":
+        view.frame_maps = outputs.logits[row].float().cpu()  # (S, H, W)
+    elif task == "SoundSourceSeparation":
+        add_separation(view, processor, clip, outputs.logits[row].float().cpu())
+    else:
+        add_classes(view, model, outputs, row)
+    return view
 
 
 def add_inputs(view: ClipView, processor: Any, clip: Clip, inputs: Any, row: int) -> None:
@@ -377,4 +374,4 @@ DRAW = {
 }
 
 
-__all__ = ["ClipView", "draw_clip", "gather_views", "save_figure", "view_clip"]
+__all__ = ["ClipView", "draw_clip", "gather_view", "save_figure", "view_clip"]

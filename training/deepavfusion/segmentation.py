@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForAudioVisualSegmentation
 from processing.data.labeled_frames import LabeledFrames
+from processing.metrics.finite_logits import check_finite
 from processing.metrics.segmentation import AVSBenchScore, DeepAVFusionSegmentationScore, SemanticSegmentationScore
 from training.common.commands import run_command
 from training.common.map_pictures import save_maps
@@ -75,10 +76,15 @@ def main(argv: list[str] | None = None) -> Rows:
 
 
 def predicted_masks(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:
-    """Probabilities `[H, W]` of every frame, or class indices where there are several classes."""
+    """Probabilities `[H, W]` of every frame, or class indices where there are several classes.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
+    """
     masks = []
     for _, outputs in predict(model, dataset, batch_size):
         logits = outputs["logits"][0]  # (K, H, W)
+        check_finite(logits.numpy()[None], [f"frame {len(masks)}"])
         if len(logits) == 1:
             masks.append(logits[0].sigmoid().numpy())
         else:

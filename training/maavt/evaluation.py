@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from processing.data.clip_dataset import ClipDataset
 from processing.metrics import IGNORED_LABEL
 from processing.metrics.classification import CombinedScore, best_threshold, bootstrap_interval
+from processing.metrics.finite_logits import check_finite
 from processing.metrics.multilabel import MultiLabelScore
 from training.trainer.audio_visual_trainer import AudioVisualTrainer, class_metrics, split_predictions
 
@@ -112,15 +113,23 @@ def described_pairs(dataset: ClipDataset) -> list[dict]:
 
 
 def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
-    """Runs the trainer's model over a data set. Under several processes every process gets the whole result."""
+    """Runs the trainer's model over a data set. Under several processes every process gets the whole result.
+
+    Raises:
+        ValueError: logits that are NaN or infinite, naming the clips.
+    """
     logits, match_logits = split_predictions(trainer.predict(dataset).predictions)
     pairs = described_pairs(dataset)
+    clips = [pair["clip_id"] for pair in pairs]
     logits = np.asarray(logits, dtype=np.float32).reshape(len(pairs), -1)
+    check_finite(logits, clips)
     if match_logits is not None:
         match_logits = np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
         # Of a clip that lacks a modality the score is a constant that says nothing.
         complete = np.array([dataset.has_both(index) for index in range(len(dataset))])
-        match_logits = np.where(complete.repeat(len(pairs) // len(dataset)), match_logits, np.float32(np.nan))
+        complete = complete.repeat(len(pairs) // len(dataset))
+        check_finite(np.where(complete, match_logits, np.float32(0)), clips)
+        match_logits = np.where(complete, match_logits, np.float32(np.nan))
     return Predictions(logits, match_logits, pairs)
 
 

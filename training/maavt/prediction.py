@@ -19,7 +19,8 @@ import modeling_deepavfusion
 from modeling_maavt import MAAVTForAudioVisualClassification
 from processing.clips import Clip, ClipError, ClipRequest, probe_clip
 from processing.data.isolated_calls import Lost, isolated_calls
-from training.common.clip_pictures import class_probabilities, gather_views
+from processing.metrics.finite_logits import check_finite
+from training.common.clip_pictures import class_probabilities, gather_view
 from training.common.picture_folder import PictureFolder
 
 from .options import MODALITIES
@@ -48,7 +49,7 @@ class PredictionOptions:
         scores: also give the probabilities of all classes, as an array `scores` [C].
         pictures: a folder for pictures of every window, timelines of long files, masks and audio. Without `window`, a file of
             which the model would hear less than half is then cut into windows that it hears.
-        skip_broken: report a file that cannot be read as a record with `error` instead of raising.
+        skip_broken: report a file that cannot be read, or whose logits are NaN, as a record with `error` instead of raising.
 
     Raises:
         ValueError: an unknown modality, or a number that is not positive.
@@ -215,7 +216,7 @@ def classify(
 
     Raises:
         ClipError: a file cannot be read.
-        ValueError: options that make no sense, or no model that answers to clips.
+        ValueError: options that make no sense, no model that answers to clips, or logits that are NaN or infinite.
         ImportError: pictures are asked for, and matplotlib is not installed.
     """
     return Predictor(checkpoint, device, compile)(files, PredictionOptions(**options))
@@ -332,8 +333,10 @@ def classify_batch(
     inputs = inputs.to(model.device)
     outputs = add_predictions(model, inputs, [record for record, _ in batch], options)
     if pictures is not None:
-        views = gather_views(model, processor, [clip for _, clip in batch], inputs, outputs)
-        for view, (record, _) in zip(views, batch, strict=True):
+        for row, (record, clip) in enumerate(batch):
+            if "error" in record:
+                continue
+            view = gather_view(model, processor, clip, inputs, outputs, row)
             record["pictures"] = pictures.add(record["file"], view, record["start"], record["end"])
 
 
@@ -341,11 +344,15 @@ def classify_batch(
 def add_predictions(
     model: MAAVTForAudioVisualClassification, inputs: dict, records: list[dict], options: PredictionOptions
 ) -> ModelOutput:
-    """Adds classes, match scores and embeddings to the records; returns what the model said."""
+    """Adds classes, match scores and embeddings to the records; returns what the model said.
+
+    A clip whose logits are NaN gets an `error` in their place.
+    """
     if options.pictures is None:
         outputs = model(**inputs)
     else:
         outputs = model(**inputs, output_localization=True)
+    refuse_diverged(outputs, inputs, records, options.skip_broken)
     if type(model).__name__ in DENSE_TASKS:
         return outputs
     probabilities = class_probabilities(model, outputs.logits)
@@ -356,6 +363,8 @@ def add_predictions(
     if options.embeddings:
         vectors = embed(model, inputs)
     for row, record in enumerate(records):
+        if "error" in record:
+            continue
         record["predictions"] = [
             {"label": model.config.id2label[index], "probability": round(probability, 6)}
             for probability, index in zip(best.values[row].tolist(), best.indices[row].tolist(), strict=True)
@@ -374,6 +383,23 @@ def add_predictions(
         for name, rows in vectors.items():
             record[name] = rows[row]
     return outputs
+
+
+def refuse_diverged(outputs: ModelOutput, inputs: dict, records: list[dict], skip_broken: bool) -> None:
+    """Adds `error` to the record of every clip whose logits are NaN or infinite; without `skip_broken` raises ValueError."""
+    arrays = [outputs.logits]
+    match_logits = getattr(outputs, "match_logits", None)
+    if match_logits is not None:
+        paired = inputs["has_video"] & inputs["has_audio"]  # of other clips nobody reads the match logit
+        arrays.append(match_logits.masked_fill(~paired, 0))
+    for array in arrays:
+        for record, logits in zip(records, array.float().cpu().numpy(), strict=False):  # copies may fill up the batch
+            try:
+                check_finite(logits[None], [record["file"]])
+            except ValueError as error:
+                if not skip_broken:
+                    raise
+                record["error"] = str(error)
 
 
 def embed(model: MAAVTForAudioVisualClassification, inputs: dict) -> dict[str, list]:

@@ -9,6 +9,7 @@ from transformers import EvalPrediction, Trainer
 
 from processing.data.mixup import PairMixUp
 from processing.metrics.classification import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
+from processing.metrics.finite_logits import check_finite
 from processing.metrics.multilabel import MultiLabelScore
 
 from .callbacks import tell_progress
@@ -210,6 +211,8 @@ def with_match_logits(
     _, match_logits = split_predictions(predictions)
     if match_logits is None:
         match_logits = torch.zeros_like(logits[..., 0])
+    # NaN is left to clips that lack a modality; that of a diverged model becomes infinite, which `check_finite` refuses.
+    match_logits = match_logits.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
     complete = complete.to(logits.device).reshape(-1, *[1] * (match_logits.ndim - 1))
     halves = [other for other in others if other.ndim == logits.ndim]
     return logits, match_logits.masked_fill(~complete, float("nan")), *halves
@@ -230,6 +233,9 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     `top1_video` and `top1_audio` are those of one modality alone, over the clips that have it (`ModalityTrainer`). Clips
     with several classes are measured by mAP instead. Match figures are those of clips with both modalities; the threshold
     of the combined accuracy is chosen on the same (validation) pairs.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
     """
     logits, match_logits = split_predictions(prediction.predictions)
     alone = modality_predictions(prediction.predictions)
@@ -250,8 +256,9 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         return metrics
     scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)
     # A clip that lacks a modality has no match score.
-    complete = np.isfinite(scores)
+    complete = ~np.isnan(scores)
     scores, classes, labels, is_matched = (array[complete] for array in (scores, classes, labels, is_matched))
+    check_finite(scores)
     if is_matched.all() or not is_matched.any():
         return metrics
     threshold = best_threshold(scores, is_matched, None if several else classes == labels)
@@ -265,7 +272,12 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`top1`, `macro_f1`, and `top5` where there are more than five classes; labels `[n]`, those of -100 are skipped."""
+    """`top1`, `macro_f1`, and `top5` where there are more than five classes; labels `[n]`, those of -100 are skipped.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
+    """
+    check_finite(logits)
     metrics = ClassificationScore().compute(predictions=logits.argmax(-1), references=labels)
     metrics.pop("num_clips")
     if logits.shape[1] > 5:
@@ -274,6 +286,11 @@ def class_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def multi_label_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """`map` and `mauc`; labels `[n, C]`, rows of -100 are skipped."""
+    """`map` and `mauc`; labels `[n, C]`, rows of -100 are skipped.
+
+    Raises:
+        ValueError: logits that are NaN or infinite.
+    """
+    check_finite(logits)
     found = MultiLabelScore().compute(predictions=logits, references=labels.astype(np.int64))
     return {name: found[name] for name in ("map", "mauc") if name in found}
