@@ -12,6 +12,7 @@ from torch import nn
 from transformers import (
     AutoModel,
     AutoModelForVideoClassification,
+    TrainerState,
     ViTConfig,
     ViTForImageClassification,
     ViTModel,
@@ -753,6 +754,23 @@ def test_gradient_modulation_noise_has_the_gradients_own_spread():
     k = modulation.apply()["video"]
     noise = weight.grad - k * before
     assert noise.std().item() == pytest.approx(k * before.std().item(), rel=0.1)
+
+
+def test_gradient_modulation_noise_depends_on_seed_and_step_alone():
+    """A resumed run, whose callback is new, adds the noise of the uninterrupted one."""
+
+    def noise(modulation: GradientModulation, step: int) -> torch.Tensor:
+        model = tiny_model().train()
+        modulation.on_train_begin(None, None, None, model=model)
+        model(**tiny_inputs(), labels=torch.arange(4)).loss.backward()
+        modulation.on_pre_optimizer_step(None, TrainerState(global_step=step), None)
+        return model.maavt.contrastive_head.video.weight.grad
+
+    uninterrupted = GradientModulation(seed=3)
+    first, second = (noise(uninterrupted, step) for step in (0, 1))
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(noise(GradientModulation(seed=3), 1), second, atol=0, rtol=0)
+    assert not torch.equal(noise(GradientModulation(seed=4), 1), second)
 
 
 # Class agreement

@@ -387,6 +387,7 @@ def test_killed_and_resumed_equals_uninterrupted(toy, tmp_path, monkeypatch, wor
         "9",
     ]
     common += ["--model_config", "{modality_dropout: 0.3}", "--dataloader_num_workers", workers]
+    common += ["--gradient_modulation", "0.1"]
     whole = recipe.main([*common, "--output_dir", str(tmp_path / "whole")])
 
     with monkeypatch.context() as patch:

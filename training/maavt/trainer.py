@@ -37,7 +37,7 @@ def build_trainer(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module)
     if run.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(run.early_stopping_patience))
     if run.gradient_modulation:
-        callbacks.append(GradientModulation(alpha=run.gradient_modulation))
+        callbacks.append(GradientModulation(alpha=run.gradient_modulation, seed=run.seed))
 
     sampler, mixup = None, None
     if recipe.data.sampling == "balanced":

@@ -26,7 +26,8 @@ class GradientModulation(TrainerCallback):
     Args:
         alpha: strength of the damping.
         noise: add the noise (the "GE" of OGM-GE).
-        seed: of the noise, which is equal on all processes.
+        seed: of the noise, which depends on it and on the optimizer step alone: it is equal on all processes, and a resumed
+            run goes on with it.
 
     Raises:
         ValueError: labels that are not class indices.
@@ -119,6 +120,7 @@ class GradientModulation(TrainerCallback):
         self.attach(model)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._step = state.global_step
         self.apply()
 
     def on_train_end(self, args, state, control, **kwargs):
