@@ -21,8 +21,9 @@ class PairMixUp:
     """Mixes the clips of a training batch two by two: x = lambda x_i + (1 - lambda) x_j, for every part of a pair.
 
     Because video and audio share lambda and partner, a mixed pair is still a matched pair: `is_matched`, matching and
-    contrast go on as before. Only matched, labeled clips are mixed, each with one that has the same modalities (or with
-    itself); all others, mismatched pairs among them, stay as they are.
+    contrast go on as before. Where noise was added to one of the two clips, the mixture counts as noisy (`match_mask`).
+    Only matched, labeled clips are mixed, each with one that has the same modalities (or with itself); all others,
+    mismatched pairs among them, stay as they are.
 
     Labels become scores: a class index turns into a soft label, `[B]` into `[B, C]` and `[B, S]`, one per segment, into
     `[B, S, C]`. A segment that is ignored (-100) in one of the two clips is ignored in the mixture.
@@ -73,6 +74,9 @@ class PairMixUp:
                 ignored = scores == IGNORED_LABEL
                 mixed[name] = _mix(scores, partner, lam).masked_fill_(ignored | ignored[partner], IGNORED_LABEL)
         mixed |= {name: _mix(batch[name], partner, lam) for name in STREAMS if name in batch}
+        if "match_mask" in batch:
+            mask = batch["match_mask"]
+            mixed["match_mask"] = mask & mask[partner.to(mask.device)]
         return {name: mixed.get(name, value) for name, value in batch.items()}
 
     def _scores(self, labels: torch.Tensor) -> torch.Tensor:

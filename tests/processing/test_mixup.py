@@ -83,6 +83,14 @@ def test_mismatched_unlabeled_and_lonely_clips_stay_as_they_are():
     assert mixed_at_all == set(range(12)) - untouched
 
 
+def test_a_clip_that_is_mixed_with_a_noisy_one_is_noisy():
+    batch = make_batch() | {"match_mask": torch.arange(8) > 2}
+    mixed = PairMixUp(1.0, 5)(batch, step=0)
+    partners = [find_mixture(mixed["input_features"], batch["input_features"], i)[0] for i in range(8)]
+    assert mixed["match_mask"].tolist() == [i > 2 and partners[i] > 2 for i in range(8)]
+    assert not torch.equal(mixed["match_mask"], batch["match_mask"])
+
+
 def test_the_draw_depends_on_seed_and_step_alone():
     batch, mix = make_batch(), PairMixUp(0.4, 5, seed=1)
     first = mix(batch, (12, 0))
