@@ -12,11 +12,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
+import tiny_deepavfusion
 from tiny_models import TINY_VIT, tiny_model
 from toy_run import write_clips
 
 import predict
-from processing import MAAVTProcessor
+from modeling_deepavfusion import DeepAVFusionForAudioVisualClassification
+from processing import (
+    DeepAVFusionFeatureExtractor,
+    DeepAVFusionProcessor,
+    DeepAVFusionVideoProcessor,
+    MAAVTProcessor,
+)
 from processing.data.engines import Engine
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.video_processing_maavt import MAAVTVideoProcessor
@@ -90,6 +97,19 @@ def test_shards_hold_what_classify_says_and_are_kept(model, clips, tmp_path, cap
     assert files_of(out) == before and all(path.stat().st_mtime_ns == time for path, time in times.items())
     with pytest.raises(ValueError, match="holds other predictions.*batch_size: 4, now 2"):
         write_predictions(model, files, out, engine=Engine(workers=0), batch_size=2)
+
+
+def test_a_model_without_embeddings_leaves_their_columns_empty(clips, tmp_path):
+    sizes = {"image_size": 32, "patch_size": 8, "num_mel_bins": 16, "audio_num_frames": 16}
+    sizes |= {"audio_mask_ratio": 0.5, "num_labels": 3}
+    tiny_deepavfusion.tiny_model(DeepAVFusionForAudioVisualClassification, **sizes).save_pretrained(tmp_path / "model")
+    extractor = DeepAVFusionFeatureExtractor(segment_seconds=0.25, num_bins=16, num_frames=16)
+    frames = DeepAVFusionVideoProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    DeepAVFusionProcessor(extractor, frames).save_pretrained(tmp_path / "model")
+    files = sorted(clips.glob("blue*.mp4"))
+    assert write_predictions(tmp_path / "model", files, tmp_path / "out", engine=Engine(workers=0)) == 0
+    for row in rows_of(tmp_path / "out"):
+        assert len(row["scores"]) == 3 and row["video_embedding"] is row["audio_embedding"] is None
 
 
 def test_shards_of_a_retrained_model_are_refused(model, clips, tmp_path):

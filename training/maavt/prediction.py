@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import ModelOutput
 
 import modeling_deepavfusion
@@ -266,12 +266,7 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedM
         torch.device(device)
     except RuntimeError:
         raise ValueError(f"device: {device!r} is none; give cpu, cuda or cuda:1") from None
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-    except (OSError, ValueError) as error:
-        if (Path(checkpoint) / "model" / "config.json").is_file():
-            raise ValueError(f"{checkpoint}: is the folder of a run; give {Path(checkpoint) / 'model'}") from error
-        raise ValueError(f"{checkpoint}: is no folder with a model, and names none on the Hub: {error}") from error
+    config = load_config(checkpoint)
     model_class = MAAVTForAudioVisualClassification
     if config.model_type == "deepavfusion":
         name = (config.architectures or ["a model without a name"])[0]
@@ -281,6 +276,16 @@ def load_model(checkpoint: str | Path, device: str | None = None) -> PreTrainedM
     elif config.model_type != "maavt":
         raise ValueError(f"{checkpoint}: is a {config.model_type} checkpoint; train it first (maavt train)")
     return model_class.from_pretrained(checkpoint).to(device).eval()
+
+
+def load_config(checkpoint: str | Path) -> PreTrainedConfig:
+    """The configuration of a folder or Hub name. Raises ValueError where there is none."""
+    try:
+        return AutoConfig.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        if (Path(checkpoint) / "model" / "config.json").is_file():
+            raise ValueError(f"{checkpoint}: is the folder of a run; give {Path(checkpoint) / 'model'}") from error
+        raise ValueError(f"{checkpoint}: is no folder with a model, and names none on the Hub: {error}") from error
 
 
 def check_answers(model: PreTrainedModel, checkpoint: str | Path, options: PredictionOptions) -> None:

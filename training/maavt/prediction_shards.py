@@ -19,7 +19,7 @@ from processing.data.feature_shards import differences, fingerprint
 from processing.data.isolated_calls import TIME_LIMIT, Lost
 from training.common.clip_pictures import class_names
 
-from .prediction import PredictionOptions, Predictor
+from .prediction import PredictionOptions, Predictor, load_config
 
 
 SHARD_FILES = 256  # what a dying process has to do again
@@ -103,7 +103,8 @@ def write_predictions(
 
     Columns: `file`, `start`, `end` (null: the whole file), `scores` [C] (their classes stand in the schema's metadata),
     `match_logit`, `match_probability`, `video_embedding` and `audio_embedding` [D], and `error` where a file cannot be
-    read or ends the process that reads it.
+    read or ends the process that reads it. A DeepAVFusion classifier has neither match scores nor embeddings:
+    their columns are null.
 
     Args:
         checkpoint, device, compile: as for `classify`.
@@ -116,9 +117,10 @@ def write_predictions(
         how many files could not be read, of those that were read now.
 
     Raises:
-        ValueError: the folder holds predictions of another checkpoint, other files or other options.
+        ValueError: no checkpoint, or the folder holds predictions of another checkpoint, other files or other options.
     """
-    chosen = PredictionOptions(**options, embeddings=True, scores=True, skip_broken=True)
+    has_embeddings = load_config(checkpoint).model_type == "maavt"
+    chosen = PredictionOptions(**options, embeddings=has_embeddings, scores=True, skip_broken=True)
     folder, names = Path(folder), [str(file) for file in files]
     groups = [tuple(names[first : first + SHARD_FILES]) for first in range(0, len(names), SHARD_FILES)]
     settings = {
