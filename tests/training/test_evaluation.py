@@ -233,10 +233,10 @@ def test_modality_confusion_is_that_of_clips_with_both_modalities():
     assert scores["modality_confusion"] == {"mu_a": 1.0, "mu_v": 1.0, "mu_av": 1.0, "num_clips": 2}
 
 
-@pytest.mark.parametrize("name", ["logits", "match_logits"])
-def test_a_clip_whose_logits_are_nan_is_named(name):
+@pytest.mark.parametrize(("name", "value"), [("logits", np.nan), ("match_logits", np.inf)])
+def test_a_clip_whose_logits_diverged_is_named(name, value):
     found = predictions()
-    getattr(found, name)[2] = np.nan
+    getattr(found, name)[2] = value
     with pytest.raises(ValueError, match="^c: .* lower learning rate"):
         predict(FixedPredictions(found.logits, found.match_logits), FixedPairs(found.pairs))
 

@@ -113,3 +113,12 @@ def test_match_figures_leave_out_clips_without_a_modality_where_streams_meet(tmp
     assert "eval_top1_audio" not in found
     for name in ("match_auroc", "match_accuracy", "combined", "threshold"):
         assert found[f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"]), name
+
+
+def test_match_scores_of_a_diverged_model_are_not_taken_for_absent_ones(tmp_path):
+    model = tiny_model()
+    with torch.no_grad():
+        next(model.match_head.parameters()).fill_(float("nan"))
+    trainer = trainer_of(model, tmp_path, clips([True, True, False, True, False]))
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        trainer.evaluate()

@@ -125,11 +125,11 @@ def predict(trainer: AudioVisualTrainer, dataset: ClipDataset) -> Predictions:
     check_finite(logits, clips)
     if match_logits is not None:
         match_logits = np.asarray(match_logits, dtype=np.float32).reshape(len(logits))
-        # Of a clip that lacks a modality the score is a constant that says nothing.
+        # Of a clip that lacks a modality the score is a constant that says nothing, or NaN.
         complete = np.array([dataset.has_both(index) for index in range(len(dataset))])
         complete = complete.repeat(len(pairs) // len(dataset))
-        check_finite(np.where(complete, match_logits, np.float32(0)), clips)
         match_logits = np.where(complete, match_logits, np.float32(np.nan))
+        check_finite(np.where(np.isnan(match_logits), 0, match_logits), clips)
     return Predictions(logits, match_logits, pairs)
 
 
