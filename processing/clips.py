@@ -58,7 +58,7 @@ class ClipRequest:
             first, after the last one the last. At most one of `num_frames`, `fps` and `times` is given.
         sampling_rate: resample the waveform to this rate in Hz. None keeps the file's.
         streams: which of "video" and "audio" to decode.
-        on_missing: "raise", or "none": a stream that the file does not have becomes None.
+        on_missing: "raise", or "none": a stream that the file does not have, or that ends before the window, becomes None.
         decoder: "auto" (PyAV, or torchcodec where PyAV is not installed), "torchcodec" or "pyav".
         allow_remote: let FFmpeg open URLs and protocol strings.
         max_pixels: the largest width times height of a frame that is decoded.
@@ -178,7 +178,7 @@ def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
         rate)` samples.
 
     Raises:
-        ClipError: the file or the window is bad, or the file has none of the requested streams.
+        ClipError: the file or the window is bad, or the file has none of the requested streams in the window.
     """
     handle, name = _resolve(source, request.allow_remote)
     with _naming(name):
@@ -206,14 +206,35 @@ def clip_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float, 
         start, end = float(request.start), float(request.end)
         if math.isfinite(end - start):
             return start, end  # load_clip checks them
+    return _window(_read_info(source, request), request)
+
+
+def shared_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float, float]:
+    """The seconds `(start, end)` of the requested window in which all requested streams of the file run.
+
+    Where there are no such seconds, it is the window itself.
+
+    Raises:
+        ClipError: the file cannot be read, or the window is empty or passes its end.
+    """
+    info = _read_info(source, request)
+    start, end = first, last = _window(info, request)
+    for kind in request.streams:
+        if getattr(info, f"has_{kind}"):
+            stream_start, stream_end = info.stream_window(kind)
+            first, last = max(first, stream_start), min(last, stream_end)
+    return (first, last) if first < last else (start, end)
+
+
+def _read_info(source: Any, request: ClipRequest) -> ClipInfo:
     handle, name = _resolve(source, request.allow_remote)
     with _naming(name):
         if isinstance(handle, TorchcodecFile):
-            return _window(handle.info(), request)
+            return handle.info()
         if isinstance(handle, str) and os.path.isfile(handle) and (known := _known_info(handle, name)):
-            return _window(known[0], request)
+            return known[0]
         with closing(open_file(handle, name, request.decoder, request.max_pixels)) as file:
-            return _window(_info(file, handle), request)
+            return _info(file, handle)
 
 
 @contextmanager
@@ -245,14 +266,20 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
         raise clip_error(info.path, missing[0], problem)
     if len(missing) == len(request.streams):
         raise clip_error(info.path, " and ".join(request.streams), "the file has no such stream; give another file")
-    # Fill in the window, and decode each stream inside it.
+    # Fill in the window.
     start, end = _window(info, request)
     request = replace(request, start=start, end=end)
+    # A stream that ends before the window is missing too, unless no other one is left.
+    streams = [kind for kind in request.streams if present[kind]]
+    running = [kind for kind in streams if not _is_over(info, kind, start)]
+    if running and request.on_missing == "none":
+        streams = running
+    # Decode each stream inside the window.
     clip = Clip(start=start, end=end, path=info.path)
     try:
-        if "video" in request.streams and info.has_video:
+        if "video" in streams:
             clip.frames, clip.frame_times = _load_frames(file, info, request)
-        if "audio" in request.streams and info.has_audio:
+        if "audio" in streams:
             clip.sampling_rate = request.sampling_rate or info.sampling_rate
             clip.waveform = _load_waveform(file, info, request)
     except ClipError as error:
@@ -281,7 +308,7 @@ def _window(info: ClipInfo, request: ClipRequest) -> tuple[float, float]:
 
 
 def _load_frames(file: Any, info: ClipInfo, request: ClipRequest) -> tuple[torch.Tensor, torch.Tensor]:
-    _check_overlap(info, "video", info.video_end, request.start)
+    _check_overlap(info, "video", request)
     times = _requested_times(info, request)
     if times is None:
         frames = file.frames_between(request.start + info.start, request.end + info.start)
@@ -327,7 +354,7 @@ def _load_waveform(file: Any, info: ClipInfo, request: ClipRequest) -> torch.Ten
     """Exactly the requested seconds as mono `[n]`, zeros where the file has no audio yet or any more."""
     start, end, native = request.start, request.end, info.sampling_rate
     rate = request.sampling_rate or native
-    _check_overlap(info, "audio", info.audio_end, start)
+    _check_overlap(info, "audio", request)
     num_samples = round((end - start) * rate)
     if num_samples < 1:
         raise clip_error(info.path, "window", f"{start:g} s to {end:g} s holds no sample; give a longer window")
@@ -393,10 +420,18 @@ def _write(array: np.ndarray, part: np.ndarray, place: int) -> None:
         array[begin:stop] = part[begin - place : stop - place]
 
 
-def _check_overlap(info: ClipInfo, kind: str, stream_end: float | None, start: float) -> None:
-    if stream_end is not None and start + info.start >= stream_end + END_TOLERANCE:
-        ends = stream_end - info.start
-        raise clip_error(info.path, "window", f"starts at {start:g} s, but the {kind} stream ends at {ends:.3f} s")
+def _is_over(info: ClipInfo, kind: str, second: float) -> bool:
+    return second >= info.stream_window(kind)[1] + END_TOLERANCE
+
+
+def _check_overlap(info: ClipInfo, kind: str, request: ClipRequest) -> None:
+    if not _is_over(info, kind, request.start):
+        return
+    ends, cure = info.stream_window(kind)[1], "give an earlier window"
+    if request.on_missing == "raise" and len(request.streams) > 1:
+        cure += ', or on_missing="none"'
+    problem = f"starts at {request.start:g} s, but the {kind} stream ends at {ends:.3f} s; {cure}"
+    raise clip_error(info.path, "window", problem)
 
 
 def _cut_off(info: ClipInfo, kind: str, stream_end: float) -> ClipError:

@@ -143,7 +143,8 @@ class MAAVTProcessor(ProcessorMixin):
                 `[T, H, W, 3]`, list of PIL images; None where it is missing.
             audio: audio alone, one or a list of: file, torchcodec decoder, mono waveform `[n]`,
                 `{"array", "sampling_rate"}`; None where it is missing.
-            on_missing: "raise" (default), or "none": a stream that a file lacks becomes a missing modality.
+            on_missing: "raise" (default), or "none": a stream that a file lacks, or that ends before the seconds that are
+                heard, becomes a missing modality.
             times: seconds at which to take the frames of every file.
             allow_remote: let FFmpeg open URLs and protocol strings.
             kwargs: `num_frames` or `fps` for files (default: `frames_per_clip` frames) and passed frames;

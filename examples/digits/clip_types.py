@@ -64,12 +64,12 @@ class ClipInfo:
     def end(self) -> float:
         return self.start + self.duration
 
-    def stream_end(self, kind: str) -> float:
-        """Seconds from the start of the file to the end of its "video" or "audio"."""
-        end = getattr(self, f"{kind}_end")
+    def stream_window(self, kind: str) -> tuple[float, float]:
+        """`(start, end)` of the file's "video" or "audio", in seconds from the start of the file."""
+        start, end = getattr(self, f"{kind}_start"), getattr(self, f"{kind}_end")
         if end is None:
-            return self.duration
-        return end - self.start
+            end = self.end
+        return start - self.start, end - self.start
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from processing.clips import END_TOLERANCE, ClipError, ClipRequest, load_clip, probe_clip
+from processing.clips import END_TOLERANCE, ClipError, ClipInfo, ClipRequest, load_clip, probe_clip
 
 from .atomic_writing import file_digest
 from .conventions import MODALITIES
@@ -177,19 +177,39 @@ def _clip_problem(row: dict[str, Any], require: Sequence[str], check: str, windo
     present = [kind for kind in MODALITIES if row[kind] is not None]
     if not present:
         return "no stream: neither video nor audio in it"
-    # The window has to lie inside the shorter stream.
+    # The window has to lie inside the file, or inside the shorter one of two.
     problem = _set_window(row, window, min(infos[kind].duration for kind in present))
-    if problem or check != "decode":
+    if problem:
         return problem
+    # Forget a stream that ends too early for it.
+    for kind in present:
+        problem = _early_end(row, kind, infos[kind])
+        if problem:
+            row[kind] = None
+            if kind in require or (row["video"] is None and row["audio"] is None):
+                return problem
+    if check != "decode":
+        return None
     # Decode a frame and all audio: this finds damaged files and silent ones.
-    if "video" in present:
+    if row["video"] is not None:
         load_clip(row["video"], ClipRequest(row["start"], row["end"], num_frames=1, streams=("video",)))
-    if "audio" in present:
-        peak = audio_peak(row["audio"], row["start"], row["end"], infos["audio"].stream_end("audio"))
+    if row["audio"] is not None:
+        peak = audio_peak(row["audio"], row["start"], row["end"], infos["audio"].stream_window("audio")[1])
         if peak < SILENCE:
             row["audio"] = None
             if "audio" in require or row["video"] is None:
                 return "silent: nothing is heard in it"
+    return None
+
+
+def _early_end(row: dict[str, Any], kind: str, info: ClipInfo) -> str | None:
+    """What is wrong where a stream ends before the middle of a window, which every feature extractor hears."""
+    _, stream_end = info.stream_window(kind)
+    for start, end in row.get("segment_windows") or [(row["start"], row["end"])]:
+        first, last = start or 0.0, info.duration if end is None else end
+        if stream_end < (first + last) / 2:
+            problem = f"it ends at {stream_end:.2f} s, before the middle of {first:g} s to {last:g} s"
+            return f"window past the end of the {kind}: {problem}; give start and end"
     return None
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from processing.clips import Clip, ClipRequest, clip_window
+from processing.clips import Clip, ClipRequest, shared_window
 
 from .augmentation import ClipAugmentation, add_white_noise
 from .clip_targets import ClipTargets
@@ -48,8 +48,10 @@ class ClipDataset(torch.utils.data.Dataset):
         augmentation: for training, or None.
         noise_db: add white noise to the audio at this signal-to-noise ratio in dB, or at a random one of (low, high).
         clean_probability: share of the clips that a range of noise leaves clean.
-        clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation.
-        on_missing: "raise", or "none": a clip without audio (or video) has a missing modality.
+        clip_seconds: show this many seconds of a longer clip: a random part in training, the middle in evaluation, both
+            of the seconds in which all of its streams run.
+        on_missing: "raise", or "none": a clip without audio (or video), or in which it ends before the seconds that are
+            heard, has a missing modality.
         label_mismatched_pairs: in training give the classes of the video and of the audio of mismatched pairs too.
         mark_noise: in training give `match_mask`, False where noise was added: such a pair is not matched or mismatched.
         change_frames: what is done to the frames `[T, 3, H, W]` (uint8) of every clip, such as a blur.
@@ -294,7 +296,7 @@ class ClipDataset(torch.utils.data.Dataset):
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
             with self._record.reading(row["clip_id"]):
-                start, end = clip_window(row[kind], ClipRequest(start, end))
+                start, end = shared_window(row[kind], ClipRequest(start, end, streams=streams))
             room = max(0.0, end - start - self.clip_seconds)
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
@@ -389,10 +391,14 @@ class ClipDataset(torch.utils.data.Dataset):
 
 
 def _join(clips: Sequence[Clip]) -> Clip:
-    """Segments one after the other; a shorter waveform is padded with zeros to the longest, so that it can be cut again."""
-    frames = None if clips[0].frames is None else torch.cat([clip.frames for clip in clips])
-    waveform = None
-    if clips[0].waveform is not None:
+    """Segments one after the other; a shorter waveform is padded with zeros to the longest, so that it can be cut again.
+
+    A stream that is missing in a segment is missing in the clip.
+    """
+    frames, waveform = None, None
+    if all(clip.frames is not None for clip in clips):
+        frames = torch.cat([clip.frames for clip in clips])
+    if all(clip.waveform is not None for clip in clips):
         longest = max(len(clip.waveform) for clip in clips)
         pad = torch.nn.functional.pad
         waveform = torch.cat([pad(clip.waveform, (0, longest - len(clip.waveform))) for clip in clips])

@@ -63,7 +63,8 @@ def build_clip_table(
         label_separator: the label cell of a csv holds several classes with this between them: a multi-label set.
         where: keep only rows with these values, such as `{"glitch": 0}`; a list of values is any of them.
         window: take this many seconds around the middle of each clip's (or segment's) window, moved inside the file.
-        require: streams without which a clip is skipped; with `()` a missing stream is a missing modality.
+        require: streams without which a clip is skipped; with `()` a missing stream is a missing modality. So is one that
+            ends before the middle of the clip's window.
         validation_fraction, test_fraction: shares to carve out.
         test_split: the table's split to test on; all others train.
         seed: of the split.
@@ -166,7 +167,10 @@ def _given_splits(rows: list[dict[str, Any]]) -> list[str] | None:
 def _one_modality(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A warning for each stream that clips turned out not to have: they are kept, and teach the other one."""
     warnings = []
-    for kind, problem in (("video", "no video"), ("audio", "no audio, or a silent one")):
+    for kind, problem in (
+        ("video", "no video in their window"),
+        ("audio", "no audio in their window, or a silent one"),
+    ):
         names = [row["name"] for row in rows if row[kind] is None]
         if names:
             named = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

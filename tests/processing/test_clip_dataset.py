@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from clip_factory import numbered_frames, read_number, tone
+from datasets import ClassLabel, Dataset
 from torch.utils.data import DataLoader
 
+from processing.clips import ClipError
 from processing.data.augmentation import ClipAugmentation, add_white_noise
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table
@@ -333,6 +335,53 @@ def test_missing_modalities(partial_table, processor):
         assert not {0, 1} & {row for index in range(2, 6) for row in dataset.pair(index)}
     with pytest.raises(ValueError, match="0.mp4: neither"):
         ClipDataset(partial_table, processor, modalities=("audio",), on_missing="none")[0]
+
+
+@pytest.fixture(scope="module")
+def short_audio(tmp_path_factory):
+    """A table of 4 s of video with 1 s of audio, which nothing has checked; columns replace its cells."""
+    path = tmp_path_factory.mktemp("short") / "a.mp4"
+    write_clip(path, numbered_frames(40), tone(1.0), fps=10)
+
+    def table(**columns):
+        row = {"video": {"path": str(path), "bytes": None}, "audio": {"path": str(path), "bytes": None}}
+        row |= {"label": 0, "start": None, "end": None, "group": "a", "clip_id": "a.mp4", **columns}
+        return Dataset.from_list([row]).cast_column("label", ClassLabel(names=["a", "b"]))
+
+    return table
+
+
+def test_audio_that_ended_before_what_is_heard_is_a_missing_modality(short_audio, processor):
+    table = short_audio()
+    item = ClipDataset(table, processor, num_frames=2, on_missing="none")[0]
+    assert not item["has_audio"] and "input_features" not in item and item["has_video"]
+    path = table[0]["video"]["path"]
+    assert processor(path, on_missing="none")["has_audio"].tolist() == [False]
+    with pytest.raises(ClipError, match=f'{path}: window: .*the audio stream ends.*on_missing="none"'):
+        processor(path)
+    # segments with windows of their own: one that lacks the audio takes it from the clip
+    windows = {"segment_windows": [[0.0, 0.5], [2.0, 2.5]], "segment_labels": [0, 1], "segment_matched": [True, True]}
+    item = ClipDataset(short_audio(**windows), processor, num_frames=2, on_missing="none")[0]
+    assert not item["has_audio"] and len(item["pixel_values_videos"]) == 2
+
+
+def test_parts_of_clips_lie_where_all_streams_run(short_audio, processor, monkeypatch):
+    windows = []
+    load_clip = MAAVTProcessor.load_clip
+
+    def record(self, source, request):
+        windows.append((request.start, request.end))
+        return load_clip(self, source, request)
+
+    monkeypatch.setattr(MAAVTProcessor, "load_clip", record)
+    for table in (short_audio(), short_audio(start=0.25, end=4.0)):
+        dataset = ClipDataset(table, processor, clip_seconds=0.5, num_frames=1, training=True)
+        for epoch in range(8):
+            dataset.set_epoch(epoch)
+            assert dataset[0]["has_audio"]
+        assert all(end <= 1.1 for start, end in windows) and windows[-1][0] >= (table[0]["start"] or 0.0)
+    ClipDataset(short_audio(), processor, clip_seconds=0.5, num_frames=1, modalities=("video",))[0]
+    assert windows[-1] == pytest.approx((1.75, 2.25), abs=0.05)
 
 
 def test_collator():

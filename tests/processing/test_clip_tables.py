@@ -4,6 +4,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 
@@ -366,6 +367,23 @@ def test_long_clips_whose_audio_ends_first_are_kept(tmp_path):
     write_clip(tmp_path / "cat" / "a.mp4", np.zeros((200, 32, 32, 3), np.uint8), tone(110.0), fps=1)
     _, report = build_clip_table(tmp_path, validation_fraction=0.0, test_fraction=0.0)
     assert report["clips"] == 1 and report["skipped"] == []
+
+
+@pytest.mark.parametrize("check", ["decode", "probe"])
+def test_a_clip_whose_audio_ends_before_the_middle_of_its_window(tmp_path, check):
+    """What a model hears of a window contains its middle."""
+    rows = [("", ""), (0.0, 0.9), (2.0, 3.0)]
+    rows = [{"file_name": "a.mp4", "label": "cat", "start": start, "end": end} for start, end in rows]
+    write_clip(tmp_path / "a.mp4", np.zeros((30, 32, 32, 3), np.uint8), tone(1.0), fps=10)
+    write_table(tmp_path / "metadata.csv", rows)
+    options = {"check": check, "validation_fraction": 0, "test_fraction": 0}
+    table, report = build_clip_table(tmp_path, **options)
+    assert table["train"]["end"] == [0.9] and report["skipped_by_reason"] == {"window past the end of the audio": 2}
+    reason = report["skipped"][0]["reason"]
+    assert re.search(r"it ends at 1\.\d\d s, before the middle of 0 s to 3 s; give start and end", reason)
+    table, report = build_clip_table(tmp_path, require=(), **options)
+    assert [cell is None for cell in table["train"]["audio"]] == [True, False, True]
+    assert report["skipped"] == [] and any("no audio" in warning for warning in report["warnings"])
 
 
 def test_split_fractions_are_shares_of_their_sum():

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -460,6 +461,21 @@ def test_streams_of_different_length(tmp_path):
     assert read_numbers(load_clip(path, ClipRequest(times=[0.5, 1.9])).frames) == [12, 24]  # the last frame stays
     with pytest.raises(ClipError, match="video stream ends at 1.000 s"):
         load_clip(path, ClipRequest(1.5, 1.9, num_frames=2))
+
+
+@pytest.mark.parametrize(("frames", "seconds", "ended"), [(50, 0.5, "audio"), (12, 2.0, "video")])
+def test_a_stream_that_ended_before_the_window_is_missing(tmp_path, frames, seconds, ended):
+    path = write_clip(tmp_path / "a.mp4", numbered_frames(frames), tone(seconds))
+    request = ClipRequest(1.0, 1.5, num_frames=2, on_missing="none")
+    clip = load_clip(path, request)
+    if ended == "audio":
+        assert clip.waveform is None and clip.sampling_rate is None and read_numbers(clip.frames) == [28, 34]
+    else:
+        assert clip.frames is None and clip.frame_times is None and len(clip.waveform) == 8000
+    with pytest.raises(ClipError, match=f'{ended} stream ends at 0.*; give an earlier window, or on_missing="none"'):
+        load_clip(path, replace(request, on_missing="raise"))
+    with pytest.raises(ClipError, match=f"{ended} stream ends at 0.*; give an earlier window$"):
+        load_clip(path, replace(request, streams=(ended,)))
 
 
 # What can be read, and what it says about itself

@@ -16,6 +16,7 @@ from transformers.utils import ModelOutput
 
 import predict
 import train as recipe
+from processing import MAAVTFeatureExtractor, MAAVTProcessor, MAAVTVideoProcessor
 from processing.clips import ClipError
 from processing.generate.clip_writing import write_clip
 from training.maavt import prediction
@@ -269,6 +270,29 @@ def test_a_clip_whose_logits_are_nan_has_an_error_and_no_class(name):
     assert set(records[1]) == {"file", "error"} and records[1]["error"].startswith("bad.mp4: ")
     with pytest.raises(ValueError, match="bad.mp4: .* lower learning rate"):
         add_predictions(Diverged(), inputs, records, PredictionOptions())
+
+
+def test_windows_after_the_end_of_a_stream_cost_no_other_window(tmp_path, monkeypatch):
+    monkeypatch.setattr(prediction, "call_isolated", map)
+    clip = write_clip(tmp_path / "a.mp4", np.zeros((20, 32, 32, 3), np.uint8), np.full(10400, 0.1, np.float32), fps=10)
+    extractor = MAAVTFeatureExtractor(
+        sampling_rate=4000, n_fft=256, win_length=256, hop_length=62, num_bins=64, num_frames=32
+    )
+    processor = MAAVTProcessor(extractor, MAAVTVideoProcessor(size={"height": 32, "width": 32}))
+
+    def read(**options):
+        return list(prediction.read_windows([clip], processor, PredictionOptions(skip_broken=True, **options)))
+
+    clips = [clip for _, clip in read(window=0.5)]
+    assert [clip.waveform is None for clip in clips] == [False, False, True, True]
+    assert all(clip.frames is not None for clip in clips)
+    # the audio alone: each window without it says so
+    records = [record for record, _ in read(window=0.4, modalities=("audio",))]
+    assert [record["start"] for record in records] == pytest.approx([0.0, 0.4, 0.8, 1.2, 1.6])
+    assert ["audio stream ends" in record.get("error", "") for record in records] == [False] * 2 + [True] * 3
+    # a file that cannot be read has one record
+    clip.write_bytes(clip.read_bytes()[:2000])
+    assert len(read(window=0.5)) == 1
 
 
 def test_files_of_a_folder_that_are_no_clips_are_named(tmp_path, capsys):

@@ -121,7 +121,7 @@ def read_windows(
         for records in call(partial(list_windows, processor=processor, options=options), map(str, files)):
             for record in records:
                 yield record
-                if "error" in last_record:  # the rest of the file is no better
+                if "error" in last_record and last_record["start"] is None:  # the rest of the file is no better
                     break
 
     for last_record, clip in call(partial(read_window, processor=processor, options=options), pending()):
@@ -175,7 +175,9 @@ def read_window(
     except ClipError as error:
         if not options.skip_broken:
             raise
-        return failed(record["file"], str(error)), None
+        if error.field == "path":
+            return failed(record["file"], str(error)), None
+        return record | {"error": str(error)}, None  # other windows of the file may be readable
     if clip.waveform is not None and not clip.waveform.any():
         record = record | {"remark": "the audio is digital silence; --modalities video leaves it out"}
     return record, clip
