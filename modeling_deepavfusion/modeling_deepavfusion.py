@@ -711,8 +711,14 @@ class DeepAVFusionPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers; an adapter that is saved without the new weights gets a warning."""
+        """
+        As in transformers; an adapter that is saved without the new weights gets a warning.
+
+        Raises:
+            ValueError: a `device_map` that spreads the model over several GPUs.
+        """
         model, report = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        check_one_device(model.name_or_path, model)
         model.new_weights = (*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"]))
         if output_loading_info:
             return model, report
@@ -820,6 +826,17 @@ def is_saved_whole(model: nn.Module, weight: str) -> bool:
         if hasattr(module, "modules_to_save"):
             return True
     return False
+
+
+# Copied from modeling_maavt.backbone_maavt.check_one_device
+def check_one_device(checkpoint: str | os.PathLike | None, model: torch.nn.Module) -> None:
+    """Raises ValueError where `device_map` has put a model on several GPUs: its streams meet on one."""
+    devices = {str(device) for device in getattr(model, "hf_device_map", {}).values()} - {"cpu", "disk"}
+    if len(devices) > 1:
+        raise ValueError(
+            f"{checkpoint}: device_map spreads the model over the devices {', '.join(sorted(devices))}; it fits one, give "
+            'device_map="cuda"'
+        )
 
 
 # Copied from modeling_maavt.modeling_maavt.warn_without_weights

@@ -275,6 +275,16 @@ def trunk_from_backbone(name: str, kwargs: dict[str, Any], hub_kwargs: dict[str,
     return {**kwargs, "config": config, "state_dict": weights, "dtype": dtype}
 
 
+def check_one_device(checkpoint: str | os.PathLike | None, model: torch.nn.Module) -> None:
+    """Raises ValueError where `device_map` has put a model on several GPUs: its streams meet on one."""
+    devices = {str(device) for device in getattr(model, "hf_device_map", {}).values()} - {"cpu", "disk"}
+    if len(devices) > 1:
+        raise ValueError(
+            f"{checkpoint}: device_map spreads the model over the devices {', '.join(sorted(devices))}; it fits one, give "
+            'device_map="cuda"'
+        )
+
+
 def check_whole_trunk(name: str, report: dict[str, Any]) -> None:
     """Raises ValueError where a weight of the trunk was not loaded, or one of the backbone had no place.
 

@@ -34,6 +34,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .backbone_maavt import (
     HUB_ARGUMENTS,
     adapter_config,
+    check_one_device,
     check_whole_trunk,
     find_checkpoint,
     of_backbone,
@@ -509,7 +510,8 @@ class MAAVTPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: a checkpoint that is neither MA-AVT nor a backbone or lacks weights, an adapter without a readable
-                `config.json`, or a `config` whose `vision_config` does not fit the checkpoint.
+                `config.json`, a `config` whose `vision_config` does not fit the checkpoint, or a `device_map` that spreads
+                the model over several GPUs.
         """
         # Where the weights are: the checkpoint, and perhaps an adapter on top of it.
         hub_kwargs = {name: kwargs[name] for name in HUB_ARGUMENTS if kwargs.get(name) is not None}
@@ -539,6 +541,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
             new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
             parts = {part for name in new for part in name.split(".")}
             model.new_modules = tuple(name for name in model.trainable_modules() if name in parts)
+        check_one_device(checkpoint, model)
         if is_backbone and adapter is None:
             model.new_modules = find_new_modules(model)
             if new := ", ".join(model.new_modules):

@@ -1,6 +1,8 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Accelerate's offloading: every weight is read in the forward of its own module, so that it can be fetched for it."""
+"""Accelerate's offloading: every weight is read in the forward of its own module, so that it can be fetched for it.
+
+A model is not spread over several GPUs."""
 
 import pytest
 import tiny_deepavfusion
@@ -70,3 +72,18 @@ def test_weights_on_disk(tmp_path):
     )
     assert next(loaded.maavt.parameters()).is_meta
     torch.testing.assert_close(call(loaded, inputs), call(model, inputs), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model_class", [MAAVTModel, DeepAVFusionModel])
+def test_several_gpus_are_refused(model_class, tmp_path, monkeypatch):
+    config = {MAAVTModel: tiny_config, DeepAVFusionModel: tiny_deepavfusion.tiny_config}[model_class]()
+    model_class(config).save_pretrained(tmp_path)
+
+    def load_onto(devices: dict) -> None:
+        monkeypatch.setattr(PreTrainedModel, "hf_device_map", devices, raising=False)  # as loading sets it
+        model_class.from_pretrained(tmp_path)
+
+    load_onto({"": "cuda:0"})
+    load_onto({"a": 0, "b": "cpu", "c": "disk"})
+    with pytest.raises(ValueError, match='device_map spreads .* over the devices 0, 1; .* device_map="cuda"$'):
+        load_onto({"a": 0, "b": 1})
