@@ -36,8 +36,8 @@ class ClipCache:
         if not isinstance(path, str):
             return self.processor.load_clip(source, request)
         keys = {stream: (path, request.start, request.end, stream) for stream in request.streams}
-        if "video" in keys:  # the number of frames does not change the waveform
-            keys["video"] += (request.num_frames, request.transform is None)
+        if "video" in keys:  # number and size of the frames do not change the waveform
+            keys["video"] += (request.num_frames, str(getattr(request.transform, "keywords", request.transform)))
         missing = tuple(stream for stream, key in keys.items() if key not in self.kept)
         if not missing:
             clips = [self.kept[keys[stream]] for stream in request.streams]

@@ -29,6 +29,7 @@ from training.common.yaml_text import read_yaml
 from training.maavt import data, outputs
 from training.maavt import trainer as run_trainer
 from training.maavt.arguments import parse_arguments, prepare, recorded_arguments
+from training.maavt.baseline import pictures
 from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
 from training.maavt.retrieval import retrieval_scores
@@ -496,6 +497,19 @@ def test_cache_changes_no_item_and_decodes_each_stream_once(toy, monkeypatch):
     for _ in range(2):
         make_dataset(parsed, tables, full, "train", training=True)[0]
     assert len(calls) >= 2 and not full.kept
+
+
+def test_cache_keeps_frames_of_every_size(toy):
+    """The regression reads clips in two sizes."""
+    parsed = parse_arguments([toy])
+    tables, _ = build_tables(parsed)
+    processor = build_processor(parsed)
+    processor.video_processor.size = {"height": 16, "width": 16}
+    cached = pictures(ClipCache(processor, 1.0), processor, 48)
+    plain = pictures(processor, processor, 48)
+    for name in ("recipe", "backbone"):
+        one, other = (make_dataset(parsed, tables, sources[name], "test")[0] for sources in (plain, cached))
+        assert torch.equal(one["pixel_values_videos"], other["pixel_values_videos"]), name
 
 
 @pytest.mark.parametrize("modality", ["audio", "video"])
