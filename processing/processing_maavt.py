@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processor: mp4 files, frames and waveforms to a batch for MA-AVT."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Real
@@ -14,6 +15,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpa
 from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
 
+from .clip_types import MissingStreamError
 from .clips import EVERYTHING, Clip, ClipRequest, clip_window, frame_times, load_clip
 from .feature_extraction_maavt import MAAVTFeatureExtractor, as_waveforms
 from .video_processing_maavt import MAAVTVideoProcessor, MAAVTVideoProcessorKwargs, as_frames, is_clip_source
@@ -187,20 +189,35 @@ class MAAVTProcessor(ProcessorMixin):
     def _load_separately(self, videos: list, audio: list, request: ClipRequest, metadata: Any) -> tuple[list, list]:
         """Files among the videos and the audio become frames and waveforms. A file given as both is read once."""
         videos, audio = list(videos), list(audio)
+        missing: list[MissingStreamError] = []
         for index, (video, waveform) in enumerate(zip(videos, audio, strict=True)):
             # One file for both is decoded once.
-            if isinstance(video, str) and isinstance(waveform, str) and video == waveform:
+            if _is_same_file(video, waveform):
                 clip = self._load(video, request)
                 videos[index], audio[index] = clip.frames, _with_rate(clip)
                 continue
             # Else each stream is read from its file, or is decoded already.
             if video is not None and is_clip_source(video):
-                videos[index] = self._load(video, replace(request, streams=("video",))).frames
+                videos[index] = self._load_stream(video, replace(request, streams=("video",)), missing).frames
             elif video is not None:
                 videos[index] = self._sample(as_frames(video, index), index, metadata, request)
             if waveform is not None and _is_audio_file(waveform):
-                audio[index] = _with_rate(self._load(waveform, replace(request, streams=("audio",), times=None)))
+                of_audio = replace(request, streams=("audio",), times=None)
+                audio[index] = _with_rate(self._load_stream(waveform, of_audio, missing))
+        # A batch of nothing: name the first file that lacks its stream.
+        if missing and all(part is None for part in (*videos, *audio)):
+            raise missing[0]
         return videos, audio
+
+    def _load_stream(self, source: Any, request: ClipRequest, missing: list[MissingStreamError]) -> Clip:
+        """The one requested stream; where it may be missing and is, an empty clip, and the error goes to `missing`."""
+        try:
+            return self._load(source, request)
+        except MissingStreamError as error:
+            if request.on_missing == "raise":
+                raise
+            missing.append(error)
+            return Clip()
 
     def _sample(self, frames: torch.Tensor, index: int, metadata: Any, request: ClipRequest) -> torch.Tensor:
         """Fewer of the passed frames, where that is asked for."""
@@ -348,6 +365,13 @@ def _side_by_side(videos: Any, audio: Any) -> tuple[list, list]:
     if len(videos) != len(audio):
         raise ValueError(f"{len(videos)} videos, but {len(audio)} of audio; give one (or None) for each video")
     return videos, audio
+
+
+def _is_same_file(video: Any, audio: Any) -> bool:
+    """Whether both are one path, as text or as a path object, or the same bytes."""
+    if not all(isinstance(source, (str, bytes, os.PathLike)) for source in (video, audio)):
+        return False
+    return os.fspath(video) == os.fspath(audio)
 
 
 def _as_list(values: Any, is_single: Any) -> list:

@@ -35,10 +35,14 @@ class ClipError(ValueError):
         self.path, self.field = path, field
 
 
-def clip_error(path: str, field: str, problem: str) -> ClipError:
+class MissingStreamError(ClipError):
+    """The file has none of the requested streams, or a stream ends before the requested window."""
+
+
+def clip_error(path: str, field: str, problem: str, kind: type[ClipError] = ClipError) -> ClipError:
     """The error for a file, in one line. What cannot be printed of its name is written with backslashes."""
     printable = path.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n").replace("\r", "\\r")
-    return ClipError(f"{printable}: {field}: {problem}", path, field)
+    return kind(f"{printable}: {field}: {problem}", path, field)
 
 
 @dataclass(frozen=True)

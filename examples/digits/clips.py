@@ -22,7 +22,7 @@ import torch
 import torchaudio
 
 from .clip_decoders import has_pyav, open_file
-from .clip_types import MAX_PIXELS, ClipError, ClipInfo, FrameTransform, Samples, clip_error
+from .clip_types import MAX_PIXELS, ClipError, ClipInfo, FrameTransform, MissingStreamError, Samples, clip_error
 from .torchcodec_clips import TorchcodecFile
 
 
@@ -265,7 +265,8 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
             problem = f"a decoder holds no {missing[0]}; give the file itself, as datasets.Video(decode=False) does"
         raise clip_error(info.path, missing[0], problem)
     if len(missing) == len(request.streams):
-        raise clip_error(info.path, " and ".join(request.streams), "the file has no such stream; give another file")
+        problem = "the file has no such stream; give another file"
+        raise clip_error(info.path, " and ".join(request.streams), problem, MissingStreamError)
     # Fill in the window.
     start, end = _window(info, request)
     request = replace(request, start=start, end=end)
@@ -288,7 +289,7 @@ def _load(file: Any, info: ClipInfo, request: ClipRequest) -> Clip:
         # The caller has not named these seconds, but a window around them.
         first, last = request.within
         message = f"{error} (the seconds that are heard of {first:g} s to {last:g} s)"
-        raise ClipError(message, error.path, error.field) from None
+        raise type(error)(message, error.path, error.field) from None
     return clip
 
 
@@ -431,7 +432,7 @@ def _check_overlap(info: ClipInfo, kind: str, request: ClipRequest) -> None:
     if request.on_missing == "raise" and len(request.streams) > 1:
         cure += ', or on_missing="none"'
     problem = f"starts at {request.start:g} s, but the {kind} stream ends at {ends:.3f} s; {cure}"
-    raise clip_error(info.path, "window", problem)
+    raise clip_error(info.path, "window", problem, MissingStreamError)
 
 
 def _cut_off(info: ClipInfo, kind: str, stream_end: float) -> ClipError:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from processing.clip_types import MissingStreamError
 from processing.clips import Clip, ClipRequest, shared_window
 
 from .augmentation import ClipAugmentation, add_white_noise
@@ -275,11 +276,18 @@ class ClipDataset(torch.utils.data.Dataset):
             clip = self._decode(rows["video"], "video", self.modalities, index)
             return clip.frames, clip.waveform
         # Two files; a stream that may be absent is skipped.
-        clips = {
-            kind: self._decode(rows[kind], kind, (kind,), index)
-            for kind in self.modalities
-            if rows[kind][kind] is not None or self.on_missing == "raise"
-        }
+        clips, missing = {}, None
+        for kind in self.modalities:
+            if rows[kind][kind] is None and self.on_missing == "none":
+                continue
+            try:
+                clips[kind] = self._decode(rows[kind], kind, (kind,), index)
+            except MissingStreamError as error:
+                if self.on_missing == "raise":
+                    raise
+                missing = error
+        if not clips and missing is not None:
+            raise missing
         if not clips:
             row = rows["video"]
             raise ValueError(

@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from filelock import FileLock
 
+from processing.clip_types import MissingStreamError
 from processing.clips import Clip, ClipRequest, clip_error
 
 from .augmentation import ClipAugmentation
@@ -116,7 +117,8 @@ class FeatureCache:
             if arrays[stream] is None and request.on_missing == "raise":
                 raise clip_error(name, stream, f'the file has no {stream} stream; give another, or on_missing="none"')
         if all(value is None for value in arrays.values()):
-            raise clip_error(name, " and ".join(request.streams), "the file has no such stream; give another file")
+            problem = "the file has no such stream; give another file"
+            raise clip_error(name, " and ".join(request.streams), problem, MissingStreamError)
         rate = self.processor.feature_extractor.sampling_rate if arrays.get("audio") is not None else None
         return Clip(frames=arrays.get("video"), waveform=arrays.get("audio"), sampling_rate=rate, path=name)
 

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Items of `ClipDataset`: what they show, that they are reproducible, and that mismatched pairs are mismatched."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -363,6 +365,22 @@ def test_audio_that_ended_before_what_is_heard_is_a_missing_modality(short_audio
     windows = {"segment_windows": [[0.0, 0.5], [2.0, 2.5]], "segment_labels": [0, 1], "segment_matched": [True, True]}
     item = ClipDataset(short_audio(**windows), processor, num_frames=2, on_missing="none")[0]
     assert not item["has_audio"] and len(item["pixel_values_videos"]) == 2
+
+
+def test_a_stream_that_its_own_file_lacks_is_a_missing_modality(short_audio, processor, tmp_path):
+    """Video and audio lie in two files, as in a mismatched pair."""
+    mute = write_clip(tmp_path / "mute.mp4", numbered_frames(40), fps=10)
+    for audio in (
+        {"path": str(mute), "bytes": None},
+        {"path": None, "bytes": Path(short_audio()[0]["audio"]["path"]).read_bytes()},
+    ):
+        table = short_audio(audio=audio)
+        item = ClipDataset(table, processor, num_frames=2, on_missing="none")[0]
+        assert "pixel_values_videos" in item and "input_features" not in item
+        with pytest.raises(ClipError, match="audio"):
+            ClipDataset(table, processor, num_frames=2)[0]
+        with pytest.raises(ClipError, match="audio"):
+            ClipDataset(table, processor, modalities=("audio",), on_missing="none")[0]
 
 
 def test_parts_of_clips_lie_where_all_streams_run(short_audio, processor, monkeypatch):

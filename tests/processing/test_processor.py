@@ -27,6 +27,7 @@ from processing import (
     load_clip,
 )
 from processing.clip_decoders import torchcodec_decoders
+from processing.generate.clip_writing import write_clip
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +200,32 @@ def test_missing_per_sample(clip, silent, blind):
     assert (arrays["pixel_values_videos"][0] == 0).all()
     nothing = processor(clips=[silent, silent], on_missing="none")
     assert "input_features" not in nothing and nothing["has_audio"].tolist() == [False, False]
+
+
+def test_missing_streams_of_videos_and_audio(clip, silent, blind, folder):
+    processor = small()
+    for path in (silent, Path(silent), Path(silent).read_bytes()):
+        batch = processor(videos=[path], audio=[path], on_missing="none")
+        assert batch["has_video"].tolist() == [True] and batch["has_audio"].tolist() == [False]
+    batch = processor(videos=[clip, clip, blind], audio=[clip, silent, Path(clip)], on_missing="none")
+    assert batch["has_video"].tolist() == [True, True, False] and batch["has_audio"].tolist() == [True, False, True]
+    # audio that ends before the seconds that are heard
+    short = write_clip(folder / "short.mp4", numbered_frames(100), tone(0.5))
+    batch = processor(videos=[clip], audio=[short], on_missing="none")
+    assert batch["has_video"].tolist() == [True] and batch["has_audio"].tolist() == [False]
+    with pytest.raises(ClipError, match="short.mp4: window: .*the audio stream ends at 0.500 s"):
+        processor(videos=[clip], audio=[short])
+    # a bad file is no missing stream
+    with pytest.raises(ClipError, match="gone.mp4.*no such file"):
+        processor(videos=[clip], audio=[folder / "gone.mp4"], on_missing="none")
+
+
+def test_one_file_by_two_kinds_of_path_is_read_once(clip, monkeypatch):
+    calls = []
+    load_clip = MAAVTProcessor.load_clip
+    monkeypatch.setattr(MAAVTProcessor, "load_clip", lambda *args: calls.append(args) or load_clip(*args))
+    assert_equal(small()(videos=[clip], audio=[Path(clip)]), small()(clip))
+    assert len(calls) == 2
 
 
 def test_numpy_output(clip):
