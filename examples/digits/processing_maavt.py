@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import logging
 from transformers.video_utils import make_batched_metadata
@@ -179,14 +180,16 @@ class MAAVTProcessor(ProcessorMixin):
             videos, audio = [clip.frames for clip in loaded], [_with_rate(clip) for clip in loaded]
         else:
             videos, audio = _side_by_side(videos, audio)
-            videos, audio = self._load_separately(videos, audio, request, options.video_metadata)
+            videos, audio = self._load_separately(videos, audio, request, options)
         if all(video is None for video in videos) and all(waveform is None for waveform in audio):
             raise ValueError("every clip of the batch lacks video and audio; give at least one of them")
         # Spectrograms and pixels
         self._check_sampling_rate(audio, options.sampling_rate)
         return BatchFeature(self._process(videos, audio, options.rest), tensor_type=options.return_tensors)
 
-    def _load_separately(self, videos: list, audio: list, request: ClipRequest, metadata: Any) -> tuple[list, list]:
+    def _load_separately(
+        self, videos: list, audio: list, request: ClipRequest, options: "_Options"
+    ) -> tuple[list, list]:
         """Files among the videos and the audio become frames and waveforms. A file given as both is read once."""
         videos, audio = list(videos), list(audio)
         missing: list[MissingStreamError] = []
@@ -200,7 +203,8 @@ class MAAVTProcessor(ProcessorMixin):
             if video is not None and is_clip_source(video):
                 videos[index] = self._load_stream(video, replace(request, streams=("video",)), missing).frames
             elif video is not None:
-                videos[index] = self._sample(as_frames(video, index), index, metadata, request)
+                frames = as_frames(video, index, options.layout or self.video_processor.input_data_format)
+                videos[index] = self._sample(frames, index, options.video_metadata, request)
             if waveform is not None and _is_audio_file(waveform):
                 of_audio = replace(request, streams=("audio",), times=None)
                 audio[index] = _with_rate(self._load_stream(waveform, of_audio, missing))
@@ -292,7 +296,8 @@ class MAAVTProcessor(ProcessorMixin):
         return images, text, videos, audio
 
     def _process_videos(self, videos: list, **kwargs: Any) -> tuple[BatchFeature, list]:
-        videos = [as_frames(video, index) for index, video in enumerate(videos)]
+        kwargs["input_data_format"] = ChannelDimension.FIRST  # of decoded and of passed frames
+        videos = [as_frames(video, index, ChannelDimension.FIRST) for index, video in enumerate(videos)]
         if kwargs.get("do_rescale", self.video_processor.do_rescale):
             warn_of_small_pixels(videos)
         # A batch is one tensor.
@@ -317,7 +322,8 @@ class NoTokenizer:
 class _Options:
     """Keyword arguments of a call, given flat or in the dict of a part. `rest` are those left for the parts."""
 
-    names = ("return_tensors", "num_frames", "fps", "do_sample_frames", "video_metadata", "sampling_rate")
+    of_frames = ("num_frames", "fps", "do_sample_frames", "video_metadata", "input_data_format")
+    names = ("return_tensors", "sampling_rate", *of_frames)
 
     def __init__(self, kwargs: dict[str, Any]):
         self.rest = {name: dict(value) if isinstance(value, dict) else value for name, value in kwargs.items()}
@@ -330,6 +336,7 @@ class _Options:
         self.return_tensors = values.get("return_tensors") or "pt"
         self.num_frames, self.fps = values.get("num_frames"), values.get("fps")
         self.video_metadata, self.sampling_rate = values.get("video_metadata"), values.get("sampling_rate")
+        self.layout = values.get("input_data_format")
         # What the video processor is told
         common, videos = (self.rest.get(f"{part}_kwargs") or {} for part in ("common", "videos"))
         self.of_videos = {**self.rest, **common, **videos}
@@ -391,8 +398,15 @@ def _is_single_video(videos: Any) -> bool:
     if isinstance(videos, (list, tuple)):
         # Frames of one video have three axes; a list of videos holds files or four axes.
         first = next((video for video in videos if video is not None), None)
-        return first is not None and not is_clip_source(first) and np.ndim(first) == 3
+        return first is not None and not is_clip_source(first) and _rank(first) == 3
     return np.ndim(videos) != 5
+
+
+def _rank(frames: Any) -> int:
+    """The number of axes. Of a list only the first item is looked at: the others may have another shape."""
+    if isinstance(frames, (list, tuple)) and frames:
+        return 1 + _rank(frames[0])
+    return np.ndim(frames)
 
 
 def _is_single_audio(audio: Any) -> bool:

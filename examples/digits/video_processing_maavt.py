@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_utils import PILImageResampling, SizeDict
+from transformers.image_utils import ChannelDimension, PILImageResampling, SizeDict
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
@@ -34,8 +35,9 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     """Turns frames into `pixel_values_videos` float32 `[B, T, 3, H, W]`: resized, scaled to 0..1, normalized.
 
     Takes uint8 `[T, 3, H, W]` or `[T, H, W, 3]` arrays and tensors, lists of PIL images, paths and torchcodec
-    decoders. Frames that are passed are all kept unless `num_frames` or `fps` asks for fewer; from a file,
-    `frames_per_clip` (8) frames are taken at the centers of equal parts of the clip.
+    decoders; with a fourth channel, alpha, transparent parts show white. Frames that are passed are all kept unless
+    `num_frames` or `fps` asks for fewer; from a file, `frames_per_clip` (8) frames are taken at the centers of equal
+    parts of the clip.
 
     The default mean and standard deviation, 0.5, are those of the ImageNet-21k ViT; `MAAVTProcessor.from_backbone`
     takes them from a backbone's own image processor. `crop_box` shows the model a fixed part of the frame, such as
@@ -58,6 +60,13 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
     frame_grid = None
     valid_kwargs = MAAVTVideoProcessorKwargs
     model_input_names = ["pixel_values_videos"]
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """As in the base class, which would give all videos the layout of the first one."""
+        layout = kwargs.pop("input_data_format", None) or self.input_data_format
+        if not _are_files(videos):
+            videos = [as_frames(video, index, layout) for index, video in enumerate(make_batched_videos(videos))]
+        return super().preprocess(videos, input_data_format=ChannelDimension.FIRST, **kwargs)
 
     def sample_frames(
         self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
@@ -97,7 +106,7 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
         # Files: the reader samples while it decodes.
         if is_clip_source(videos):
             videos = [videos]
-        if isinstance(videos, (list, tuple)) and videos and all(is_clip_source(video) for video in videos):
+        if _are_files(videos):
             options = {} if sample_indices_fn is None else sample_indices_fn.keywords
             num_frames, fps = options.get("num_frames"), options.get("fps")
             if num_frames is None and fps is None and do_sample_frames:
@@ -107,14 +116,13 @@ class MAAVTVideoProcessor(BaseVideoProcessor):
             clips = [load_clip(video, request) for video in videos]
             return [clip.frames for clip in clips], make_batched_metadata([clip.frames for clip in clips], None)
         # Frames: the base class's metadata and sampling
-        videos = [as_frames(video, index) for index, video in enumerate(make_batched_videos(videos))]
         video_metadata = make_batched_metadata(videos, video_metadata=video_metadata)
         if do_sample_frames:
             for index, (video, metadata) in enumerate(zip(videos, video_metadata, strict=True)):
                 metadata.frames_indices = sample_indices_fn(metadata=metadata)
                 if len(metadata.frames_indices) < len(video):
                     videos[index] = video[metadata.frames_indices]
-        return videos, video_metadata
+        return [video.contiguous() for video in videos], video_metadata
 
     def resizer(self, **options: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
         """What resizes frames `[T, 3, H, W]` one by one as they are decoded, so that a clip is never in memory at full size.
@@ -237,26 +245,83 @@ def is_clip_source(video: Any) -> bool:
     return hasattr(video, "get_frames_played_at") or (hasattr(video, "read") and hasattr(video, "seek"))
 
 
-def as_frames(video: Any, index: int = 0) -> torch.Tensor:
-    """Frames of one video as a tensor of rank 4, checked.
+def _are_files(videos: Any) -> bool:
+    if isinstance(videos, (list, tuple)):
+        return len(videos) > 0 and all(is_clip_source(video) for video in videos)
+    return is_clip_source(videos)
+
+
+def as_frames(video: Any, index: int = 0, layout: str | None = None) -> torch.Tensor:
+    """Frames of one video as a tensor `[T, C, H, W]` of 1 or 3 channels, checked. Transparent parts show white.
+
+    Args:
+        video: `[T, C, H, W]`, `[T, H, W, C]`, or a list of PIL images or frames.
+        index: of the video, for messages.
+        layout: "channels_first" or "channels_last"; None finds it by the number of channels.
 
     Raises:
-        ValueError: no frames, a wrong rank, or no axis of 1, 3 or 4 channels; the message names the video.
+        ValueError: no frames, a wrong rank, frames of several sizes, or no axis of 1, 3 or 4 channels; the message
+            names the video.
     """
     # A list of frames, or an array
     if isinstance(video, (list, tuple)):
-        video = np.stack([np.asarray(frame) for frame in video]) if len(video) else np.zeros((0, 1, 1, 3), np.uint8)
+        video = _stacked(video, index)
     frames = video if isinstance(video, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(video)))
     # Shape
     if frames.ndim != 4:
         raise ValueError(f"video {index}: shape {tuple(frames.shape)}; give frames [T, 3, H, W] or [T, H, W, 3]")
     if len(frames) == 0:
         raise ValueError(f"video {index}: zero frames; leave the video out (None) or give another clip")
-    if frames.shape[1] not in (1, 3, 4) and frames.shape[-1] not in (1, 3, 4):
-        raise ValueError(f"video {index}: shape {tuple(frames.shape)} has no color axis; give [T, 3, H, W]")
+    if _is_channels_last(frames, index, layout):
+        frames = frames.permute(0, 3, 1, 2)  # (T, H, W, C) -> (T, C, H, W)
     # Values: integers of another type, or floats outside 0..255, would be scaled wrongly.
     if not frames.is_floating_point() and frames.dtype != torch.uint8:
         raise ValueError(f"video {index}: {frames.dtype} pixels; give uint8 frames, 0 to 255")
     if frames.is_floating_point() and not frames.abs().max() <= 255:
         raise ValueError(f"video {index}: pixels above 255, NaN or infinite; give uint8 frames, 0 to 255")
+    if frames.shape[1] == 4:
+        frames = _on_white(frames)
     return frames
+
+
+def _stacked(images: Any, index: int) -> np.ndarray:
+    """The frames of a list as one array. PIL images of 8 bits become RGB, whatever their mode."""
+    arrays = []
+    for image in images:
+        if isinstance(image, Image.Image) and not image.mode.startswith(("I", "F")):
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            image = image.convert("RGB")
+        arrays.append(np.asarray(image))
+    if not arrays:
+        return np.zeros((0, 1, 1, 3), np.uint8)
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(f"video {index}: frames of shapes {shapes}; give frames of one size")
+    return np.stack(arrays)
+
+
+def _on_white(frames: torch.Tensor) -> torch.Tensor:
+    """RGBA frames `[T, 4, H, W]` as RGB `[T, 3, H, W]`, as in the base class."""
+    white = 1.0 if frames.is_floating_point() and frames.max() <= 1 else 255.0
+    pixels, alpha = frames[:, :3], frames[:, 3:] / white
+    if (alpha == 1).all():
+        return pixels
+    blended = alpha * pixels + (1 - alpha) * white
+    return blended if frames.is_floating_point() else blended.round().to(frames.dtype)
+
+
+def _is_channels_last(frames: torch.Tensor, index: int, layout: str | None) -> bool:
+    _, first, _, last = frames.shape
+    if layout is not None:
+        is_last = ChannelDimension(layout) == ChannelDimension.LAST
+        if (last if is_last else first) in (1, 3, 4):
+            return is_last
+    else:
+        # The base class's rule, and only then 4 channels: an axis of 4 may be that of rows.
+        for channels in ((1, 3), (4,)):
+            if first in channels:
+                return False
+            if last in channels:
+                return True
+    raise ValueError(f"video {index}: shape {tuple(frames.shape)} has no color axis; give [T, 3, H, W]")

@@ -337,6 +337,56 @@ def test_pixels_of_the_video_processors_of_transformers(clip, name):
     torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
+def test_frames_of_several_layouts_in_one_batch(clip):
+    last = numbered_frames(8)  # (T, H, W, 3)
+    first = torch.from_numpy(last).permute(0, 3, 1, 2)
+    alpha = np.full((*last.shape[:3], 1), 255, np.uint8)
+    rgba = np.concatenate([last, alpha], axis=-1)
+    layouts = {"last": last, "first": first, "RGBA last": rgba, "RGBA first": np.moveaxis(rgba, -1, 1)}
+    layouts["PIL"] = [Image.fromarray(frame) for frame in last]
+    layouts["RGBA PIL"] = [Image.fromarray(frame) for frame in rgba]
+    processor = small()
+    for name, frames in layouts.items():
+        for row, videos in ((1, [clip, frames]), (0, [frames, clip])):
+            pixels = processor(videos=videos, num_frames=8)["pixel_values_videos"]
+            assert torch.equal(pixels[row], first.float()), name
+    for videos in ([last, first, rgba], [first, last, rgba]):
+        assert torch.equal(
+            processor.video_processor(videos).pixel_values_videos, first.float().expand(3, -1, -1, -1, -1)
+        )
+    assert torch.equal(processor.video_processor(layouts["RGBA PIL"]).pixel_values_videos[0], first.float())
+    # PIL images of several modes in one video
+    mixed = [layouts["PIL"][0], layouts["RGBA PIL"][1], layouts["PIL"][2].convert("L")]
+    pixels = processor(videos=[mixed])["pixel_values_videos"]
+    assert torch.equal(pixels[0, :2], first[:2].float()) and pixels.shape == (1, 3, 3, 64, 96)
+
+
+def test_transparent_parts_of_frames_show_white():
+    frames = numbered_frames(2)
+    rgba = np.concatenate([frames, np.full((*frames.shape[:3], 1), 51, np.uint8)], axis=-1)
+    want = torch.from_numpy(0.2 * frames + 0.8 * 255).permute(0, 3, 1, 2).float()
+    videos = {"uint8": rgba, "float": rgba.astype(np.float32), "PIL": [Image.fromarray(frame) for frame in rgba]}
+    for name, video in videos.items():
+        for pixels in (small()(videos=video), small().video_processor(video)):
+            got = pixels["pixel_values_videos"][0].float()
+            torch.testing.assert_close(got, want, atol=1, rtol=0, msg=name)
+    pixels = small()(videos=rgba.astype(np.float32) / 255)["pixel_values_videos"][0]  # from 0 to 1
+    torch.testing.assert_close(pixels, want / 255, atol=1e-5, rtol=0)
+
+
+def test_the_layout_of_frames_may_be_given():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 3), np.uint8)  # either axis may be that of colors
+    want = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    for processor in (small(), small(input_data_format="channels_last")):
+        options = {} if processor.video_processor.input_data_format else {"input_data_format": "channels_last"}
+        assert torch.equal(processor(videos=frames, **options)["pixel_values_videos"][0], want)
+        assert torch.equal(processor.video_processor(frames, **options).pixel_values_videos[0], want)
+        assert processor.video_processor(frames, input_data_format="channels_first").pixel_values_videos.shape[3:] == (
+            5,
+            3,
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_floating_point_frames_give_the_pixels_of_uint8_frames(clip, dtype):
     processor = MAAVTVideoProcessor(do_resize=False)
@@ -435,6 +485,7 @@ def test_bad_arrays(clip):
         ({"videos": [numbered_frames(4), numbered_frames(5)]}, r"videos of \[4, 5\] frames"),
         ({"videos": frames[0, :, :, 0]}, "give frames"),
         ({"videos": np.zeros((4, 7, 64, 64), np.uint8)}, "no color axis"),
+        ({"videos": [[frames[0], frames[1, :32]]]}, r"video 0: frames of shapes .*; give frames of one size"),
         ({"videos": np.full((4, 3, 8, 8), np.nan, np.float32)}, "NaN"),
         ({"videos": frames, "num_frames": 9}, "num_frames=9, but the video has 4"),
         ({"videos": frames, "fps": 2}, "frame rate"),
