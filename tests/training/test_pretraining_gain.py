@@ -18,6 +18,7 @@ from training.deepavfusion.probes import (
     by_label,
     few_rows,
     most_frequent_class,
+    neighbor_scores,
     probe_accuracies,
     probe_accuracy,
 )
@@ -53,6 +54,23 @@ def test_probe_learns_on_training_rows_alone():
     assert few_rows(labels["train"].numpy(), 1, 0).tolist() != few_rows(labels["train"].numpy(), 1, 1).tolist()
     sides["train"] = {"labels": torch.tensor([2, 2, 0])}
     assert most_frequent_class(sides) == pytest.approx(1 / 3)
+
+
+def test_segments_without_a_label_count_in_no_figure():
+    """Half of the segments have no label, and the features of class 0."""
+    labels = torch.stack([torch.arange(12) % 3, torch.full((12,), -100)], dim=1)  # (12, 2)
+    states = torch.nn.functional.one_hot(labels.clamp(0), 3).float() + 0.01 * torch.rand(12, 2, 3)  # (12, 2, 3)
+    splits = dict.fromkeys(("train", "validation", "test"), {"labels": labels})
+    rows = dict.fromkeys(splits, by_label(states, labels).numpy())
+    assert rows["test"].shape == (12, 3)
+    assert probe_accuracies("both", rows, splits, [2]) == {"both": 1, "both_2": 1}
+    assert most_frequent_class(splits) == pytest.approx(1 / 3)
+    # Each labeled segment finds its class, each unlabeled one another unlabeled one.
+    vectors = torch.eye(6)[torch.where(labels < 0, 3 + torch.arange(12)[:, None] % 3, labels)].flatten(0, 1)
+    wrong = labels.clone()
+    wrong[:, 0] = torch.arange(12)  # no two of a class
+    assert neighbor_scores({"image": vectors}, labels.flatten())["image"] == 1
+    assert neighbor_scores({"image": vectors}, wrong.flatten())["image"] == 0
 
 
 def test_losses_do_not_depend_on_the_batch():

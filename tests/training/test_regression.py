@@ -176,3 +176,12 @@ def test_nested_cross_validation_learns_nothing_from_a_tested_group():
     features = Features({("audio", "recipe"): own}, labels, groups.astype(str))
     (row,) = tool.nested_rows(features, features, 2, seed=0)
     assert row["input"] == "audio" and 0.2 < row["top1"] < 0.8
+
+
+def test_nested_cross_validation_leaves_out_segments_without_a_label():
+    features = rows_of(60, 0)
+    expected = tool.nested_rows(features, features, 2, seed=0)
+    unlabeled = rows_of(20, 1)
+    unlabeled.labels[:] = -100
+    more = Features.joined([features, unlabeled])
+    assert tool.nested_rows(more, more, 2, seed=0) == expected and expected[0]["clips"] == 60

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from modeling_deepavfusion import DeepAVFusionModel
 from processing.data.collators import AudioVisualCollator
+from processing.metrics import IGNORED_LABEL
 from processing.metrics.multilabel import MultiLabelScore
 from training.common.regression import fit_regression
 
@@ -78,8 +79,11 @@ def neighbor_scores(features: dict[str, torch.Tensor], labels: torch.Tensor) -> 
 
     Args:
         features: unit vectors `[n, D]` by stream.
-        labels: `[n]` class indices, or multi-hot `[n, C]`.
+        labels: `[n]` class indices (rows of -100 are not used), or multi-hot `[n, C]`.
     """
+    if labels.ndim == 1:
+        features = {name: vectors[labels != IGNORED_LABEL] for name, vectors in features.items()}
+        labels = known_labels(labels)
     # Cosines of all pairs, (n, n); a clip is not its own neighbor.
     similarities = {name: vectors @ vectors.T for name, vectors in features.items()}
     similarities["all"] = sum(similarities.values())
@@ -130,7 +134,7 @@ class NeighborProbe(TrainerCallback):
 def averaged_states(
     encoder: DeepAVFusionModel, clips: Clips, inputs: tuple[str, ...], batch_size: int
 ) -> dict[str, torch.Tensor]:
-    """The mean of each stream's final tokens, `[n, D]` of clips or `[n S, D]` of labeled segments.
+    """The mean of each stream's final tokens, `[n, D]` of clips or of labeled segments; those of -100 are not among them.
 
     Args:
         inputs: what the encoder is given; the stream of the other modality is absent.
@@ -142,10 +146,19 @@ def averaged_states(
 
 
 def by_label(states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`[n, S, D]` to a row for each labeled segment, or to the mean over the windows of a labeled clip."""
+    """`[n, S, D]` to a row for each labeled segment, or to the mean over the windows of a labeled clip.
+
+    The rows are in the order of `known_labels`.
+    """
+    rows = states.mean(1)  # (n, D)
     if labels.ndim == 2:
-        return states.flatten(0, 1)
-    return states.mean(1)
+        rows = states.flatten(0, 1)  # (n S, D)
+    return rows[labels.flatten() != IGNORED_LABEL]
+
+
+def known_labels(labels: torch.Tensor) -> torch.Tensor:
+    """The class indices of `[n]` clips or `[n, S]` segments in one row, without -100."""
+    return labels[labels != IGNORED_LABEL]
 
 
 def probe_encoder(
@@ -166,7 +179,7 @@ def probe_encoder(
         if name == "both":
             # The nearest neighbor is looked up among the test examples, by all streams.
             units = {stream: nn.functional.normalize(means, dim=-1) for stream, means in states["test"].items()}
-            scores["neighbor"] = neighbor_scores(units, splits["test"]["labels"].flatten())["all"]
+            scores["neighbor"] = neighbor_scores(units, known_labels(splits["test"]["labels"]))["all"]
     return scores
 
 
@@ -190,12 +203,12 @@ def probe_accuracies(
 ) -> dict[str, float]:
     """`name`: the accuracy with all training rows; `<name>_<k>`: with k of each class, the mean over `DRAWS` draws."""
     scores = {name: probe_accuracy(rows, splits)}
-    labels = splits["train"]["labels"]
+    labels = known_labels(splits["train"]["labels"])
     for count in few:
         found = []
         for draw in range(DRAWS):
-            chosen = few_rows(labels.flatten().numpy(), count, draw)
-            of_train = {"labels": labels.flatten()[chosen]}
+            chosen = few_rows(labels.numpy(), count, draw)
+            of_train = {"labels": labels[chosen]}
             found.append(probe_accuracy(rows | {"train": rows["train"][chosen]}, splits | {"train": of_train}))
         scores[f"{name}_{count}"] = float(np.mean(found))
     return scores
@@ -209,12 +222,12 @@ def few_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 def probe_accuracy(rows: dict[str, np.ndarray], splits: dict[str, Clips]) -> float:
     """Share of the test rows that a logistic regression gets right; its penalty is chosen on validation."""
-    labels = {split: clips["labels"].flatten().numpy() for split, clips in splits.items()}
+    labels = {split: known_labels(clips["labels"]).numpy() for split, clips in splits.items()}
     probe = fit_regression(rows["train"], labels["train"], rows["validation"], labels["validation"])
     return float(probe.score(rows["test"], labels["test"]))
 
 
 def most_frequent_class(splits: dict[str, Clips]) -> float:
     """Test accuracy of always naming the most frequent class of the training clips."""
-    most_frequent = splits["train"]["labels"].flatten().mode().values
-    return (splits["test"]["labels"] == most_frequent).float().mean().item()
+    most_frequent = known_labels(splits["train"]["labels"]).mode().values
+    return (known_labels(splits["test"]["labels"]) == most_frequent).float().mean().item()

@@ -21,6 +21,7 @@ import numpy as np
 
 from processing.data.atomic_writing import write_text
 from processing.data.collators import AudioVisualCollator
+from processing.metrics import IGNORED_LABEL
 from processing.metrics.classification import bootstrap_interval
 from training.common.commands import run_command
 from training.common.regression import group_folds
@@ -108,7 +109,11 @@ def nested_table(recipe: Recipe) -> list[dict]:
 
 
 def nested_rows(known: Features, tested: Features, num_classes: int, seed: int) -> list[dict]:
-    """Accuracy of every input over all clips, each tested by regressions that saw nothing of its group."""
+    """Accuracy of every input over all clips, each tested by regressions that saw nothing of its group.
+
+    Clips and segments without a label (-100) are not used.
+    """
+    known, tested = (features.rows(features.labels != IGNORED_LABEL) for features in (known, tested))
     correct: dict[tuple, np.ndarray] = {}
     chosen: dict[tuple, list] = {}
     for _, test_rows in group_folds(tested.groups, FOLDS, seed):
