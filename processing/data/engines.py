@@ -49,10 +49,10 @@ class Engine:
             raise ValueError(f"address: {self.address} is for Ray; add --engine ray")
 
     def calls(
-        self, function: Callable[[Any], Any], items: Iterable[Any], time_limit: float = TIME_LIMIT
+        self, function: Callable[[Any], Any], items: Iterable[Any], time_limit: float | None = TIME_LIMIT
     ) -> Iterator[tuple[Any, Any]]:
         """(item, `function(item)`) of each item as they come; a `Lost` stands for the result of a call that ended its
-        process or took more than `time_limit` seconds.
+        process or took more than `time_limit` seconds (None: it may take for ever).
 
         Function, items and results can be pickled. Ray calls an item again whose worker died of something else.
 
@@ -72,7 +72,7 @@ IN_THIS_PROCESS = Engine(workers=0)
 
 
 def _ray_calls(
-    engine: Engine, function: Callable, items: Sequence[Any], time_limit: float
+    engine: Engine, function: Callable, items: Sequence[Any], time_limit: float | None
 ) -> Iterator[tuple[Any, Any]]:
     workers = _connect(engine)
     import ray
@@ -122,7 +122,7 @@ class _Caller:
     it, as a lack of memory does, is given up after so many starts.
     """
 
-    def __init__(self, function: bytes, time_limit: float, starts: Any):
+    def __init__(self, function: bytes, time_limit: float | None, starts: Any):
         self.function, self.time_limit, self.starts = pickle.loads(function), time_limit, starts
         self.item: Any = None
         self.results = self._start()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls a function in processes that may die: a clip that crashes or stalls its decoder costs one clip, by name."""
 
+import math
 import multiprocessing
 import signal
 import time
@@ -29,7 +30,7 @@ def isolated_calls(
     items: Iterable[Any],
     *,
     workers: int,
-    time_limit: float = TIME_LIMIT,
+    time_limit: float | None = TIME_LIMIT,
     start_method: str | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     """Calls `function(item)` for every item in other processes.
@@ -39,7 +40,7 @@ def isolated_calls(
             script needs `if __name__ == "__main__":`.
         items: the arguments.
         workers: number of processes.
-        time_limit: seconds after which a call is ended.
+        time_limit: seconds after which a call is ended; None: it may take for ever.
         start_method: "fork", "spawn" or "forkserver"; None: the platform's.
 
     Yields:
@@ -61,7 +62,10 @@ def isolated_calls(
             if not busy:
                 return
             next_deadline = min(worker.deadline for worker in busy)
-            wait([worker.pipe for worker in busy], max(0.0, next_deadline - time.monotonic()))
+            seconds_left = None  # it waits for ever
+            if next_deadline < math.inf:
+                seconds_left = max(0.0, next_deadline - time.monotonic())
+            wait([worker.pipe for worker in busy], seconds_left)
             for worker in list(busy):
                 if worker.pipe.poll():
                     result = worker.result()
@@ -100,9 +104,11 @@ class _Worker:
         self.item: Any = None
         self.deadline = 0.0
 
-    def give(self, item: Any, time_limit: float) -> None:
+    def give(self, item: Any, time_limit: float | None) -> None:
         self.item = item
-        self.deadline = time.monotonic() + time_limit
+        self.deadline = math.inf
+        if time_limit is not None:
+            self.deadline = time.monotonic() + time_limit
         self.pipe.send(item)
 
     def result(self) -> Any:

@@ -44,6 +44,11 @@ def work_on_job(root, job):
     return Facts(has_video=True)
 
 
+def test_a_call_without_a_time_limit():
+    results = dict(isolated_calls(work, ["a", "crash"], workers=2, time_limit=None))
+    assert results["a"] == "A" and "SIGSEGV" in results["crash"].reason
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_crash_and_a_stall_cost_one_item_each(workers):
     names = ["a", "crash", "b", "stall", "leave", "c", "crash ", "stop", "d"]

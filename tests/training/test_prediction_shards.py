@@ -25,6 +25,7 @@ from processing import (
     MAAVTProcessor,
 )
 from processing.data.engines import Engine
+from processing.data.isolated_calls import Lost
 from processing.feature_extraction_maavt import MAAVTFeatureExtractor
 from processing.video_processing_maavt import MAAVTVideoProcessor
 from training.maavt import prediction_shards
@@ -148,6 +149,46 @@ def test_a_file_that_ends_its_process_is_named(model, clips, tmp_path, monkeypat
     rows = {Path(row["file"]).name: row for row in rows_of(tmp_path)}
     assert len(rows) == 9 and "the decoder crashed (SIGKILL)" in rows["blue1.mp4"]["error"]
     assert all(row["scores"] for name, row in rows.items() if name != "blue1.mp4")
+
+
+class ImpatientEngine:
+    """Calls here. Under a time limit the model takes too long, and so does reading the file `stalled`."""
+
+    def __init__(self, stalled: str = ""):
+        self.stalled, self.time_limit = stalled, None
+
+    def calls(self, function, items, time_limit):
+        for item in items:
+            self.time_limit = time_limit
+            try:
+                result = function(item)
+            except TimeoutError:
+                result = Lost("too long")
+            self.time_limit = None
+            yield item, result
+
+
+@pytest.mark.parametrize("stalled", ["", "blue1.mp4"])
+def test_a_slow_model_makes_no_file_a_broken_one(model, clips, tmp_path, monkeypatch, stalled):
+    engine, load_clip = ImpatientEngine(stalled), MAAVTProcessor.load_clip
+
+    def predict_slowly(predictor, files, options):
+        if engine.time_limit is not None:
+            raise TimeoutError
+        return PREDICT(predictor, files, options)
+
+    def load_slowly(processor, source, request):
+        if engine.time_limit is not None and Path(source).name == stalled:
+            raise TimeoutError
+        return load_clip(processor, source, request)
+
+    monkeypatch.setattr(Predictor, "__call__", predict_slowly)
+    monkeypatch.setattr(MAAVTProcessor, "load_clip", load_slowly)
+    files = sorted(clips.glob("blue*.mp4"))
+    assert write_predictions(model, files, tmp_path, engine=engine) == bool(stalled)
+    rows = {Path(row["file"]).name: row for row in rows_of(tmp_path)}
+    assert len(rows) == 3 and [name for name, row in rows.items() if not row["scores"]] == [stalled] * bool(stalled)
+    assert not stalled or rows[stalled]["error"].endswith("too long")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 """Class scores, match scores and embeddings of very many clips, in Parquet shards that are written whole or not at all."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 from tqdm.auto import tqdm
+from transformers import AutoProcessor, ProcessorMixin
 
 from processing.data.atomic_writing import atomic_file, file_digest, write_text
 from processing.data.engines import Engine
@@ -19,10 +20,11 @@ from processing.data.feature_shards import differences, fingerprint
 from processing.data.isolated_calls import TIME_LIMIT, Lost
 from training.common.clip_pictures import class_names
 
-from .prediction import PredictionOptions, Predictor, load_config
+from .prediction import PredictionOptions, Predictor, list_windows, load_config, read_window
 
 
 SHARD_FILES = 256  # what a dying process has to do again
+FILE_SECONDS = 60.0  # that a shard's time limit allows for each of its files, decoder and model together
 MODEL_FILES = ("*.safetensors", "*.bin", "*config.json")  # weights, model, processor, adapter
 COLUMNS = {
     "file": pa.string(),
@@ -39,11 +41,20 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class ShardJob:
-    """Files whose windows make one shard; `lost` files ended a process, by the reason that stands in their row."""
+    """Files whose windows make one shard; `lost` files ended a process, by the reason that stands in their row.
+
+    A job whose files can all be read has no time limit: its model is slow.
+    """
 
     number: int
     files: tuple[str, ...]
     lost: tuple[tuple[str, str], ...] = ()
+    limited: bool = True
+
+    @property
+    def files_left(self) -> list[str]:
+        """The files that are not lost."""
+        return [file for file in self.files if file not in dict(self.lost)]
 
 
 @dataclass
@@ -68,13 +79,17 @@ class ShardWriter:
     def predictor(self) -> Predictor:
         return Predictor(self.checkpoint, self.device, self.compile)
 
+    @cached_property
+    def processor(self) -> ProcessorMixin:
+        """Reads windows without a model."""
+        return AutoProcessor.from_pretrained(self.checkpoint)
+
     def path(self, number: int) -> Path:
         return self.folder / f"predictions-{number:05d}-of-{self.num_shards:05d}.parquet"
 
     def __call__(self, job: ShardJob) -> int:
         """Writes the shard; returns how many files could not be read."""
-        lost = dict(job.lost)
-        records = self.predictor([file for file in job.files if file not in lost], self.options)
+        records = self.predictor(job.files_left, self.options)
         records += [{"file": file, "error": f"{file}: {reason}"} for file, reason in job.lost]
         records.sort(key=lambda record: job.files.index(record["file"]))  # the windows of a file stay in order
         columns = {name: pa.array([record.get(name) for record in records], kind) for name, kind in COLUMNS.items()}
@@ -84,8 +99,17 @@ class ShardWriter:
             pa.parquet.write_table(table, temporary)
         return sum("error" in record for record in records)
 
+    def try_listing(self, file: str) -> list[dict]:
+        """The windows of a file that can be read, as a job lists them."""
+        records = list_windows(file, self.processor, self.options)
+        return [record for record in records if "error" not in record]
+
+    def try_window(self, record: dict) -> None:
+        """Reads one window as a job does."""
+        read_window(record, self.processor, self.options)
+
     def try_file(self, file: str) -> None:
-        """Reads one file as a job does, to find the one that ends the process."""
+        """Reads and classifies one file as a job does."""
         self.predictor([file], self.options)
 
 
@@ -118,6 +142,7 @@ def write_predictions(
 
     Raises:
         ValueError: no checkpoint, or the folder holds predictions of another checkpoint, other files or other options.
+        RuntimeError: a shard ends its process, and none of its files does so by itself.
     """
     has_embeddings = load_config(checkpoint).model_type == "maavt"
     chosen = PredictionOptions(**options, embeddings=has_embeddings, scores=True, skip_broken=True)
@@ -137,7 +162,7 @@ def write_predictions(
     with tqdm(total=len(names), initial=done, desc="classifying", unit="file", disable=None) as progress:
         while jobs:
             again = []
-            for job, result in engine.calls(writer, jobs, 10 * TIME_LIMIT):
+            for job, result in _results(writer, jobs, engine):
                 if isinstance(result, Lost):
                     again.append(_without_lost(writer, job, engine, result))
                 else:
@@ -147,18 +172,52 @@ def write_predictions(
     return errors
 
 
+def _results(writer: ShardWriter, jobs: list[ShardJob], engine: Engine) -> Iterator[tuple[ShardJob, Any]]:
+    """What became of each job; those without a time limit come last."""
+    limited = [job for job in jobs if job.limited]
+    if limited:
+        most_files = max(len(job.files) for job in limited)
+        yield from engine.calls(writer, limited, 10 * TIME_LIMIT + FILE_SECONDS * most_files)
+    unlimited = [job for job in jobs if not job.limited]
+    if unlimited:
+        yield from engine.calls(writer, unlimited, None)
+
+
 def _without_lost(writer: ShardWriter, job: ShardJob, engine: Engine, result: Lost) -> ShardJob:
-    """The job again, with the files named that end the process by themselves.
+    """The job again: without the files that no process can read, or without a time limit where all can be read.
 
     Raises:
-        RuntimeError: none of them does.
+        RuntimeError: it had no time limit, and each file by itself can be classified.
     """
-    left = [file for file in job.files if file not in dict(job.lost)]
-    results = engine.calls(writer.try_file, left, TIME_LIMIT)
-    lost = tuple((file, found.reason) for file, found in results if isinstance(found, Lost))
+    if job.limited:
+        lost = _unreadable(writer, job.files_left, engine)
+        return replace(job, lost=(*job.lost, *sorted(lost.items())), limited=bool(lost))
+    results = engine.calls(writer.try_file, job.files_left, None)
+    lost = {file: found.reason for file, found in results if isinstance(found, Lost)}
     if not lost:
-        raise RuntimeError(f"{writer.path(job.number).name}: {result.reason}; each of its files by itself can be read")
-    return ShardJob(job.number, job.files, (*job.lost, *sorted(lost)))
+        name = writer.path(job.number).name
+        raise RuntimeError(f"{name}: {result.reason}; each of its files by itself can be classified")
+    return replace(job, lost=(*job.lost, *sorted(lost.items())))
+
+
+def _unreadable(writer: ShardWriter, files: list[str], engine: Engine) -> dict[str, str]:
+    """The files that end a process which lists or reads their windows, and the reasons. No model runs.
+
+    The time limit is that of one window, so that a long recording is no worse than a short one.
+    """
+    lost: dict[str, str] = {}
+    windows: list[dict] = []
+    for file, listed in engine.calls(writer.try_listing, files, TIME_LIMIT):
+        if isinstance(listed, Lost):
+            lost[file] = listed.reason
+        else:
+            windows += listed
+    # Once a window of a file is lost, its other windows need not be read.
+    pending = (record for record in windows if record["file"] not in lost)
+    for record, outcome in engine.calls(writer.try_window, pending, TIME_LIMIT):
+        if isinstance(outcome, Lost):
+            lost[record["file"]] = outcome.reason
+    return lost
 
 
 def model_digests(checkpoint: str | Path) -> dict[str, str]:
