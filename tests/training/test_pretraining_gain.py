@@ -9,9 +9,11 @@ import pytest
 import torch
 from tiny_deepavfusion import all_close, pretraining_command, tiny_inputs, tiny_model
 from toy_run import write_clips
+from transformers import TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining, DeepAVFusionModel
-from training.deepavfusion.pretraining_gain import Windows, main, reconstruction_losses
+from training.deepavfusion.pretraining import PretrainingTrainer
+from training.deepavfusion.pretraining_gain import Windows, main, pretrain, reconstruction_losses
 from training.deepavfusion.probes import (
     INPUTS,
     averaged_states,
@@ -81,6 +83,21 @@ def test_losses_do_not_depend_on_the_batch():
     losses = reconstruction_losses(model, windows, 6)
     assert losses == reconstruction_losses(model, windows, 6) and torch.equal(state, torch.get_rng_state())
     assert losses["image_loss"] == pytest.approx(reconstruction_losses(model, windows, 4)["image_loss"], rel=0.2)
+
+
+def test_pretraining_is_resumed_from_its_checkpoint(tmp_path, monkeypatch):
+    steps, training_step = [], PretrainingTrainer.training_step
+    counted = lambda *args: (steps.append(1), training_step(*args))[1]  # noqa: E731
+    monkeypatch.setattr(PretrainingTrainer, "training_step", counted)
+    options = {"output_dir": tmp_path, "use_cpu": True, "report_to": "none", "remove_unused_columns": False}
+    options |= {"save_strategy": "steps", "save_steps": 1, "per_device_train_batch_size": 2}
+    weights = []
+    for more in ({"max_steps": 2}, {"max_steps": 2, "resume_from_checkpoint": str(tmp_path / "checkpoint-1")}):
+        model = tiny_model(DeepAVFusionForPreTraining, image_mask_ratio=0.5, audio_mask_ratio=0.5)
+        pretrain(model, Windows(tiny_inputs(clips=4)), 0.0, TrainingArguments(**options, **more))
+        weights.append(model.state_dict())
+    assert len(steps) == 2 + 1
+    torch.testing.assert_close(*weights)
 
 
 def test_small_run(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoModelForSemanticSegmentation, AutoProcessor, ViTConfig, ViTModel
+from transformers import AutoModel, AutoModelForSemanticSegmentation, AutoProcessor, Trainer, ViTConfig, ViTModel
 
 from processing.generate.sounding_shapes import ShapeSettings, write_shapes
 from training.common.commands import run_command
@@ -96,6 +96,20 @@ def test_separation(clips, tmp_path):
     with Image.open(tmp_path / "seed_0" / "spectrograms.png") as picture:  # one frame, three spectrograms
         assert picture.width > 3 * picture.height > 300
         assert "mixture (input) | separated (output) | source of the frame (truth)" in picture.text["Description"]
+
+
+def test_a_run_is_resumed_from_its_checkpoint(clips, tmp_path, monkeypatch):
+    """Segmentation, localization and separation train by one function."""
+    steps, training_step = [], Trainer.training_step
+    monkeypatch.setattr(Trainer, "training_step", lambda *args: (steps.append(1), training_step(*args))[1])
+    saving = ["--save_strategy", "steps", "--save_steps", "1", "--lr_scheduler_type", "constant", "--max_steps"]
+    whole = segmentation.main(arguments("segmentation_shapes", clips, tmp_path / "whole", *saving, "2"))
+    command = arguments("segmentation_shapes", clips, tmp_path / "cut", *saving)
+    segmentation.main([*command, "1"])
+    (tmp_path / "cut" / "seed_0" / "measured.json").unlink()
+    again = segmentation.main([*command, "2", "--resume_from_checkpoint", "true"])
+    assert len(steps) == 2 + 1 + 1 and again["DeepAVFusion"] == whole["DeepAVFusion"]
+    AutoProcessor.from_pretrained(tmp_path / "cut" / "seed_0" / "checkpoint-2")
 
 
 def test_wrong_arguments_are_named(clips, tmp_path):

@@ -17,6 +17,7 @@ from modeling_deepavfusion import DeepAVFusionForPreTraining
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table
 from training.common.commands import run_command
+from training.trainer.checkpoints import checkpoint_to_resume
 
 from .arguments import GainArguments, parse_arguments
 from .pictures import save_reconstructions
@@ -151,7 +152,7 @@ class Windows(Dataset):
 def pretrain(
     model: DeepAVFusionForPreTraining, windows: Windows, branch_ramp: float, args: TrainingArguments
 ) -> float:
-    """Pre-train in place; returns the minutes it took."""
+    """Pre-train in place, from a checkpoint where one is asked for; returns the minutes it took."""
     trainer = PretrainingTrainer(
         model=model,
         args=args,
@@ -159,7 +160,7 @@ def pretrain(
         data_collator=default_collate,
         train_dataset=windows,
     )
-    training = trainer.train()
+    training = trainer.train(resume_from_checkpoint=checkpoint_to_resume(args))
     print_training(args, training)
     return training.metrics["train_runtime"] / 60
 

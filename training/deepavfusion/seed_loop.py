@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, TrainingArguments, set_seed
 
 from modeling_deepavfusion import DeepAVFusionConfig, deepavfusion_from_vit
 from processing import DeepAVFusionProcessor
@@ -21,7 +21,9 @@ from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
 from training.common.processor_changes import changed_processor
 from training.common.results import markdown_table, package_versions
-from training.trainer.callbacks import EpochCallback, tell_progress
+from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback, tell_progress
+from training.trainer.checkpoint_trainer import CheckpointTrainer
+from training.trainer.checkpoints import checkpoint_to_resume
 
 from .arguments import ModelArguments, SeedArguments
 
@@ -91,13 +93,13 @@ def is_plain_vit(name_or_path: str) -> bool:
 
 
 def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> PreTrainedModel:
-    """Train with the plain Trainer; the model comes back in evaluation mode."""
-    callbacks = []
+    """Train with the plain loss, from a checkpoint where one is asked for; the model comes back in evaluation mode."""
+    callbacks = [CheckpointFilesCallback(dataset.processor)]
     if hasattr(dataset, "set_epoch"):
         callbacks.append(EpochCallback(dataset))  # Mixtures: other partners in every epoch
-    trainer = Trainer(model=model, args=args, train_dataset=dataset, callbacks=callbacks)
+    trainer = CheckpointTrainer(model=model, args=args, train_dataset=dataset, callbacks=callbacks)
     tell_progress(trainer)
-    print_training(args, trainer.train())
+    print_training(args, trainer.train(resume_from_checkpoint=checkpoint_to_resume(args)))
     return model.eval()
 
 
