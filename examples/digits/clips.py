@@ -125,6 +125,14 @@ def frame_times(start: float, end: float, num_frames: int) -> np.ndarray:
     return start + (np.arange(num_frames) + 0.5) * ((end - start) / num_frames)
 
 
+def is_absolute(name: str) -> bool:
+    """Whether a name begins at a root. On Windows `os.path.isabs` says no to "/a" from Python 3.13 on.
+
+    Elsewhere a backslash is a part of a name like any other.
+    """
+    return os.path.isabs(name) or name.startswith(("/", os.sep))
+
+
 def safe_join(folder: str | os.PathLike, file_name: str | os.PathLike) -> str:
     """The path of a table's file inside its folder.
 
@@ -138,7 +146,7 @@ def safe_join(folder: str | os.PathLike, file_name: str | os.PathLike) -> str:
     inside = os.path.normpath(name)
     if not name or "\0" in name or PROTOCOL.match(name):
         raise clip_error(repr(name), "path", "is no file name; give a path inside the table's folder")
-    if os.path.isabs(name) or inside.split(os.sep)[0] == ".." or os.path.splitdrive(name)[0]:
+    if is_absolute(name) or inside.split(os.sep)[0] == ".." or os.path.splitdrive(name)[0]:
         raise clip_error(name, "path", f"leaves the folder {os.fspath(folder)}; give a path inside it")
     return os.path.join(os.fspath(folder), inside)
 

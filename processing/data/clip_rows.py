@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from datasets import Audio, Dataset, DatasetDict, Video
 
-from processing.clips import clip_error, safe_join
+from processing.clips import clip_error, is_absolute, safe_join
 
 from .clip_splits import SPLIT_NAMES
 from .conventions import MODALITIES, VIDEO_SUFFIXES
@@ -186,7 +186,7 @@ def table_path(folder: str | os.PathLike, name: str, allow_absolute_paths: bool)
     Raises:
         ClipError: the name is absolute and may not be, or leaves the folder.
     """
-    if not os.path.isabs(name):
+    if not is_absolute(name):
         return safe_join(folder, name)
     if not allow_absolute_paths:
         raise clip_error(name, "path", "is absolute; give a path inside the table's folder, or allow_absolute_paths")

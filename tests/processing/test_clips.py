@@ -4,10 +4,12 @@
 
 import gc
 import io
+import ntpath
 import os
 import pickle
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -25,6 +27,7 @@ from clip_factory import (
 
 from processing import clip_decoders, clips, torchcodec_clips
 from processing.clips import ClipError, ClipRequest, clip_window, frame_times, load_clip, probe_clip, safe_join
+from processing.data.clip_rows import table_path
 from processing.generate.clip_writing import write_clip
 
 
@@ -753,6 +756,37 @@ def test_safe_join(tmp_path):
     for name in ("../b.mp4", "a/../../b.mp4", "/etc/hostname", "", "http://x/y.mp4", "concat:a", "a\0b", ".."):
         with pytest.raises(ClipError):
             safe_join(tmp_path, name)
+
+
+def test_names_that_begin_at_the_root_leave_the_folder(tmp_path, monkeypatch):
+    for name in ("/secret/a.mp4", "//secret/a.mp4", "/../a.mp4"):
+        with pytest.raises(ClipError, match="leaves the folder"):
+            safe_join(tmp_path, name)
+    # elsewhere than on Windows a backslash is a part of a name like any other
+    if os.sep == "/":
+        assert safe_join(tmp_path, r"\a.mp4") == str(tmp_path / r"\a.mp4")
+        write_numbered(tmp_path / r"\a.mp4", 0.5)
+        assert probe_clip(safe_join(tmp_path, r"\a.mp4")).has_video
+    # Windows, with the `isabs` of Python 3.13
+    path = SimpleNamespace(**vars(ntpath))
+    path.isabs = lambda name: name[1:3] in (":\\", ":/") or name.startswith((r"\\", "//"))
+    monkeypatch.setattr(clips, "os", SimpleNamespace(fspath=os.fspath, sep="\\", path=path))
+    assert safe_join(r"C:\set", "a/b.mp4") == r"C:\set\a\b.mp4"
+    for name in (
+        "/secret/a.mp4",
+        r"\secret\a.mp4",
+        r"\\host\share\a.mp4",
+        "//host/a.mp4",
+        "C:/a.mp4",
+        "C:a.mp4",
+        r"..\a",
+    ):
+        with pytest.raises(ClipError, match="leaves the folder"):
+            safe_join(r"C:\set", name)
+        if not name.startswith(("C:a", "..")):
+            with pytest.raises(ClipError, match="is absolute"):
+                table_path(r"C:\set", name, allow_absolute_paths=False)
+            assert table_path(r"C:\set", name, allow_absolute_paths=True)
 
 
 def test_error_survives_worker_processes(tmp_path):
