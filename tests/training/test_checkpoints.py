@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -195,6 +196,30 @@ def test_replacing_a_checkpoint_loses_none_wherever_it_is_cut(tmp_path, monkeypa
         assert newest_whole_checkpoint(run) == folder
         assert [path.name for path in run.iterdir()] == ["checkpoint-5"]
     assert done and cut > 5
+
+
+def test_checkpoints_are_written_on_windows(tmp_path, monkeypatch):
+    """Which opens no folder, and flushes no file that is open for reading alone."""
+    opened, windows = {}, SimpleNamespace(**vars(os))
+
+    def open_file(path, flags):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        descriptor = os.open(path, flags)
+        opened[descriptor] = flags
+        return descriptor
+
+    def fsync(descriptor):
+        if not opened[descriptor] & os.O_RDWR:
+            raise OSError(9, "Bad file descriptor")
+        os.fsync(descriptor)
+
+    monkeypatch.setattr(checkpoints, "ON_WINDOWS", True)
+    windows.open, windows.fsync = open_file, fsync
+    monkeypatch.setattr(checkpoints, "os", windows)
+    folder, staged = tmp_path / "checkpoint-5", tmp_path / "tmp-checkpoint-5" / "checkpoint-5"
+    publish(write_checkpoint(staged), folder)
+    assert opened and checkpoint_problem(folder) is None
 
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path):

@@ -3,6 +3,7 @@
 """The recipe: arguments, what is trained, resume, selection on validation, outputs."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -534,6 +535,13 @@ def test_dry_run_trains_and_writes_nothing(toy, tmp_path, capsys):
     assert found["splits"]["train"]["clips"] == 15 and found["splits"]["test"]["groups"] == 6 and found["steps"] == 12
     assert found["minutes"] >= 0 and found["memory_gb"] > 0 and found["trainable"] < found["parameters"]
     assert "trainable" in capsys.readouterr().out
+
+
+def test_a_dry_run_measures_memory_without_the_module_resource(monkeypatch):
+    """Windows has no such module."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    module = importlib.reload(importlib.import_module("training.maavt.dry_run"))
+    assert module.peak_memory() > 1e6
 
 
 def test_bfloat16_backbone_keeps_what_is_trained_in_float32(toy, tmp_path, monkeypatch):

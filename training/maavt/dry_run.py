@@ -3,7 +3,6 @@
 """What a run would do: counts, one batch, memory and a time estimate. Trains nothing, writes nothing."""
 
 import math
-import resource
 import sys
 import time
 from itertools import islice
@@ -57,9 +56,7 @@ def dry_run(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> di
     workers = args.dataloader_num_workers
     per_batch = max(stepping, decoding / workers) if workers else stepping + decoding
     trained, total = parameter_counts(model)
-    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else resident
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_memory()
     estimate = {
         "splits": report["splits"],
         "classes": len(report["classes"]),
@@ -77,3 +74,16 @@ def dry_run(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> di
     for name, value in estimate.items():
         print(f"{name:>20}: {value}")
     return estimate
+
+
+def peak_memory() -> int:
+    """The most main memory that this process has held so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil  # accelerate installs it
+
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+    # ru_maxrss counts kilobytes on Linux and bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

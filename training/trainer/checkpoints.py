@@ -24,12 +24,16 @@ from processing.data.atomic_writing import file_digest
 logger = logging.getLogger(__name__)
 
 MANIFEST = "checkpoint_manifest.json"
+ON_WINDOWS = os.name == "nt"
 STAGED, REMOVED, DAMAGED = "tmp-", "tmp-removed-", "damaged-"  # put before `checkpoint-N`
 
 
 def sync(path: Path) -> None:
     """Flushes a file, or the list of names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows opens no folder, and flushes only what is open for writing.
+    if ON_WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
