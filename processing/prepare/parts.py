@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from processing.data.atomic_writing import atomic_folder
+from processing.data.atomic_writing import atomic_folder, remove_leftovers
 from processing.data.engines import Engine
 
 from .annotations import PrepareError
 from .scan import Facts, Job, file_stamps, read_record, record_line, scan
+from .writing import sole_writer
 
 
 FORMAT = "maavt-part-1"  # in part.json
@@ -31,22 +32,29 @@ def write_part(out: Path, part: tuple[int, int], name: str, jobs: Iterable[Job],
 
     Returns:
         the folder.
+
+    Raises:
+        PrepareError: another process writes this part.
     """
     number, parts = part
     jobs = list(dict.fromkeys(jobs))
     chosen = jobs[number - 1 :: parts]
     folder = _folder(out) / f"{number}-of-{parts}"
     record = _folder(out) / f".{number}-of-{parts}.scan.jsonl"
-    if (folder / "facts.jsonl").is_file() and not record.is_file():
-        record.write_bytes((folder / "facts.jsonl").read_bytes())  # only what has changed since is checked again
-    scan(chosen, root, record, engine=engine)
-    known = read_record(record)
-    with atomic_folder(folder) as temporary:
-        described = {"format": FORMAT, "set": name, "part": number, "parts": parts, "jobs": _digest(jobs)}
-        (temporary / "part.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
-        with open(temporary / "facts.jsonl", "w", encoding="utf-8") as file:
-            file.writelines(record_line(job, *known[job]) for job in chosen)
-    record.unlink()
+    with sole_writer(record):
+        # Only what has changed since is checked again.
+        is_new = not record.is_file() or record.stat().st_size == 0
+        if (folder / "facts.jsonl").is_file() and is_new:
+            record.write_bytes((folder / "facts.jsonl").read_bytes())
+        scan(chosen, root, record, engine=engine)
+        known = read_record(record)
+        with atomic_folder(folder) as temporary:
+            described = {"format": FORMAT, "set": name, "part": number, "parts": parts, "jobs": _digest(jobs)}
+            (temporary / "part.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
+            with open(temporary / "facts.jsonl", "w", encoding="utf-8") as file:
+                file.writelines(record_line(job, *known[job]) for job in chosen)
+        remove_leftovers(folder.parent, folder.name)
+        record.unlink()
     return folder
 
 
@@ -59,7 +67,7 @@ def join_parts(out: Path, name: str, jobs: Iterable[Job], root: Path) -> dict[Jo
     jobs = list(dict.fromkeys(jobs))
     parent = _folder(out)
     described = {}
-    for path in sorted(parent.glob("*-of-*/part.json")):
+    for path in sorted(parent.glob("[!.]*-of-*/part.json")):  # hidden: what a killed process has left
         described[path.parent] = json.loads(path.read_text("utf-8"))
     if not described:
         raise PrepareError(f"{parent}: no parts in it; make them with --part 1/N to --part N/N")

@@ -100,10 +100,12 @@ def sole_writer(record: Path) -> Iterator[None]:
         PrepareError: there is one already.
     """
     record.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
     with open(record, "ab") as file:
         try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PrepareError(f"{record}: another process prepares this set; wait for it") from None
         yield

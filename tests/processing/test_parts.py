@@ -10,6 +10,7 @@ from tiny_sets import ClipCopies, write_ave
 
 from processing.prepare import __main__ as command
 from processing.prepare import parts
+from processing.prepare.writing import sole_writer
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,29 @@ def test_a_part_that_was_stopped_goes_on_and_a_second_run_opens_nothing(run, tmp
     assert len(opened) == len(set(opened)) + 1  # the one in which it was stopped comes twice
     before = len(opened)
     assert run("out", "--part", "1/2") == 0 and len(opened) == before
+
+
+def test_what_a_killed_part_leaves_is_no_part(run, tmp_path):
+    folder = tmp_path / "out.parts"
+    for part in ("1/2", "2/2"):
+        assert run("out", "--part", part) == 0
+    # killed before its renaming, one of these parts and one of another number
+    part = json.loads((folder / "1-of-2" / "part.json").read_text())
+    for number in (2, 8):
+        leftover = folder / f".1-of-{number}.0123456789ab.part"
+        leftover.mkdir()
+        (leftover / "part.json").write_text(json.dumps(part | {"parts": number, "jobs": "of other options"}))
+    assert run("out", "--join") == 0
+    # a part deletes its own leftovers alone
+    assert run("out", "--part", "1/2") == 0
+    assert [path.name for path in folder.glob(".*")] == [".1-of-8.0123456789ab.part"]
+
+
+def test_a_part_is_written_by_one_process_at_a_time(run, tmp_path, capsys):
+    assert run("out", "--part", "1/2") == 0
+    with sole_writer(tmp_path / "out.parts" / ".1-of-2.scan.jsonl"):
+        assert run("out", "--part", "1/2") == 1
+    assert "1-of-2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
