@@ -30,7 +30,8 @@ CLOSE = {
     "audio": 0.20,
 }  # share of bits in which a clip and its copy may differ; other clips: 0.27 and more of the audio
 BANDS = (100.0, 6000.0)  # Hz: what every encoder keeps
-CHUNK = 4096  # clips that are compared with all others at a time
+CHUNK = 4096  # clips that are compared with all others at a time, at most
+ELEMENTS = 2**28  # of a matrix of their distances: 1 GiB
 
 
 def small_pictures(frames: torch.Tensor) -> np.ndarray:
@@ -101,8 +102,9 @@ def _copies(used: list[tuple[Any, "Facts"]]) -> list[tuple[Any, Any]]:
     copies = []
     earlier = np.flatnonzero(rank < rank.max())
     found: set[int] = set()
-    for start in range(0, len(earlier), CHUNK):
-        chunk = earlier[start : start + CHUNK]
+    rows = max(1, min(CHUNK, ELEMENTS // len(used)))
+    for start in range(0, len(earlier), rows):
+        chunk = earlier[start : start + rows]
         near = _distance(first[chunk], first.T) <= 2 * CLOSE["video"]
         near &= (rank[chunk, None] < rank) & (group[chunk, None] != group)
         for number, candidate in zip(*np.nonzero(near), strict=True):

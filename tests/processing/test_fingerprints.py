@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from processing.generate.clip_writing import write_clip
+from processing.prepare import fingerprints
 from processing.prepare.annotations import Annotations, ClipRow
 from processing.prepare.fingerprints import (
     CLOSE,
@@ -19,7 +20,7 @@ from processing.prepare.fingerprints import (
     small_pictures,
 )
 from processing.prepare.report import make_report, report_text
-from processing.prepare.scan import Job, check_clip
+from processing.prepare.scan import Facts, Job, check_clip
 from processing.prepare.selection import select_rows
 
 
@@ -95,6 +96,27 @@ def test_a_copy_in_another_split_and_a_still_clip_are_flagged(root):
 def test_copies_within_a_split_or_a_group_are_no_flags(root):
     flags, text = flagged(root, {"first": "train", "again": "train", "other": "test"})
     assert flags == [] and "near_" not in text
+
+
+@pytest.mark.parametrize("elements", [1, 30, 2**28])
+def test_few_clips_at_a_time_are_compared_with_all_others(monkeypatch, elements):
+    monkeypatch.setattr(fingerprints, "ELEMENTS", elements)
+    sizes = []
+
+    def distance(*pair):
+        shares = _distance(*pair)
+        sizes.append(np.size(shares))
+        return shares
+
+    monkeypatch.setattr(fingerprints, "_distance", distance)
+    rng = np.random.default_rng(0)
+    texts = [rng.bytes(8).hex() for _ in range(6)]
+    hashes = [*texts, *texts]  # each test clip has a copy in train
+    rows = [ClipRow(f"{n}", ["a"], f"{n}", "test" if n < 6 else "train", f"{n}.mp4") for n in range(12)]
+    facts = [Facts(video_hash=text) for text in hashes]
+    copies = fingerprints._copies(list(zip(rows, facts, strict=True)))
+    assert [(row.clip_id, other.clip_id) for row, other in copies] == [(f"{n + 6}", f"{n}") for n in range(6)]
+    assert max(sizes) == {1: 12, 30: 24}.get(elements, 72)
 
 
 def test_distances_leave_room_on_both_sides(root):
