@@ -57,13 +57,14 @@ class Mixtures(Dataset):
             raise ValueError(f"{len(clips)} clips of {len(set(groups))} groups; partners need two groups at least")
         self.clips, self.processor, self.groups = list(clips), processor, groups
         self.pairs = None if pairs is None else list(pairs)
-        self.seed, self.epoch, self.num_frames = seed, 0, num_frames
+        self.seed, self.num_frames = seed, num_frames
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that already run
         self._kept: dict[int, dict[str, torch.Tensor]] | None = {} if cache else None
         self._record = WorkerRecord.here()
 
     def set_epoch(self, epoch: int) -> None:
-        """Other partners from now on."""
-        self.epoch = epoch
+        """Other partners and frames from now on, in running workers too."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.clips if self.pairs is None else self.pairs)
@@ -74,7 +75,7 @@ class Mixtures(Dataset):
             return self.pairs[index]
         # A partner of another group; epoch and index alone decide which.
         others = [i for i, group in enumerate(self.groups) if group != self.groups[index]]
-        return index, others[np.random.default_rng([self.seed, self.epoch, index]).integers(len(others))]
+        return index, others[np.random.default_rng([self.seed, int(self._epoch), index]).integers(len(others))]
 
     def sources(self, index: int) -> torch.Tensor:
         """Waveforms of both clips, `[2, n]`."""
@@ -83,7 +84,7 @@ class Mixtures(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         first, second = (self._load(clip) for clip in self.pair(index))
         mixture = first["waveform"] + second["waveform"]
-        shown = int(np.random.default_rng([self.seed, self.epoch, index, 1]).integers(self.num_frames))
+        shown = int(np.random.default_rng([self.seed, int(self._epoch), index, 1]).integers(self.num_frames))
         return {
             "pixel_values_videos": first["pixels"][[shown]],
             "input_features": self._features(mixture),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from clip_factory import tone, write_numbered
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from processing import (
     ClipRequest,
@@ -296,6 +297,22 @@ def test_partners_change_with_the_epoch_and_come_from_another_group():
         Mixtures(["a", "b"], None, groups=["x", "x"])
     with pytest.raises(ValueError, match="num_frames=0"):
         Mixtures(["a", "b"], None, num_frames=0)
+
+
+class Partners(Mixtures):
+    """Pairs in place of examples."""
+
+    def __getitem__(self, index):
+        return self.pair(index)
+
+
+def test_running_workers_draw_other_partners_in_the_next_epoch():
+    mixtures = Partners([f"{index}.mp4" for index in range(20)], None)
+    loader = DataLoader(mixtures, batch_size=None, num_workers=1, persistent_workers=True)
+    first = [tuple(pair) for pair in loader]
+    mixtures.set_epoch(1)
+    second = [tuple(pair) for pair in loader]
+    assert second == [mixtures.pair(index) for index in range(20)] != first
 
 
 def test_lists_of_pairs_are_checked(tmp_path):
