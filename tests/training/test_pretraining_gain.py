@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_deepavfusion import all_close, pretraining_command, tiny_inputs, tiny_model
+from tiny_deepavfusion import all_close, pretraining_command, tiny_config, tiny_inputs, tiny_model
 from toy_run import write_clips
 from transformers import TrainingArguments
 
@@ -83,6 +83,21 @@ def test_losses_do_not_depend_on_the_batch():
     losses = reconstruction_losses(model, windows, 6)
     assert losses == reconstruction_losses(model, windows, 6) and torch.equal(state, torch.get_rng_state())
     assert losses["image_loss"] == pytest.approx(reconstruction_losses(model, windows, 4)["image_loss"], rel=0.2)
+
+
+def test_losses_of_a_model_on_another_device():
+    """The model gets all tensors on its device, "meta" here, and leaves every generator as it was."""
+
+    class Elsewhere(torch.nn.Linear):
+        config = tiny_config()
+
+        def forward(self, frames, spectrograms, image_noise, audio_noise, return_dict):
+            assert {each.device.type for each in (frames, spectrograms, image_noise, audio_noise)} == {"meta"}
+            assert image_noise.shape == (2, 16) and audio_noise.shape == (2, 6)
+            return dict.fromkeys(("image_loss", "audio_loss"), torch.tensor(0.5))
+
+    model = Elsewhere(1, 1, device="meta")
+    assert reconstruction_losses(model, Windows(tiny_inputs(clips=4)), 2) == {"image_loss": 0.5, "audio_loss": 0.5}
 
 
 def test_pretraining_is_resumed_from_its_checkpoint(tmp_path, monkeypatch):

@@ -56,6 +56,21 @@ def reconstructed(
     }
 
 
+def mask_noise(
+    model: DeepAVFusionForPreTraining, num_windows: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """`image_noise` and `audio_noise` for the masks of so many windows, on the model's device.
+
+    Args:
+        generator: of the CPU, so that the masks do not depend on the device.
+    """
+    config, device = model.config, next(model.parameters()).device
+    noise = {}
+    for name, (rows, columns) in (("image", config.image_grid), ("audio", config.audio_grid)):
+        noise[f"{name}_noise"] = torch.rand(num_windows, rows * columns, generator=generator).to(device)
+    return noise
+
+
 @torch.no_grad()
 def save_reconstructions(
     path: str | Path, model: DeepAVFusionForPreTraining, batch: dict[str, torch.Tensor], processor: Any
@@ -70,13 +85,7 @@ def save_reconstructions(
         return
     config, device = model.config, next(model.parameters()).device
     frames, audio = batch["pixel_values_videos"].to(device), batch["input_features"].to(device)
-
-    # Masks that do not depend on the device.
-    generator = torch.Generator().manual_seed(0)
-    noise = {}
-    for name, (rows, columns) in (("image", config.image_grid), ("audio", config.audio_grid)):
-        noise[f"{name}_noise"] = torch.rand(len(frames), rows * columns, generator=generator).to(device)
-    outputs = model.eval()(frames, audio, **noise)
+    outputs = model.eval()(frames, audio, **mask_noise(model, len(frames), torch.Generator().manual_seed(0)))
 
     # For both modalities: the truth, and what is put in the places of the hidden patches.
     panels = {}

@@ -20,7 +20,7 @@ from training.common.commands import run_command
 from training.trainer.checkpoints import checkpoint_to_resume
 
 from .arguments import GainArguments, parse_arguments
-from .pictures import save_reconstructions
+from .pictures import mask_noise, save_reconstructions
 from .pretraining import PretrainingTrainer
 from .probes import DRAWS, INPUTS, Clips, most_frequent_class, probe_encoder, probe_inputs
 from .seed_loop import Rows, build_model, build_processor, print_training, run_seeds, save_model
@@ -169,14 +169,15 @@ def pretrain(
 def reconstruction_losses(model: DeepAVFusionForPreTraining, windows: Windows, batch_size: int) -> dict[str, float]:
     """`image_loss` and `audio_loss` over windows; the masks are the same at every call."""
     model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
     totals = {"image_loss": 0.0, "audio_loss": 0.0}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for begin in range(0, len(windows), batch_size):
-            batch = default_collate([windows[i] for i in range(begin, min(begin + batch_size, len(windows)))])
-            outputs = model(batch["pixel_values_videos"], batch["input_features"], return_dict=True)
-            for name in totals:  # a mean over the batch, whose last one may be smaller
-                totals[name] += outputs[name].item() * len(batch["is_matched"])
+    for begin in range(0, len(windows), batch_size):
+        batch = default_collate([windows[i] for i in range(begin, min(begin + batch_size, len(windows)))])
+        frames, spectrograms = batch["pixel_values_videos"].to(device), batch["input_features"].to(device)
+        outputs = model(frames, spectrograms, **mask_noise(model, len(frames), generator), return_dict=True)
+        for name in totals:  # a mean over the batch, whose last one may be smaller
+            totals[name] += outputs[name].item() * len(frames)
     return {name: total / len(windows) for name, total in totals.items()}
 
 
