@@ -296,8 +296,8 @@ class MAAVTProcessor(ProcessorMixin):
         return images, text, videos, audio
 
     def _process_videos(self, videos: list, **kwargs: Any) -> tuple[BatchFeature, list]:
-        kwargs["input_data_format"] = ChannelDimension.FIRST  # of decoded and of passed frames
-        videos = [as_frames(video, index, ChannelDimension.FIRST) for index, video in enumerate(videos)]
+        kwargs["input_data_format"] = ChannelDimension.FIRST  # as_frames gives it
+        videos = [as_frames(video, index) for index, video in enumerate(videos)]
         if kwargs.get("do_rescale", self.video_processor.do_rescale):
             warn_of_small_pixels(videos)
         # A batch is one tensor.
