@@ -16,6 +16,7 @@ from training.common.commands import run_command
 from training.common.map_pictures import displayed_frame
 from training.deepavfusion import localization, segmentation, separation
 from training.deepavfusion.arguments import TaskArguments, parse_arguments
+from training.deepavfusion.seed_loop import build_processor
 
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepavfusion"
@@ -71,6 +72,33 @@ def test_localization(clips, tmp_path, config, more, name):
     if name == "MA-AVT":  # its picture does not hear the sound
         assert table[name] == table[f"{name}, audio of another clip"]
     assert (tmp_path / "seed_0" / "maps.png").is_file() and (tmp_path / "table.md").read_text().startswith("`python")
+
+
+@pytest.mark.parametrize(
+    "config, more, name",
+    [
+        ("localization_shapes", ["--supervision", "class"], "DeepAVFusion"),
+        ("localization_shapes_maavt", [], "MA-AVT"),
+    ],
+)
+def test_localization_on_a_test_set_trains_nothing(clips, tmp_path, config, more, name):
+    """VGG-SS's layout, of shapes, measured with a classifier of three classes."""
+    (tmp_path / "clips").symlink_to(Path(clips) / "clips")
+    boxes = [{"file": f"test_000{i}", "class": "x", "bbox": [[0.1 * i, 0.2, 0.5, 0.7]]} for i in range(3)]
+    (tmp_path / "vggss.json").write_text(json.dumps(boxes))
+    command = arguments(config, str(tmp_path), tmp_path / "run", *more)
+    task, _ = parse_arguments(TaskArguments, command)
+    for part in (localization.new_model(task, 0, ["a", "b", "c"]), build_processor(task)):
+        part.save_pretrained(tmp_path / "model")
+    command += ["--layout", "vggss"]
+    with pytest.raises(ValueError, match="model_name_or_path: layout 'vggss' is a test set"):
+        localization.main(command)
+    command += ["--model_name_or_path", str(tmp_path / "model"), "--model_config", "{}", "--processor", "{}"]
+    table = localization.main(command)
+    assert set(table) == {name, f"{name}, audio of another clip", "center of the frame", "whole frame"}
+    facts = json.loads((tmp_path / "run" / "table.json").read_text())["facts"]
+    assert facts["training"] == "none" and facts["test frames"] == 3
+    assert not (tmp_path / "run" / "seed_0" / "model").exists()
 
 
 @pytest.mark.parametrize("task", [segmentation, localization])

@@ -22,6 +22,7 @@ FRAME_LAYOUTS = {
     "vggss": read_vggss,
     "flickr": read_flickr,
 }
+TEST_LAYOUTS = ("vggss", "flickr")  # sets without training frames
 
 
 def read_frames(task: TaskArguments, split: str) -> list[LabeledFrame]:

@@ -5,7 +5,8 @@
 python -m training.deepavfusion.localization configs/deepavfusion/localization_shapes.yaml
 
 The map is DeepAVFusion's fusion attention, or the attention of MA-AVT's class token. With `supervision: class` a
-classifier is trained, which sees no box.
+classifier is trained, which sees no box. VGG-SS and Flickr-SoundNet are test sets: nothing is trained on them, and
+`model_name_or_path` is measured as it is.
 """
 
 from pathlib import Path
@@ -25,7 +26,7 @@ from training.common.commands import run_command
 from training.common.map_pictures import save_maps
 
 from .arguments import TaskArguments, parse_arguments
-from .layouts import read_frames
+from .layouts import TEST_LAYOUTS, read_frames
 from .seed_loop import MismatchedAudio, Rows, build_model, build_processor, predict, run_seeds, save_model, train
 
 
@@ -40,16 +41,22 @@ def main(argv: list[str] | None = None) -> Rows:
 
     # Data: frames with boxes; training may see the class alone.
     processor = build_processor(task)
-    train_rows, test_rows = read_frames(task, "train"), read_frames(task, "test")
-    classes = sorted({row.label for row in train_rows if row.label is not None})
-    train_set = LabeledFrames(train_rows, processor, task.supervision, classes, cache=True)
-    test_set = LabeledFrames(test_rows, processor, "boxes", cache=True)
-    facts = {"supervision": task.supervision, "train frames": len(train_set), "test frames": len(test_set)}
+    test_set = LabeledFrames(read_frames(task, "test"), processor, "boxes", cache=True)
+    if task.layout in TEST_LAYOUTS:
+        facts = {"training": "none", "test frames": len(test_set)}
+    else:
+        train_rows = read_frames(task, "train")
+        classes = sorted({row.label for row in train_rows if row.label is not None})
+        train_set = LabeledFrames(train_rows, processor, task.supervision, classes, cache=True)
+        facts = {"supervision": task.supervision, "train frames": len(train_set), "test frames": len(test_set)}
 
     def measure(args: TrainingArguments) -> Rows:
         # Model and training.
-        model = train(new_model(task, args.seed, classes), train_set, args)
-        save_model(model, processor, args)
+        if task.layout in TEST_LAYOUTS:
+            model = trained_model(task, args.seed).to(args.device).eval()
+        else:
+            model = train(new_model(task, args.seed, classes), train_set, args)
+            save_model(model, processor, args)
 
         # Test: with the clip's own audio, and with the audio of another clip.
         truths = [test_set[index]["labels"].numpy() for index in range(len(test_set))]
@@ -68,13 +75,15 @@ def main(argv: list[str] | None = None) -> Rows:
 
 
 def check(task: TaskArguments) -> None:
-    """Raise ValueError for an unknown supervision or system, or two that do not go together."""
+    """Raise ValueError for an unknown supervision or system, two that do not go together, or no model to measure."""
     if task.supervision not in ("class", "boxes"):
         raise ValueError(f"supervision: {task.supervision!r}; use 'class' or 'boxes'")
     if task.system not in SYSTEMS:
         raise ValueError(f"system: {task.system!r}; use 'deepavfusion' or 'maavt'")
     if task.system == "maavt" and task.supervision != "class":
         raise ValueError("supervision: MA-AVT's map is learned with its classes; use 'class'")
+    if task.layout in TEST_LAYOUTS and task.model_name_or_path is None:
+        raise ValueError(f"model_name_or_path: layout {task.layout!r} is a test set; give the model that is measured")
 
 
 def new_model(task: TaskArguments, seed: int, classes: list[str]) -> PreTrainedModel:
@@ -89,6 +98,13 @@ def new_model(task: TaskArguments, seed: int, classes: list[str]) -> PreTrainedM
     if task.model_name_or_path is not None:
         return MAAVTForAudioVisualClassification.from_pretrained(task.model_name_or_path, **fields)
     return MAAVTForAudioVisualClassification(MAAVTConfig(**fields))
+
+
+def trained_model(task: TaskArguments, seed: int) -> PreTrainedModel:
+    """`model_name_or_path` as it is: a MA-AVT, or any DeepAVFusion as its attention alone."""
+    if task.system == "maavt":
+        return MAAVTForAudioVisualClassification.from_pretrained(task.model_name_or_path, **(task.model_config or {}))
+    return build_model(task, DeepAVFusionForSoundSourceLocalization, seed)
 
 
 def predicted_maps(model: PreTrainedModel, dataset: Dataset, batch_size: int) -> list[np.ndarray]:
