@@ -5,7 +5,7 @@
 python -m training.tools.regression configs/grid_command.yaml --data grid/labels.csv --model_name_or_path deit_tiny \
     --seeds 0 1 2 --out results/regression_grid_command
 python -m training.tools.regression configs/drone.yaml --data drone/labels.csv --model_name_or_path deit_tiny \
-    --nested --seeds 0 1 2 --out results/regression_drone
+    --nested --seeds 0 1 2 3 4 --out results/regression_drone
 
 Without `--nested` they are fitted, chosen and tested on the splits of the recipe, as in every run of `train.py`. With it, by
 nested cross-validation over all clips: five outer folds by group, in which every clip is tested once, by a regression whose
