@@ -383,7 +383,9 @@ def test_a_stream_that_its_own_file_lacks_is_a_missing_modality(short_audio, pro
             ClipDataset(table, processor, modalities=("audio",), on_missing="none")[0]
 
 
-def test_parts_of_clips_lie_where_all_streams_run(short_audio, processor, monkeypatch):
+@pytest.fixture
+def windows(monkeypatch):
+    """The `(start, end)` of every clip that is read from now on."""
     windows = []
     load_clip = MAAVTProcessor.load_clip
 
@@ -392,6 +394,10 @@ def test_parts_of_clips_lie_where_all_streams_run(short_audio, processor, monkey
         return load_clip(self, source, request)
 
     monkeypatch.setattr(MAAVTProcessor, "load_clip", record)
+    return windows
+
+
+def test_parts_of_clips_lie_where_all_streams_run(short_audio, processor, windows):
     for table in (short_audio(), short_audio(start=0.25, end=4.0)):
         dataset = ClipDataset(table, processor, clip_seconds=0.5, num_frames=1, training=True)
         for epoch in range(8):
@@ -442,19 +448,11 @@ def test_bad_options(table, processor, options, message):
         ClipDataset(table, processor, **options)
 
 
-def test_parts_of_long_clips(tmp_path, processor, monkeypatch):
+def test_parts_of_long_clips(tmp_path, processor, windows):
     for number in range(4):
         label = "ab"[number % 2]
         write_clip(tmp_path / label / f"{number}.mp4", numbered_frames(40), tone(4.0, frequency=300 + number), fps=10)
     table = build_clip_table(tmp_path, validation_fraction=0, test_fraction=0, check="none")[0]["train"]
-    windows = []
-    load_clip = MAAVTProcessor.load_clip
-
-    def record(self, source, request):
-        windows.append((request.start, request.end))
-        return load_clip(self, source, request)
-
-    monkeypatch.setattr(MAAVTProcessor, "load_clip", record)
     evaluation = ClipDataset(table, processor, clip_seconds=1.0, num_frames=1)
     evaluation[0]
     assert windows.pop() == pytest.approx((1.5, 2.5), abs=0.05)
