@@ -64,7 +64,7 @@ class DeepAVFusionConfig(PreTrainedConfig):
             `"joint"`: the loss of the mean of the three logits. `"separate"`: the mean of the three losses.
         use_pooled_batchnorm (`bool`, *optional*, defaults to `False`):
             BatchNorm without weights on the pooled states before the class heads: the paper's linear probe.
-        label_smoothing (`float`, *optional*, defaults to 0.0): Of class indices in training.
+        label_smoothing (`float`, *optional*, defaults to 0.0): Of class indices and soft labels in training.
         segmentation_min_channels (`int`, *optional*, defaults to 128): Least width of the segmentation decoder's scales.
         separation_target (`str`, *optional*, defaults to `"ratio"`):
             Mask that separation learns. `"ratio"`: the source's share of source and rest. `"binary"`: where the source is

@@ -114,7 +114,7 @@ def smooth_labels(
     if not torch.is_floating_point(labels):
         # class indices to one-hot rows; a row of -100 stands for an ignored sample
         known = labels != -100
-        labels = nn.functional.one_hot(torch.where(known, labels, 0), num_labels).float()
+        labels = nn.functional.one_hot(torch.where(known, labels, 0).long(), num_labels).float()
         labels = torch.where(known[..., None], labels, -100.0)
     smoothed = labels * (1 - smoothing) + smoothing / num_labels
     return torch.where(labels == -100, labels, smoothed)

@@ -90,9 +90,9 @@ def quiet_loading():
         logging.set_verbosity(verbosity)
 
 
-def find_checkpoint(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, str | None, bool]:
+def find_checkpoint(name: str, hub_kwargs: dict[str, Any], *, config_is_given: bool) -> tuple[str, str | None, bool]:
     """
-    What lies behind a folder or a name of the Hub.
+    What lies behind a folder or a name of the Hub. With a config given, a folder may hold weights alone.
 
     Returns:
         the checkpoint, the adapter on top of it (None where the name is a whole checkpoint), and whether the checkpoint
@@ -123,6 +123,10 @@ def find_checkpoint(name: str, hub_kwargs: dict[str, Any]) -> tuple[str, str | N
             f"{adapter_file}: base_model_name_or_path names the backbone {checkpoint!r}, which cannot be read ({error}). "
             "If it was moved, write its folder or Hub name there."
         ) from error
+    if not fields:  # weights alone, as `accelerator.save_model` writes them
+        if not config_is_given:
+            raise OSError(f"{checkpoint}: no config.json; give another folder, or the model's config as config=")
+        return checkpoint, adapter, False
     is_backbone = fields.get("model_type") != MAAVTConfig.model_type
     if is_backbone:
         check_backbone(checkpoint, fields)

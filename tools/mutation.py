@@ -103,7 +103,7 @@ TARGETS = {
             *("MAAVTPrompt", "MAAVTTokenSelfAttention", "MAAVTTokenAttention", "append_tokens", "select_positions"),
             *("count_patches", "shared_mean", "stack_blocks", "pool_segments", "state_at"),
         ),
-        ("modeling/test_modeling.py", "modeling/test_late_prompts.py", "modeling/test_fast_paths.py"),
+        ("modeling/test_modeling.py", "modeling/test_prompt_start.py", "modeling/test_fast_paths.py"),
         "token or fold or segment or stacked or position or prompt or layerwise or bad_config or contrast",
     ),
     "fusion": Target(

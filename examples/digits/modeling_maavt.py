@@ -224,11 +224,8 @@ class MAAVTPrompt(nn.Module):
         self.width = config.hidden_size
         self.token_self_attention = config.token_self_attention
         # Layerwise tokens: "common" ones are one set, handed out to every block; "unique" ones are one set per block.
-        self.repeats, sets = 1, ()
-        if config.layerwise_tokens == "common":
-            self.repeats = config.num_prompted_layers
-        elif config.layerwise_tokens == "unique":
-            sets = (config.num_prompted_layers,)
+        self.num_sets = 1 if config.layerwise_tokens is None else config.num_prompted_layers
+        sets = (self.num_sets,) if config.layerwise_tokens == "unique" else ()
         self._add("cls_token", (1, 1, self.width), config.prompt_start_layer == 0)
         self._add("background_token", (1, self.width), config.background_mining)
         for kind in ("audio", "visual", "shared"):
@@ -258,11 +255,10 @@ class MAAVTPrompt(nn.Module):
         )
 
     def _sets(self, tokens: torch.Tensor | None) -> torch.Tensor:
+        # Of a kind without tokens there are K empty sets: the blocks see as many of each kind.
         if tokens is None:
-            return torch.zeros((self.repeats, 0, self.width), device=self.needs_self_attention.device)
-        if tokens.ndim == 3:
-            return tokens.clone()
-        return tokens.clone().expand(self.repeats, -1, -1)  # (K, n, D)
+            return torch.zeros((self.num_sets, 0, self.width), device=self.needs_self_attention.device)
+        return tokens.clone().expand(self.num_sets, -1, -1)  # (K, n, D)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         stored = state_dict.get(prefix + "needs_self_attention")
@@ -519,10 +515,13 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         adapter = adapter_kwargs.pop("_adapter_model_path", None)  # where the Auto classes have found one
         checkpoint, is_backbone = pretrained_model_name_or_path, False
         if checkpoint is not None and kwargs.get("state_dict") is None:
-            checkpoint, named_adapter, is_backbone = find_checkpoint(checkpoint, hub_kwargs)
+            config_is_given = isinstance(kwargs.get("config"), PreTrainedConfig)
+            checkpoint, named_adapter, is_backbone = find_checkpoint(
+                checkpoint, hub_kwargs, config_is_given=config_is_given
+            )
             adapter = named_adapter or adapter
             if named_adapter is not None:
-                if not isinstance(kwargs.get("config"), PreTrainedConfig):
+                if not config_is_given:
                     kwargs["config"] = adapter_config(named_adapter, hub_kwargs)
                 adapter_kwargs = {**hub_kwargs, **adapter_kwargs}
                 kwargs, hub_kwargs = of_backbone(kwargs), of_backbone(hub_kwargs)
@@ -671,7 +670,7 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         if not getattr(self, "peft_config", None):
             return
         modules = self.trainable_modules()
-        lost = [name for name in self.new_modules if not hasattr(modules[name], "modules_to_save")]
+        lost = [name for name in self.new_modules if name in modules and not hasattr(modules[name], "modules_to_save")]
         if lost:
             logger.warning_once(
                 f"New weights of {lost} are not saved with this adapter: they will be random at every load. Name them in "
@@ -1044,7 +1043,7 @@ class MAAVTModel(MAAVTPreTrainedModel):
             warn_without_weights(self.config.vision_config._attn_implementation)
         return {
             "output_hidden_states": streams.video is not None and output_hidden_states,
-            "output_audio_hidden_states": streams.audio is not None and bool(output_hidden_states),
+            "output_audio_hidden_states": streams.audio is not None and output_hidden_states,
             "output_attentions": streams.video is not None and bool(output_attentions),
             "output_audio_attentions": streams.audio is not None and bool(output_attentions),
         }
@@ -1409,6 +1408,15 @@ class MAAVTRunningNorm(nn.Module):
         self.register_buffer("mean", torch.zeros(width, dtype=torch.float32))
         self.register_buffer("square", torch.ones(width, dtype=torch.float32))  # running mean of x^2, not the variance
         self.register_buffer("num_updates", torch.zeros(1, dtype=torch.float32))
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        """Moves the statistics, but keeps them in float32: the variance is a small difference of large numbers."""
+        kept = dict(self.named_buffers())
+        super()._apply(fn, recurse)
+        for name, buffer in kept.items():
+            if getattr(self, name).dtype != torch.float32:
+                setattr(self, name, buffer.to(getattr(self, name).device))
+        return self
 
     def forward(self, states: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         """`[..., D]` to `[..., D]`; rows that are not `present` (bool `[...]`) do not enter the statistics."""

@@ -151,6 +151,24 @@ def test_export_folds_tokens_that_the_adapter_does_not_train(stock_vit, tmp_path
     same(model, MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "release").eval())
 
 
+def test_a_new_module_that_is_folded_away_needs_no_saving(stock_vit, tmp_path):
+    model = MAAVTForAudioVisualClassification.from_pretrained(stock_vit, num_labels=5)
+    model.fold_token_attention()
+    get_peft_model(model, maavt_peft_config(model)).save_pretrained(tmp_path)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+
+
+def test_weights_alone_load_with_a_config(tmp_path):
+    """As `accelerator.save_model` leaves them: without a config.json."""
+    model = MAAVTForAudioVisualClassification(tiny_config()).eval()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    loaded = MAAVTForAudioVisualClassification.from_pretrained(tmp_path, config=model.config).eval()
+    assert torch.equal(loaded(**tiny_inputs()).logits, model(**tiny_inputs()).logits)
+    with pytest.raises(OSError, match="config.json"):
+        MAAVTForAudioVisualClassification.from_pretrained(tmp_path)
+
+
 def test_folded_adapter_is_refused_by_an_unfolded_base(stock_vit, tmp_path):
     export_adapter(tuned(stock_vit), tmp_path / "release")
     base = MAAVTForAudioVisualClassification.from_pretrained(stock_vit, num_labels=5, contrastive_dim=16, match_dim=16)

@@ -93,6 +93,18 @@ def test_token_counts_never_eat_patches(tokens):
             assert (attention is not None) == (getattr(config, f"num_{kind}_tokens") > 0)
 
 
+@pytest.mark.parametrize("absent", [None, "audio", "visual", "shared"])
+def test_every_block_sees_its_own_layerwise_tokens(absent):
+    """Also where there are no tokens of one kind."""
+    counts = {} if absent is None else {f"num_{absent}_tokens": 0}
+    model = tiny_model(layerwise_tokens="unique", contrastive=None, **counts)
+    model(**tiny_inputs()).logits.sum().backward()
+    prompt = dict(model.maavt.prompt.named_parameters())
+    for kind in {"audio", "visual", "shared"} - {absent}:
+        gradient = prompt[f"{kind}_tokens"].grad
+        assert len(gradient) == model.config.num_prompted_layers and gradient.abs().sum((1, 2)).gt(0).all(), kind
+
+
 def test_labels_of_segments_say_how_many_a_silent_video_has():
     model, video = tiny_model(), tiny_inputs(frames=4, segments=2)["pixel_values_videos"]
     assert model(video, labels=torch.tensor([[0, 1]] * 4)).segment_logits.shape == (4, 2, 5)

@@ -43,6 +43,21 @@ def test_statistics_of_nearly_parallel_states():
     torch.testing.assert_close(norm.square.double(), exact.square().mean(0), atol=0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_statistics_stay_in_float32_when_the_model_is_cast(dtype):
+    """As Trainer casts it with fp16_full_eval or bf16_full_eval: rounded, the variance would be noise."""
+    states = parallel_states()
+    norm = MAAVTRunningNorm(8).train()
+    norm(states)
+    before = copy.deepcopy(norm.state_dict())
+    norm = torch.nn.Sequential(norm).to(dtype).cpu()[0].eval()
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    assert norm(states.to(dtype)).dtype == dtype
+    with torch.device("meta"):
+        empty = MAAVTRunningNorm(8).to(dtype)
+    assert empty.to_empty(device="cpu").mean.dtype == torch.float32
+
+
 def reference_statistics(batches: list[torch.Tensor], momentum: float = 0.1) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and mean square: an average over the first batches, then an exponential one."""
     mean, square = torch.zeros(2, batches[0].shape[1], dtype=torch.float64)

@@ -221,3 +221,4 @@ def test_labels_are_smoothed_only_where_asked_and_where_a_sample_has_one_class()
     assert smooth_labels(several, 3, 0.3, "multi_label_classification") is several
     expected = torch.tensor([[0.8, 0.1, 0.1], [-100.0] * 3, [0.1, 0.1, 0.8]])
     torch.testing.assert_close(smooth_labels(indices, 3, 0.3), expected)
+    torch.testing.assert_close(smooth_labels(indices.int(), 3, 0.3), expected)
