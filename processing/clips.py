@@ -510,8 +510,7 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
     # A name
     name = os.fspath(source)
     if os.path.isfile(name):
-        with open(name, "rb") as file:
-            _refuse_no_clip(file.read(HEAD), name)
+        _refuse_no_clip(_first_bytes(name), name)
         return os.path.abspath(name), name  # absolute: a name with a colon is then no protocol
     if PROTOCOL.match(name):
         if allow_remote:
@@ -522,6 +521,16 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
     if os.path.exists(name):
         raise clip_error(name, "path", "is a pipe or a device, not a file; write its data to a file, and give that")
     raise clip_error(name, "path", "no such file; check the name and the working directory")
+
+
+def _first_bytes(name: str) -> bytes:
+    try:
+        with open(name, "rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise clip_error(
+            name, "path", f"cannot be read ({error.strerror}); check its permissions and the disk"
+        ) from error
 
 
 def _local_bytes(data: bytes, name: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
@@ -175,6 +176,8 @@ class MAAVTProcessor(ProcessorMixin):
             transform=self.video_processor.resizer(**options.of_videos),
         )
         # Decode: frames and waveforms by clip, None where one is missing
+        if options.sample_frames is False:
+            _refuse_files(_as_list(videos, _is_single_video) if clips is None else _as_list(clips, _is_single_clip))
         if clips is not None:
             loaded = [self._load(clip, request) for clip in _as_list(clips, _is_single_clip)]
             videos, audio = [clip.frames for clip in loaded], [_with_rate(clip) for clip in loaded]
@@ -227,7 +230,9 @@ class MAAVTProcessor(ProcessorMixin):
         """Fewer of the passed frames, where that is asked for."""
         if request.num_frames is None and request.fps is None:
             return frames
-        described = make_batched_metadata([frames], None if metadata is None else [metadata[index]])[0]
+        if isinstance(metadata, (list, tuple)):
+            metadata = metadata[index]  # one for each video
+        described = make_batched_metadata([frames], None if metadata is None else [metadata])[0]
         return frames[self.video_processor.sample_frames(described, request.num_frames, request.fps)]
 
     def _load(self, clip: Any, request: ClipRequest) -> Clip:
@@ -331,7 +336,8 @@ class _Options:
         values: dict[str, Any] = {}
         for group in (self.rest, *(self.rest.get(f"{part}_kwargs") or {} for part in ("common", "audio", "videos"))):
             values |= {name: group.pop(name) for name in self.names if name in group}
-        if values.get("do_sample_frames") is False:
+        self.sample_frames = values.get("do_sample_frames")
+        if self.sample_frames is False:
             values |= {"num_frames": None, "fps": None}
         self.return_tensors = values.get("return_tensors") or "pt"
         self.num_frames, self.fps = values.get("num_frames"), values.get("fps")
@@ -374,6 +380,17 @@ def _side_by_side(videos: Any, audio: Any) -> tuple[list, list]:
     return videos, audio
 
 
+def _refuse_files(videos: list) -> None:
+    """Of a file, whole or with a window, frames are always sampled. Raises ValueError."""
+    for video in videos:
+        source = video[0] if isinstance(video, tuple) else video
+        if is_clip_source(source):
+            raise ValueError(
+                f"do_sample_frames=False: of a file ({source!r:.80}) frames are sampled; give num_frames or fps, or "
+                "decoded frames"
+            )
+
+
 def _is_same_file(video: Any, audio: Any) -> bool:
     """Whether both are one path, as text or as a path object, or the same bytes."""
     if not all(isinstance(source, (str, bytes, os.PathLike)) for source in (video, audio)):
@@ -404,6 +421,8 @@ def _is_single_video(videos: Any) -> bool:
 
 def _rank(frames: Any) -> int:
     """The number of axes. Of a list only the first item is looked at: the others may have another shape."""
+    if isinstance(frames, Image.Image):
+        return 3  # a frame, also where it is gray or has a palette
     if isinstance(frames, (list, tuple)) and frames:
         return 1 + _rank(frames[0])
     return np.ndim(frames)

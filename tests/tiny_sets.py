@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets of a few clips in the true file formats of their distributors, with clips that are missing or broken."""
 
+import csv
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from clip_factory import numbered_frames, tone, write_numbered
+from PIL import Image
 
 from processing.generate.clip_writing import write_clip
 from processing.prepare.scan import Facts, Job
@@ -266,3 +268,39 @@ def _as_flv(source: Path, path: Path, title: str = "clip") -> Path:
                 packet.stream = streams[packet.stream.index]
                 made.mux(packet)
     return path
+
+
+# ---- AVSBench, as it is unpacked
+
+
+def picture(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
+
+
+def table(path, columns, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def five_seconds(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(path, waveform=tone(5.0))
+
+
+def write_s4(folder, mask):
+    """AVSBench-S4 of a training clip with one mask and a test clip with five; frame k is of gray 40 k."""
+    table(
+        folder / "s4_meta_data.csv",
+        ["name", "category", "split"],
+        [["v1", "dog", "train"], ["v2", "ukulele", "test"]],
+    )
+    for name, category, split, labeled in (("v1", "dog", "train", 1), ("v2", "ukulele", "test", 5)):
+        clip = f"{split}/{category}/{name}"
+        for number in range(1, 6):
+            frame = np.full((*mask.shape, 3), 40 * number)
+            picture(folder / "s4_data/visual_frames" / clip / f"{name}_{number}.png", frame)
+            if number <= labeled:
+                picture(folder / "s4_data/gt_masks" / clip / f"{name}_{number}.png", mask)
+        five_seconds(folder / "s4_data/audio_wav" / f"{clip}.wav")

@@ -1,6 +1,6 @@
 # Copyright 2026 The maavt authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Late prompts: what enters the first prompted block, once per clip, in shards beside the feature cache."""
+"""Prompts from block k: what enters that block, once per clip, in shards beside the feature cache."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -7,6 +7,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -112,7 +113,9 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
     digest = {}
     for size, paths in by_size.items():
         if size and len(paths) > 1:  # empty files are broken, each by itself
-            digest |= {path: file_digest(path) for path in paths}
+            for path in paths:
+                with suppress(OSError):  # the check of the clip names a file that cannot be read
+                    digest[path] = file_digest(path)
     seen: dict[Any, dict[str, Any]] = {}
 
     def problem(row: dict[str, Any]) -> str | None:
@@ -122,7 +125,8 @@ def _without_duplicates(rows: Rows, skipped: list) -> Rows:
                 sources.append(hashlib.sha256(cell["bytes"]).hexdigest())
             else:
                 sources.append(cell and digest.get(cell["path"], cell["path"]))
-        first = seen.setdefault((*sources, row["start"], row["end"]), row)
+        windows = tuple(row.get("segment_windows") or ())
+        first = seen.setdefault((*sources, row["start"], row["end"], windows), row)
         if first is row:
             return None
         if first["label"] == row["label"]:

@@ -369,13 +369,16 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _check_partners(self) -> None:
         """Every clip needs a partner; clips of one kind (labels and group) are looked at once."""
-        seen = set()
+        seen, order = (
+            set(),
+            np.random.default_rng(0).permutation(len(self.table)),
+        )  # of folders, neighbors are of one class
         for row in np.flatnonzero(self._whole):
             kind = (tuple(self.targets.labels(row).flatten().tolist()), self.targets.clip_key(row), self.groups[row])
             if kind in seen:
                 continue
             seen.add(kind)
-            if not any(self._is_partner(row, partner) for partner in range(len(self.table))):
+            if not any(self._is_partner(row, partner) for partner in order):
                 raise ValueError(
                     f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
                     "train without mismatched pairs (mismatch_probability 0)"

@@ -72,6 +72,12 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
     if not tops:
         raise ValueError(f"{folder}: neither a metadata.csv nor subfolders; make one subfolder per class, or a table")
     by_split = _are_splits(tops)
+    # Clips that lie beside the folders of classes have no class.
+    for parent in [folder, *(tops if by_split else ())]:
+        loose = [file for file in sorted(parent.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+        if loose:
+            names = f"{len(loose)} clips, such as {printable(loose[0].relative_to(folder).as_posix())}"
+            warnings.append(f"{names}: skipped, they are in no folder of a class")
     for top in tops:
         if by_split and top.name.lower() not in SPLIT_NAMES:
             warnings.append(f"{printable(top.name)}: skipped, it is no split beside train, validation and test")
@@ -159,7 +165,6 @@ def _csv_rows(
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from error
     if segments:
-        # The first segment's label stands for the clip where only one is needed.
         columns = columns | {"label": segments[0]["label"]}
         for part in segments:
             _find_columns(header, dict(part), tuple(part), path.name)
@@ -168,15 +173,20 @@ def _csv_rows(
     rows = []
     for number, cells in enumerate(table, start=2):
         values = {key: _cell(cells, column) for key, column in column_of.items()}
-        name = values["file_name"]
+        # A file's name stands as it is: it may have several spaces, or rare ones.
+        name = (cells.get(column_of["file_name"]) or "").strip(" \t\r\n") or None
         source = None if name is None else table_path(path.parent, name, allow_absolute_paths)
         label = values["label"]
+        parts = _csv_segments(cells, segments or ())
+        if segments:
+            # The first known label stands for the clip where only one is needed.
+            label = next((part for part in parts["segment_labels"] if part is not None), None)
         if label is not None and label_separator:
             label = tuple(sorted({part.strip() for part in label.split(label_separator)} - {""})) or None
         row = _row(source, name or f"row {number}", label)
         row |= {key: values.get(key) for key in ("start", "end", "split")}
         row |= {"group": values.get("group") or row["group"], "number": number, "cells": cells}
-        rows.append(row | _csv_segments(cells, segments or ()))
+        rows.append(row | parts)
     return rows
 
 
@@ -223,6 +233,7 @@ def _dataset_rows(data: Dataset | DatasetDict, columns: dict[str, Any]) -> Rows:
         for kind, feature in (("video", Video(decode=False)), ("audio", Audio(decode=False))):
             if kind in part.column_names:
                 part = part.cast_column(kind, feature)
+        part = part.with_format(None)  # the cells of another format, such as "torch", are no plain values
         # One row for each clip, with names in place of class indices.
         names = class_names(part, column_of["label"])
         for number, cells in enumerate(part):

@@ -192,7 +192,7 @@ def read_duet(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:
             f"{path}: no such table; write it with `python -m processing.generate.sounding_shapes --out {folder}`"
         )
     rows = []
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         for cells in csv.DictReader(file):
             if cells["split"] != split:
                 continue

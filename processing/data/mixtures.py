@@ -130,7 +130,7 @@ def read_pairs(table: str | os.PathLike, split: str | None = None) -> tuple[list
         raise ValueError(f"{table}: no such list of pairs; give a csv file with the columns first and second")
     files: dict[str, int] = {}
     pairs = []
-    with open(table, newline="", encoding="utf-8") as file:
+    with open(table, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not {"first", "second"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{table}: columns {reader.fieldnames}; it needs first and second")

@@ -102,6 +102,8 @@ class RowReader:
         row["group"] = str(source if values.get("group") is None else values["group"])
         # Labels as class indices.
         label = values.get("label")
+        if self.several and label is None:
+            raise ValueError(f"{row['clip_id']}: no label; give a list of classes, empty for none of them")
         if self.several:
             row["label"] = [self._label(value, row["clip_id"]) for value in label]
         else:
@@ -382,7 +384,7 @@ def _class_names(given: Any, folder: str | None, data: str) -> list[str]:
         given = Path(folder) / "classes.txt"
     if given is None:
         return []
-    with fsspec.open(str(given), "rt", encoding="utf-8") as file:
+    with fsspec.open(str(given), "rt", encoding="utf-8-sig") as file:  # Windows writes a byte order mark
         return [line.strip() for line in file if line.strip()]
 
 

@@ -77,7 +77,7 @@ def _table(path: Path, columns: tuple[str, ...], split: str) -> Iterator[dict[st
         raise ValueError(f"split={split!r}; use one of {', '.join(SPLITS)}")
     if not path.is_file():
         raise ValueError(f"{path}: no such table; give the folder that AVSBench was unpacked to")
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise ValueError(f"{path}: columns {reader.fieldnames}; it needs {', '.join(columns)}")

@@ -4,6 +4,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -391,3 +392,46 @@ def test_split_fractions_are_shares_of_their_sum():
     parts = split_by_group(labels, groups, {"train": 6, "validation": 2, "test": 2}, seed=1)
     assert parts == split_by_group(labels, groups, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=1)
     assert [parts.count(split) for split in ("train", "validation", "test")] == [60, 20, 20]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux: a file that opens and cannot be read")
+@pytest.mark.parametrize("check", ["decode", "probe"])
+def test_a_file_that_cannot_be_read_is_skipped(class_folder, tmp_path, check):
+    """As a file without permission, or on a disk that fails: the others stay, also where another has its size."""
+    shutil.copytree(class_folder, tmp_path / "clips")
+    (tmp_path / "clips" / "cat" / "bad.mp4").symlink_to("/proc/self/mem")
+    (tmp_path / "clips" / "dog" / "worse.mp4").symlink_to("/proc/self/mem")
+    _, report = build_clip_table(tmp_path / "clips", check=check)
+    reasons = {entry["file"]: entry["reason"] for entry in report["skipped"]}
+    assert set(reasons) == {"cat/bad.mp4", "dog/worse.mp4"} and report["clips"] == 12
+    assert all("cannot be read" in reason and "check its permissions" in reason for reason in reasons.values())
+
+
+@pytest.mark.parametrize("name", ["my  clip.mp4", "no\u00a0break.mp4", "Screen Recording 3.45.12\u202fPM.mp4"])
+def test_names_of_files_in_a_csv_are_taken_as_they_are(class_folder, tmp_path, name):
+    clips = sorted(class_folder.rglob("*.mp4"))
+    rows = [{"label": clip.parent.name, "file_name": clip.name} for clip in clips]
+    for clip in clips:
+        shutil.copy(clip, tmp_path)
+    (tmp_path / clips[0].name).rename(tmp_path / name)
+    rows[0]["file_name"] = f" {name} "  # as after the comma of a hand-written table
+    _, report = build_clip_table(write_table(tmp_path / "metadata.csv", rows), check="none")
+    assert report["skipped"] == [] and report["clips"] == 12
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy"])
+def test_a_dataset_with_a_format_keeps_its_classes(class_folder, form):
+    clips = sorted(class_folder.rglob("*.mp4"))
+    data = datasets.Dataset.from_dict(
+        {"video": [str(clip) for clip in clips], "label": [int(clip.parent.name == "dog") for clip in clips]}
+    )
+    data = data.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    _, report = build_clip_table(data.with_format(form), check="none")
+    assert report["classes"] == ["cat", "dog"]
+
+
+def test_clips_beside_the_folders_of_classes_are_named(class_folder, tmp_path):
+    shutil.copytree(class_folder, tmp_path / "clips")
+    make_clip(tmp_path / "clips" / "loose.mp4", 90)
+    _, report = build_clip_table(tmp_path / "clips", check="none")
+    assert any("1 clips, such as loose.mp4: skipped" in warning for warning in report["warnings"])

@@ -17,6 +17,7 @@ import transformers
 from clip_factory import numbered_frames, read_numbers, tone, write_flash_and_beep, write_numbered
 from PIL import Image
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoVideoProcessor, ViTImageProcessor
+from transformers.video_utils import VideoMetadata
 
 from processing import (
     ClipError,
@@ -646,3 +647,29 @@ def test_a_waveform_with_gradient_passes_after_inference_mode():
         waveform.requires_grad_(True)
         extractor([waveform], sampling_rate=extractor.sampling_rate)["input_features"].square().sum().backward()
         assert torch.isfinite(waveform.grad).all() and waveform.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA"])
+def test_pil_frames_of_any_mode_are_one_video(mode):
+    """A gray image has two axes as an array, and is a frame all the same."""
+    frames = [Image.new("L", (64, 64), value).convert(mode) for value in (0, 60, 120)]
+    one = small()(videos=frames)["pixel_values_videos"]
+    assert one.shape == (1, 3, 3, 64, 64)
+    assert one[0, :, 0, 0, 0].tolist() == [0, 60, 120]
+    torch.testing.assert_close(small()(videos=[frames])["pixel_values_videos"], one)
+
+
+def test_one_video_s_metadata_alone(clip):
+    frames = torch.arange(30, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
+    expected = small()(videos=[frames], fps=10, video_metadata=[{"fps": 30, "total_num_frames": 30}])
+    for metadata in ({"fps": 30, "total_num_frames": 30}, VideoMetadata(fps=30, total_num_frames=30)):
+        batch = small()(videos=frames, fps=10, video_metadata=metadata)
+        assert torch.equal(batch["pixel_values_videos"], expected["pixel_values_videos"])
+
+
+def test_files_are_always_sampled(clip):
+    frames = load_clip(clip, ClipRequest(num_frames=5)).frames
+    assert small()(videos=frames, do_sample_frames=False)["pixel_values_videos"].shape[1] == 5
+    for inputs in ({"clips": clip}, {"clips": [(clip, 0.0, 1.0)]}, {"videos": clip, "audio": clip}):
+        with pytest.raises(ValueError, match="do_sample_frames=False.*give num_frames or fps"):
+            small()(**inputs, do_sample_frames=False)

@@ -5,6 +5,7 @@
 import csv
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -270,3 +271,23 @@ def test_recipe_learns_and_scores_several_labels(scenes, tmp_path):
     assert set(record["labels"].split(";")) <= set(NAMES) and 0 <= float(record["probability"]) <= 1
     config = json.loads((tmp_path / "run" / "model" / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
+
+
+def test_rows_of_one_file_may_have_different_segments(sentences, tmp_path):
+    """A long recording in several rows; a row whose first segment has no label is one of its others."""
+    rows = []
+    for number in range(6):
+        row = {"file_name": "0.mp4", "split": ["train", "train", "train", "train", "validation", "test"][number]}
+        row |= {"word0": "", "word0_start": 0.1 * number, "word0_end": 0.1 * number + 0.1}
+        row |= {"word1": NAMES[number % 3], "word1_start": 0.1 * number + 0.1, "word1_end": 0.1 * number + 0.2}
+        rows.append(row)
+    shutil.copy(sentences.parent / "0.mp4", tmp_path)
+    with open(tmp_path / "words.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows([*rows, rows[0]])
+    options = {"segments": SEGMENTS[:2], "group": False, "split": False, "check": "probe"}
+    options |= {"validation_fraction": 0.0, "test_fraction": 0.0}
+    table, report = build_clip_table(tmp_path / "words.csv", **options)
+    assert report["clips"] == 6 and [each["reason"][:9] for each in report["skipped"]] == ["duplicate"]
+    assert table["train"][0]["segment_labels"][0] == -100

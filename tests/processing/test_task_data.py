@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from clip_factory import tone, write_numbered
-from PIL import Image
+from tiny_sets import five_seconds, picture, table, write_s4
 from torch.utils.data import DataLoader
 
 from processing import (
@@ -137,40 +137,12 @@ def test_maps_are_cut_as_their_frames():
 # ---- AVSBench
 
 
-def picture(path, values):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
-
-
-def table(path, columns, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
-
-
-def five_seconds(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(path, waveform=tone(5.0))
-
-
 MASK = np.zeros((30, 40))
 MASK[10:20, 10:20] = 255
 
 
 def test_s4(tmp_path):
-    table(
-        tmp_path / "s4_meta_data.csv",
-        ["name", "category", "split"],
-        [["v1", "dog", "train"], ["v2", "ukulele", "test"]],
-    )
-    for name, category, split, labeled in (("v1", "dog", "train", 1), ("v2", "ukulele", "test", 5)):
-        place = f"{split}/{category}/{name}"
-        for number in range(1, 6):
-            frame = np.full((30, 40, 3), 40 * number)
-            picture(tmp_path / "s4_data/visual_frames" / place / f"{name}_{number}.png", frame)
-            if number <= labeled:
-                picture(tmp_path / "s4_data/gt_masks" / place / f"{name}_{number}.png", MASK)
-        five_seconds(tmp_path / "s4_data/audio_wav" / f"{place}.wav")
+    write_s4(tmp_path, MASK)
     train, test = read_s4(tmp_path, "train"), read_s4(tmp_path, "test")
     assert len(train) == 1 and [row.time for row in test] == [0.5, 1.5, 2.5, 3.5, 4.5]
     assert train[0].label == "dog" and {row.group for row in test} == {"v2"}

@@ -96,8 +96,13 @@ def test_shards_hold_what_classify_says_and_are_kept(model, clips, tmp_path, cap
     (out / "predictions-00001-of-00003.parquet").unlink()
     assert predict.main([*command[:-1], "0"]) in (0, 1)
     assert files_of(out) == before and all(path.stat().st_mtime_ns == time for path, time in times.items())
-    with pytest.raises(ValueError, match="holds other predictions.*batch_size: 4, now 2"):
-        write_predictions(model, files, out, engine=Engine(workers=0), batch_size=2)
+    # Another batch size changes nothing of it, as after a lack of memory; other windows and other clips do.
+    write_predictions(model, files, out, engine=Engine(workers=0), batch_size=2)
+    with pytest.raises(ValueError, match="holds other predictions.*window: None, now 0.5"):
+        write_predictions(model, files, out, engine=Engine(workers=0), window=0.5)
+    os.utime(files[0], ns=(0, 0))
+    with pytest.raises(ValueError, match="holds other predictions.*contents: "):
+        write_predictions(model, files, out, engine=Engine(workers=0))
 
 
 def test_a_model_without_embeddings_leaves_their_columns_empty(clips, tmp_path):
@@ -127,7 +132,8 @@ def test_shards_of_a_retrained_model_are_refused(model, clips, tmp_path):
         write()
     # Settings of version 0.1 name the path alone.
     settings = json.loads((out / "settings.json").read_text())
-    del settings["model"]
+    del settings["model"], settings["contents"]
+    settings["options"] |= {"batch_size": 8, "top_k": 5}
     (out / "settings.json").write_text(json.dumps(settings))
     assert write() == 0
 

@@ -49,7 +49,7 @@ def read_mixtures(task: TaskArguments) -> tuple[list[str], list[str], list[str],
     path = Path(task.data) / "solo.csv"
     if not path.is_file():
         raise ValueError(f"{path}: no such table; it lists the clips to mix: file_name, split, kind")
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     clips = [safe_join(task.data, row["file_name"]) for row in rows]
     return clips, [row["kind"] for row in rows], *read_pairs(Path(task.data) / "pairs.csv", split="test")

@@ -21,6 +21,7 @@ from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.collators import AudioVisualCollator
 from training.common.commands import run_command, shown_command
+from training.common.processes import of_first_process
 from training.common.results import package_versions
 from training.trainer.audio_visual_trainer import AudioVisualTrainer
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
@@ -38,8 +39,8 @@ def main(argv: list[str] | None = None) -> dict:
     args.prediction_loss_only = True  # the reconstructions of a whole set would fill the memory
 
     # Data: one window of a clip, augmented in training.
-    with args.main_process_first(desc="clip table"):
-        tables, report = build_clip_table(task.data, **{"seed": args.seed, **(task.table or {})})
+    options = {"seed": args.seed, **(task.table or {})}
+    tables, report = of_first_process(args, lambda: build_clip_table(task.data, **options))
     if args.should_log:
         print(report_text(report), flush=True)
     processor = build_processor(task)

@@ -18,6 +18,7 @@ from processing.data.block_state_cache import BlockStateCollator
 from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_tables import build_clip_table, report_text
 from processing.data.collators import AudioVisualCollator
+from training.common.processes import of_first_process
 from training.common.processor_changes import changed_processor
 
 from .arguments import Recipe, settle
@@ -48,13 +49,13 @@ class Clips:
 def read_clips(recipe: Recipe) -> Clips:
     """The tables, in which no group stands in two splits; settles what of the recipe follows from them.
 
-    Every process builds the same tables: the first one, then the others, who find its work in the cache.
+    The first process checks the clips, for all of them.
     """
-    with recipe.run.main_process_first(desc="clip table"):
-        if recipe.streams:
+    if recipe.streams:
+        with recipe.run.main_process_first(desc="clip table"):
             clips = Clips(*open_tables(recipe))
-        else:
-            clips = Clips(*build_tables(recipe))
+    else:
+        clips = Clips(*of_first_process(recipe.run, lambda: build_tables(recipe)))
     logger.info(report_text(clips.report))
     check_splits(recipe, clips)
     if len(clips.label_names) == 1 and not clips.multi_label:
@@ -140,7 +141,7 @@ class RunData:
     source: Any  # loads clips: the processor, or a cache in its place
     states: Any  # loads what enters the first prompted block, for `block_states`; else the same as `source`
     collator: Callable
-    mining: bool  # whether the match head learns: validation and test then show it mismatched pairs
+    trains_match_head: bool  # validation and test then have mismatched pairs
     paired: bool  # whether the test clips can be shown in mismatched pairs
     train_set: torch.utils.data.Dataset
     validation_set: ClipDataset
@@ -175,19 +176,21 @@ def build_data(recipe: Recipe, clips: Clips, model: nn.Module) -> RunData:
         states, collator = block_state_source(recipe, source, model), BlockStateCollator()
 
     draws_pairs = data.mismatch_probability > 0 or model.config.in_batch_mismatches > 0
-    mining = recipe.both_modalities and model.config.background_mining and draws_pairs
-    mark_noise = mining and model.config.match_head == "patches" and recipe.train_noise is not None
+    trains_match_head = recipe.both_modalities and model.config.background_mining and draws_pairs
+    mark_noise = trains_match_head and model.config.match_head == "patches" and recipe.train_noise is not None
     if clips.stream is not None:
         train_set = make_stream(recipe, clips.stream, tables, processor, mark_noise)
     else:
         train_set = make_dataset(recipe, tables, states, "train", training=True, mark_noise=mark_noise)
 
-    validation = {"noise_db": recipe.train_noise, "mismatched_copies": mining}
+    validation = {"noise_db": recipe.train_noise, "mismatched_copies": trains_match_head}
     validation_set = make_dataset(recipe, tables, states, "validation", **validation)
     if clips.stream is None:  # what is wrong with the test clips shall be known before training
-        make_dataset(recipe, tables, states, recipe.evaluation.evaluation_split, mismatched_copies=mining)
-    paired = mining or (recipe.both_modalities and has_partners(recipe, tables, states))
-    return RunData(recipe, tables, processor, source, states, collator, mining, paired, train_set, validation_set)
+        make_dataset(recipe, tables, states, recipe.evaluation.evaluation_split, mismatched_copies=trains_match_head)
+    paired = trains_match_head or (recipe.both_modalities and has_partners(recipe, tables, states))
+    return RunData(
+        recipe, tables, processor, source, states, collator, trains_match_head, paired, train_set, validation_set
+    )
 
 
 def has_partners(recipe: Recipe, tables: DatasetDict, source: Any) -> bool:

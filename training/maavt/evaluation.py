@@ -275,7 +275,7 @@ def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, l
     The match threshold is the best one on validation.
     """
     threshold = None
-    if data.mining:
+    if data.trains_match_head:
         threshold = match_threshold(trainer, data.validation_set)
     bootstrap = {"num_samples": recipe.evaluation.bootstrap_samples, "seed": recipe.run.seed}
     rows, records, first = [], [], {}
@@ -286,7 +286,7 @@ def evaluate_model(trainer: AudioVisualTrainer, recipe: Recipe, data: RunData, l
             continue
         shown = shown_condition(name, condition)
         paired = name == "both" and data.paired
-        copies = {"mismatched_copies": paired, "same_class_copies": paired and data.mining}
+        copies = {"mismatched_copies": paired, "same_class_copies": paired and data.trains_match_head}
         dataset = data.split(data.tested, modalities=streams, noise_db=condition_level(condition), **copies)
         predictions = predict(trainer, dataset)
         first.setdefault(name, predictions)

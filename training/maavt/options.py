@@ -83,7 +83,7 @@ class ModelArguments:
     tuning: Literal["adapter", "full", "linear_probe", "lora", "lavish"] = option(
         "adapter",
         "adapter: frozen backbone, tokens and heads trained through PEFT. full: everything is trained. Baselines, without "
-        "learned tokens, contrast and mining: linear_probe trains only the classifier, lora also LoRA in the backbone, "
+        "learned tokens, contrastive loss and match head: linear_probe trains only the classifier, lora also LoRA in the backbone, "
         "lavish also LAVISH adapters beside it.",
     )
     lora_rank: int = option(

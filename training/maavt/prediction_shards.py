@@ -3,6 +3,7 @@
 """Class scores, match scores and embeddings of very many clips, in Parquet shards that are written whole or not at all."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,6 +26,7 @@ from .prediction import PredictionOptions, Predictor, list_windows, load_config,
 
 SHARD_FILES = 256  # what a dying process has to do again
 FILE_SECONDS = 60.0  # that a shard's time limit allows for each of its files, decoder and model together
+NO_COLUMN = ("batch_size", "top_k")  # options that change nothing in a shard
 MODEL_FILES = ("*.safetensors", "*.bin", "*config.json")  # weights, model, processor, adapter
 COLUMNS = {
     "file": pa.string(),
@@ -144,15 +146,19 @@ def write_predictions(
         ValueError: no checkpoint, or the folder holds predictions of another checkpoint, other files or other options.
         RuntimeError: a shard ends its process, and none of its files does so by itself.
     """
-    has_embeddings = load_config(checkpoint).model_type == "maavt"
+    config = load_config(checkpoint)
+    has_embeddings = config.model_type == "maavt"
     chosen = PredictionOptions(**options, embeddings=has_embeddings, scores=True, skip_broken=True)
     folder, names = Path(folder), [str(file) for file in files]
     groups = [tuple(names[first : first + SHARD_FILES]) for first in range(0, len(names), SHARD_FILES)]
     settings = {
         "checkpoint": str(checkpoint),
-        "model": model_digests(checkpoint),
+        "model": model_digests(checkpoint) or {"commit": getattr(config, "_commit_hash", None)},
         "files": fingerprint(names),
-        "options": json.loads(json.dumps(asdict(chosen))),
+        "contents": fingerprint([_size_and_time(name) for name in names]),
+        "options": {
+            name: value for name, value in json.loads(json.dumps(asdict(chosen))).items() if name not in NO_COLUMN
+        },
     }
     _check_settings(folder, settings)
     writer = ShardWriter(str(checkpoint), device, compile, chosen, folder, len(groups))
@@ -226,11 +232,23 @@ def model_digests(checkpoint: str | Path) -> dict[str, str]:
     return {path.name: file_digest(path)[:20] for path in files}
 
 
+def _size_and_time(file: str) -> list[int] | None:
+    """Bytes and time of the last change, which tell a clip from the one that replaces it; None where it is gone."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "settings.json"
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        before.setdefault("model", settings["model"])  # settings of version 0.1 know only its path
+        # What earlier settings do not know, or know although it has no effect.
+        for name in ("model", "contents"):
+            before[name] = before.get(name) or settings[name]
+        before["options"] = {name: value for name, value in before["options"].items() if name not in NO_COLUMN}
         changed = differences(before, settings)
         if changed:
             raise ValueError(f"{folder}: holds other predictions ({'; '.join(changed)}); give another folder")
