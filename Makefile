@@ -49,10 +49,10 @@ bench-gpu: .venv/.installed  ## speed and memory on one GPU; benchmarks/gpu.py s
 	$(BIN)/python -m benchmarks.gpu
 
 bench-accuracy: .venv/.installed  ## hours: accuracy against the block at which tokens enter; DRONE=, GRID=, BACKBONE=
-	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_drone.yaml --data $(DRONE) \
-		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_drone
-	$(BIN)/python -m training.tools.compare configs/compare/late_prompts_grid_command.yaml --data $(GRID) \
-		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/late_prompts_grid_command
+	$(BIN)/python -m training.tools.compare configs/compare/prompt_start_drone.yaml --data $(DRONE) \
+		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/prompt_start_drone
+	$(BIN)/python -m training.tools.compare configs/compare/prompt_start_grid_command.yaml --data $(GRID) \
+		--model_name_or_path $(BACKBONE) --out $(BENCH_OUT)/prompt_start_grid_command
 
 torture: .venv/.installed  ## kill, interrupt and starve runs for an hour (as root: full disks too), into results/torture.md; MINUTES= ONLY=
 	PYTHONPATH=tests HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m tools.torture --minutes $(or $(MINUTES),60) --only '$(ONLY)'

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sets import write_s4
 from transformers import AutoModel, AutoModelForSemanticSegmentation, AutoProcessor, Trainer, ViTConfig, ViTModel
 
+from modeling_deepavfusion import DeepAVFusionConfig, DeepAVFusionModel
 from processing.generate.sounding_shapes import ShapeSettings, write_shapes
 from training.common.commands import run_command
 from training.common.map_pictures import displayed_frame
@@ -32,6 +34,14 @@ def arguments(name: str, clips: str, output: Path, *more: str) -> list[str]:
     few = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--num_pictures", "1", "--disable_tqdm", "true"]
     folders = ["--data", clips, "--output_dir", str(output), "--results", str(output / "table")]
     return [str(CONFIGS / f"{name}.yaml"), "--seeds", "0", *few, *folders, *more]
+
+
+def write_vggss(folder: Path, clips: str) -> None:
+    """VGG-SS's layout, of three generated clips."""
+    folder.mkdir(exist_ok=True)
+    (folder / "clips").symlink_to(Path(clips) / "clips")
+    boxes = [{"file": f"test_000{i}", "class": "x", "bbox": [[0.1 * i, 0.2, 0.5, 0.7]]} for i in range(3)]
+    (folder / "vggss.json").write_text(json.dumps(boxes))
 
 
 def test_segmentation(clips, tmp_path):
@@ -83,9 +93,7 @@ def test_localization(clips, tmp_path, config, more, name):
 )
 def test_localization_on_a_test_set_trains_nothing(clips, tmp_path, config, more, name):
     """VGG-SS's layout, of shapes, measured with a classifier of three classes."""
-    (tmp_path / "clips").symlink_to(Path(clips) / "clips")
-    boxes = [{"file": f"test_000{i}", "class": "x", "bbox": [[0.1 * i, 0.2, 0.5, 0.7]]} for i in range(3)]
-    (tmp_path / "vggss.json").write_text(json.dumps(boxes))
+    write_vggss(tmp_path, clips)
     command = arguments(config, str(tmp_path), tmp_path / "run", *more)
     task, _ = parse_arguments(TaskArguments, command)
     for part in (localization.new_model(task, 0, ["a", "b", "c"]), build_processor(task)):
@@ -114,6 +122,40 @@ def test_a_plain_vit_in_both_branches(clips, tmp_path, task):
     model = AutoModel.from_pretrained(tmp_path / "run" / "seed_0" / "model")
     for branch in (model.layers[1].image, model.layers[1].audio):
         torch.testing.assert_close(branch.mlp.fc1.weight, vit.layers[1].mlp.fc1.weight, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "task, config, fields",
+    [
+        (
+            segmentation,
+            "segmentation_avsbench",
+            {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
+        ),
+        (localization, "localization_vggss", {}),
+    ],
+)
+def test_recipes_of_the_real_sets(clips, tmp_path, task, config, fields):
+    """The file of the recipe as it is, on a tiny set in the layout of the real one, from a tiny encoder."""
+    data = tmp_path / "data"
+    if task is segmentation:
+        write_s4(data, np.eye(30, 40) * 255)
+    else:
+        write_vggss(data, clips)
+    options, _ = parse_arguments(TaskArguments, [str(CONFIGS / "segmentation_shapes.yaml")])
+    encoder = DeepAVFusionModel(DeepAVFusionConfig(**options.model_config))
+    for part in (encoder, build_processor(options)):
+        part.save_pretrained(tmp_path / "encoder")
+    narrow = {"model_config": {"segmentation_min_channels": 8}, "processor": {"video_processor": fields}}
+    command = [str(CONFIGS / f"{config}.yaml"), "--data", str(data), "--model_name_or_path", str(tmp_path / "encoder")]
+    command += ["--output_dir", str(tmp_path / "run"), "--max_steps", "1", "--bf16", "false", "--use_cpu", "true"]
+    command += ["--dataloader_num_workers", "1", "--num_pictures", "1", "--disable_tqdm", "true"]
+    for name, values in narrow.items():
+        command += [f"--{name}", json.dumps(values)]
+    table = task.main(command)
+    assert "DeepAVFusion" in table and "DeepAVFusion, audio of another clip" in table
+    record = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert record["facts"]["test frames"] == (5 if task is segmentation else 3)
 
 
 def test_separation(clips, tmp_path):

@@ -21,6 +21,7 @@ from .yaml_text import read_yaml
 
 TRAINER_HELP = "--help_trainer"
 REQUIRED = object()
+SIZES = ("size", "crop_size")  # of a processor: one of several sets of keys
 
 
 class OptionHelp(str):
@@ -62,10 +63,10 @@ def read_recipe_file(path: str | Path) -> dict[str, Any]:
 
 
 def merged(base: Mapping, changes: Mapping) -> dict:
-    """`base` with `changes` on top, mapping by mapping."""
+    """`base` with `changes` on top, mapping by mapping; a size is one value: {shortest_edge} replaces {height, width}."""
     result = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping) and key not in SIZES
         result[key] = merged(result[key], value) if both else value
     return result
 

@@ -39,15 +39,16 @@ def main(argv: list[str] | None = None) -> Rows:
     task, args = parse_arguments(TaskArguments, argv)
     check(task)
 
-    # Data: frames with boxes; training may see the class alone.
+    # Data: frames with boxes; training may see the class alone. They stay in memory where this process decodes them.
     processor = build_processor(task)
-    test_set = LabeledFrames(read_frames(task, "test"), processor, "boxes", cache=True)
+    cache = args.dataloader_num_workers == 0
+    test_set = LabeledFrames(read_frames(task, "test"), processor, "boxes", cache=cache)
     if task.layout in TEST_LAYOUTS:
         facts = {"training": "none", "test frames": len(test_set)}
     else:
         train_rows = read_frames(task, "train")
         classes = sorted({row.label for row in train_rows if row.label is not None})
-        train_set = LabeledFrames(train_rows, processor, task.supervision, classes, cache=True)
+        train_set = LabeledFrames(train_rows, processor, task.supervision, classes, cache=cache)
         facts = {"supervision": task.supervision, "train frames": len(train_set), "test frames": len(test_set)}
 
     def measure(args: TrainingArguments) -> Rows:

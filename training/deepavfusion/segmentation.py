@@ -39,10 +39,11 @@ def main(argv: list[str] | None = None) -> Rows:
     task, args = parse_arguments(TaskArguments, argv)
     num_labels = (task.model_config or {}).get("num_labels", 1)
 
-    # Data: frames with a mask each.
+    # Data: frames with a mask each. They stay in memory where this process decodes them.
     processor = build_processor(task)
+    cache = args.dataloader_num_workers == 0
     train_set, test_set = (
-        LabeledFrames(read_frames(task, split), processor, "mask", cache=True) for split in ("train", "test")
+        LabeledFrames(read_frames(task, split), processor, "mask", cache=cache) for split in ("train", "test")
     )
     facts = {"train frames": len(train_set), "test frames": len(test_set)}
 

@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> Rows:
         estimates = separated(processor, logits, mixtures, renormalize=True)
         methods = {
             "DeepAVFusion": estimates,
-            "DeepAVFusion, reference implementation's filters": separated(processor, logits, mixtures, False),
+            "DeepAVFusion, reference implementation's filters": separated(
+                processor, logits, mixtures, renormalize=False
+            ),
             "DeepAVFusion, frames exchanged": estimates.flip(1),
             "mean mask": separated(processor, blind.expand_as(true).logit(1e-4), mixtures),
             "mixture": mixtures[:, None].expand(-1, 2, -1),

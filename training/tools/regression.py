@@ -39,7 +39,7 @@ from training.maavt.data import RunData, build_processor, has_partners, read_cli
 from training.maavt.feeding import clip_source
 from training.maavt.stages import read_recipe
 
-from .repeated_runs import MEASURED, shown, with_spread, write_record
+from .repeated_runs import MEASURED, over_seeds, shown, with_spread, write_record
 
 
 COLUMNS = {
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
     rows = with_spread(keyed, MEASURED, ("top1_interval", "clips", "groups"))
     record = write_record("training.tools.regression", argv, options.out, begin, rows)
     how = f"Nested cross-validation, {FOLDS} folds by group" if options.nested else "Splits of the recipe"
-    note = f"{how}; mean ± standard deviation over {len(options.seeds)} seeds; {record['minutes']} minutes."
+    note = f"{how}; {over_seeds(len(options.seeds))}; {record['minutes']} minutes."
     table = markdown_table(shown(rows), COLUMNS)
     write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
@@ -89,7 +89,18 @@ def data_of(recipe: Recipe) -> RunData:
     processor = build_processor(recipe)
     source, tables = clip_source(recipe, processor, clips.tables)
     paired = recipe.both_modalities and has_partners(recipe, tables, source)
-    return RunData(recipe, tables, processor, source, source, AudioVisualCollator(), False, paired, None, None)
+    return RunData(
+        recipe=recipe,
+        tables=tables,
+        processor=processor,
+        source=source,
+        states=source,
+        collator=AudioVisualCollator(),
+        trains_match_head=False,
+        paired=paired,
+        train_set=None,
+        validation_set=None,
+    )
 
 
 def nested_table(recipe: Recipe) -> list[dict]:

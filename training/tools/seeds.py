@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one configuration over seeds and modalities, and writes mean and spread.
 
-python -m training.tools.seeds configs/grid_colour.yaml --data grid/labels.csv --model_name_or_path deit_tiny \
-    --seeds 0 1 2 --parallel 2 --out results/grid_colour
+python -m training.tools.seeds configs/grid_command.yaml --data grid/labels.csv --model_name_or_path deit_tiny \
+    --seeds 0 1 2 --parallel 2 --out outputs/grid_command
 
 Every other argument goes to `train.py`. A run that has finished with the same arguments is not repeated: stop the command
 and start it again as you like. Writes `<out>.json` and `<out>.md`; the single runs are in `--runs`.
