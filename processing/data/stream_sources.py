@@ -26,7 +26,7 @@ from datasets import (
     load_dataset_builder,
 )
 
-from processing.clips import clip_error
+from processing.clips import ClipError, clip_error, probe_clip
 
 from .clip_rows import table_path
 from .clip_splits import SPLIT_NAMES, SPLITS, TEST, TRAIN
@@ -244,7 +244,7 @@ def as_table(source: ClipSource, split: str, keep: Any = None, part: str = "") -
         _rows,
         features=storage(source.reader.features()),
         gen_kwargs={"source": source, "split": split, "keep": keep},
-        fingerprint=fingerprint([source.identity, split, part]),
+        fingerprint=fingerprint([source.identity, split, part, "streams of each file"]),
     )
     return as_media(table)
 
@@ -253,7 +253,21 @@ def _rows(source: ClipSource, split: str, keep: Any) -> Iterator[dict[str, Any]]
     for cells in source.splits[split]:
         row = source.reader(cells)
         if keep is None or keep(row):
-            yield row
+            yield _with_present_streams(row)
+
+
+def _with_present_streams(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose one file for both streams lacks one of them has None there, so that evaluation leaves it out."""
+    if row["video"] is None or row["video"] != row["audio"]:
+        return row
+    try:
+        info = probe_clip(read_remote(row["video"]))
+    except ClipError:
+        return row  # whoever reads it says what is wrong
+    for kind in MODALITIES:
+        if not getattr(info, f"has_{kind}") and (info.has_video or info.has_audio):
+            row[kind] = None
+    return row
 
 
 def read_remote(cell: dict[str, Any] | None) -> dict[str, Any] | None:

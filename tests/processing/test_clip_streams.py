@@ -517,3 +517,18 @@ def test_a_damaged_shard_is_named(parquet, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ValueError, match=f"{shard.name}: cannot be read .* get the file again"):
         open_source(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("lacking", ["audio", "video"])
+def test_a_table_says_which_streams_a_file_has(clips, tmp_path, lacking):
+    """Where one column holds both; the stream itself learns it while it reads."""
+    one = tmp_path / "one.mp4"
+    if lacking == "audio":
+        write_clip(one, numbered_frames(10))
+    else:
+        write_clip(one, waveform=tone(1.0))
+    mixed = [clips[0], one.read_bytes(), b"no clip", *clips[3:]]
+    source = tar_source(tmp_path, mixed, lambda number: {"cls": number % 3}, class_names=NAMES)
+    rows = list(as_table(source, "train"))
+    assert rows[1][lacking] is None and rows[1]["video" if lacking == "audio" else "audio"] is not None
+    assert all(row["video"] is not None and row["video"] == row["audio"] for row in [rows[0], *rows[2:]])

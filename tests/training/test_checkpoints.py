@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ from training.trainer.checkpoints import (
     seal,
     tidy,
 )
+from training.trainer.termination import TrainingTerminated
 
 
 def write_files(folder: Path, processes: int = 1) -> Path:
@@ -294,6 +296,27 @@ def test_best_checkpoint_has_its_final_name_in_every_state(tmp_path):
     kept = {path.name for path in tmp_path.glob("*checkpoint-*")}
     assert kept == {"checkpoint-4", f"checkpoint-{best[-1]}" if best[-1] != 4 else "checkpoint-3"}
     assert trainer.state.best_model_checkpoint == str(tmp_path / f"checkpoint-{best[-1]}")
+
+
+def test_a_signal_ends_the_run_after_all_callbacks_have_saved(tmp_path):
+    """Also after one that was added late, as the position of a stream is."""
+
+    class Late(TrainerCallback):
+        saved = []
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def on_save(self, args, state, control, **kwargs):
+            self.saved.append(state.global_step)
+
+    trainer, _ = line_trainer(tmp_path, save_strategy="no", load_best_model_at_end=False, enable_jit_checkpoint=True)
+    late = Late()
+    trainer.add_callback(late)
+    with pytest.raises(TrainingTerminated):
+        trainer.train()
+    assert late.saved == [trainer.state.global_step]
 
 
 @pytest.mark.parametrize("name", ["save_only_model", "save_on_each_node"])

@@ -29,7 +29,7 @@ from training.maavt.evaluation import (
 )
 from training.maavt.official_scores import official_scores
 from training.maavt.outputs import write_results
-from training.tools import compare, out_of_step, robustness
+from training.tools import compare, out_of_step, regression, robustness
 from training.tools.repeated_runs import Run, shown
 from training.tools.seeds import aggregate, main
 
@@ -409,6 +409,28 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
     os.utime(kept, (0, 0))
     again = {row["variant"]: row for row in robustness.main([*arguments[:-1], str(tmp_path / "w")])["rows"]}
     assert again["MA-AVT"]["clean"] == worse["MA-AVT"]["clean"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"multi_label": True}, "robustness: measures top-1, but the clips have several classes"),
+        ({"block_states": "folder"}, "leave block_states and feature_cache out"),
+        ({"feature_cache": "folder"}, "leave block_states and feature_cache out"),
+        ({"paired": False}, "no two test clips can be paired"),
+    ],
+)
+def test_robustness_says_what_it_cannot_show(changes, reason):
+    values = {"multi_label": False, "block_states": None, "feature_cache": None, "paired": True} | changes
+    one = SimpleNamespace(both_modalities=True, data=SimpleNamespace(**values), **values)
+    with pytest.raises(ValueError, match=reason):
+        robustness.check_measurable(one, one, one)
+
+
+def test_the_regression_is_not_measured_where_it_is_chosen(tmp_path):
+    config = write_config(tmp_path / "toy.yaml", write_clips(tmp_path / "data"), write_backbone(tmp_path / "vit"))
+    with pytest.raises(ValueError, match="evaluation_split: validation chooses the regression"):
+        regression.main([str(config), "--out", str(tmp_path / "r"), "--evaluation_split", "validation"])
 
 
 def test_audio_out_of_step(tmp_path):

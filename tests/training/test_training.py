@@ -441,6 +441,52 @@ def test_early_stopping(toy, tmp_path):
     assert state_of(tmp_path)["epoch"] == 3.0
 
 
+def test_a_resumed_run_has_the_patience_that_it_is_given(toy, tmp_path):
+    """Also where the run before had another one, or none."""
+    flat = ["--baseline", "false", "--num_train_epochs", "9", "--learning_rate", "1e-9"]
+    for name, before in {"none": ["--num_train_epochs", "2"], "two": ["--early_stopping_patience", "2"]}.items():
+        command = [toy, "--output_dir", str(tmp_path / name), *flat]
+        recipe.main([*command, *before])
+        recipe.main([*command, "--early_stopping_patience", "4", "--resume_from_checkpoint", "true"])
+        # The count goes on where there is one: of the first run's three evaluations, two were no better.
+        assert state_of(tmp_path / name)["epoch"] == {"none": 6.0, "two": 5.0}[name]
+
+
+@pytest.mark.parametrize(
+    ("metric", "more", "instead"),
+    [
+        ("combined", ["--mismatch_probability", "0"], "top1, macro_f1, top1_video, top1_audio, loss"),
+        ("top1_video", ["--modalities", "audio"], "top1, macro_f1, loss"),
+        ("map", [], "top1, macro_f1, top1_video, top1_audio, match_auroc, match_accuracy, combined, loss"),
+    ],
+)
+def test_a_metric_that_is_not_measured_is_refused_before_training(toy, tmp_path, monkeypatch, metric, more, instead):
+    monkeypatch.setattr(AudioVisualTrainer, "train", None)
+    with pytest.raises(
+        ValueError, match=f"metric_for_best_model: {metric} is not measured in this run; take one of {instead}$"
+    ):
+        recipe.main([toy, "--output_dir", str(tmp_path), "--metric_for_best_model", metric, *more])
+
+
+def test_a_checkpoint_is_measured_with_its_own_tokens(toy, finished, tmp_path, caplog):
+    """Whatever the recipe says of its weights; `--model_config` must not make another model of it."""
+    command = [
+        toy,
+        "--evaluate_only",
+        "true",
+        "--model_name_or_path",
+        str(finished[1] / "model"),
+        "--baseline",
+        "false",
+    ]
+    same = recipe.main([*command, "--output_dir", str(tmp_path / "same")])
+    changes = "{num_shared_tokens: 5, match_head: linear, temperature: 0.5}"
+    other = recipe.main([*command, "--output_dir", str(tmp_path / "other"), "--model_config", changes])
+    assert other["rows"] == same["rows"]
+    assert "num_shared_tokens stays 2, as in the checkpoint; the recipe has 5" in caplog.text
+    assert "match_head stays 'bilinear'" in caplog.text and "temperature" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "trained"),
     [
@@ -623,6 +669,10 @@ def test_a_checkpoint_is_measured_with_its_own_processor(finished, toy, tmp_path
         (
             ["--early_stopping_patience", "2", "--eval_strategy", "no", "--load_best_model_at_end", "false"],
             "it counts",
+        ),
+        (
+            ["--push_to_hub", "true", "--hub_upload", "adapter", "--tuning", "full"],
+            "hub_upload: tuning: full makes no adapter; give model",
         ),
         (["--metric_for_best_model", "topp1"], "metric_for_best_model: topp1 is not measured; take one of top1"),
         (["--num_train_epochs", "0"], "num_train_epochs: 0 trains nothing"),

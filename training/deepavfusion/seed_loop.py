@@ -5,6 +5,7 @@
 import dataclasses
 import json
 import logging
+import os
 import statistics
 from collections.abc import Callable, Iterator
 from copy import copy
@@ -168,6 +169,10 @@ def run_seeds(
     Returns:
         method -> metric -> mean over seeds, and `<metric>_std`; nothing in a process that writes no files.
     """
+    if len(task.seeds) > 1 and os.path.isdir(str(args.resume_from_checkpoint)):
+        raise ValueError(
+            "resume_from_checkpoint: is of one seed; give that --seeds, or true for the newest one of each"
+        )
     runs, facts = [], {}
     settings = run_settings(task, args)
     for seed in task.seeds:

@@ -52,6 +52,8 @@ class RunArguments(RunOptions, TrainingArguments):
         if self.use_cpu and several and not dist.is_initialized():
             dist.init_process_group(self.ddp_backend or "gloo", timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()
+        if str(self.resume_from_checkpoint).lower() in ("false", "none", ""):
+            self.resume_from_checkpoint = None
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False  # it is for copies to a GPU; PyTorch warns for every loader
 
@@ -169,6 +171,8 @@ def check_arguments(recipe: Recipe) -> None:
         raise ValueError("early_stopping_patience: needs eval_strategy steps or epoch, it counts evaluations")
     if data.feature_cache and data.cache_gb:
         raise ValueError("feature_cache: shards are kept in memory by the system already; leave cache_gb at 0")
+    if run.push_to_hub and recipe.evaluation.hub_upload == "adapter" and model.tuning in ("full", "linear_probe"):
+        raise ValueError(f"hub_upload: tuning: {model.tuning} makes no adapter; give model")
     if data.block_states:
         check_block_states(recipe)
     if recipe.streams:

@@ -64,6 +64,11 @@ class Predictions:
         return self.classes == self.labels
 
     @property
+    def has_answer(self) -> np.ndarray:
+        """bool `[n]`: mismatched pairs, and matched ones whose class is known."""
+        return ~self.is_matched | (self.labels != IGNORED_LABEL)
+
+    @property
     def judged(self) -> np.ndarray:
         """bool `[n]`, whether the pair has a match score."""
         return np.isfinite(self.match_logits)
@@ -155,7 +160,7 @@ def score(predictions: Predictions, threshold: float | None, num_samples: int = 
     row["mismatched_pairs"] = int(other_class.sum())
     if threshold is not None and not predictions.multi_label:
         row["combined"] = combined_accuracy(
-            predictions.subset(predictions.judged & (matched | other_class)), threshold
+            predictions.subset(predictions.judged & predictions.has_answer & (matched | other_class)), threshold
         )
     return row
 
@@ -253,7 +258,7 @@ def match_threshold(trainer: AudioVisualTrainer, dataset: ClipDataset) -> float 
     predictions = predict(trainer, dataset)
     if predictions.match_logits is None:
         return None
-    judged = predictions.subset(predictions.judged)
+    judged = predictions.subset(predictions.judged & predictions.has_answer)
     if judged.is_matched.all():
         return None
     return best_threshold(judged.match_logits, judged.is_matched, judged.correct)

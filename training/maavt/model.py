@@ -9,6 +9,7 @@ from dataclasses import fields
 import torch
 from peft import PeftModel, get_peft_model
 from torch import nn
+from transformers import PreTrainedConfig
 
 from modeling_maavt import MAAVTConfig, MAAVTForAudioVisualClassification, check_trainable, maavt_peft_config
 
@@ -30,6 +31,12 @@ NO_TOKENS = {
     "num_shared_tokens": 0,
     "token_self_attention": False,
     **SINGLE_MODALITY,
+}
+# Fields of a configuration on which weights depend.
+WEIGHT_FIELDS = {
+    *("vision_config", "num_audio_tokens", "num_visual_tokens", "num_shared_tokens", "layerwise_tokens"),
+    *("prompt_start_layer", "token_self_attention", "token_attention_heads", "contrastive", "contrastive_dim"),
+    *("background_mining", "match_head", "match_dim", "match_grid", "match_class_agreement", "lavish_config"),
 }
 # The baselines: what they change in the model, whatever `model_config` says, and the modules that they train.
 BASELINE_CONFIGS = {"linear_probe": NO_TOKENS, "lora": NO_TOKENS, "lavish": {**NO_TOKENS, "lavish_config": {}}}
@@ -67,6 +74,8 @@ def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = Fals
         check_classes(arguments, label_names)
     torch.manual_seed(recipe.run.seed)
     changes = config_changes(recipe, multi_label)
+    if recipe.run.evaluate_only:
+        changes = without_changes_of_weights(changes, backbone_config(arguments), recipe.both_modalities)
     try:
         model = MAAVTForAudioVisualClassification.from_pretrained(
             arguments.model_name_or_path,
@@ -94,6 +103,27 @@ def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = Fals
     trained, total = parameter_counts(model)
     logger.info("Training changes %s of %s parameters (%.2f %%).", f"{trained:,}", f"{total:,}", 100 * trained / total)
     return model
+
+
+def without_changes_of_weights(changes: dict, config: PreTrainedConfig, both_modalities: bool) -> dict:
+    """The changes that leave a checkpoint's weights as they are; a warning names the others.
+
+    A field that would add or drop weights, such as a number of tokens, would measure another model than the checkpoint.
+    What needs both modalities may be dropped where one is measured.
+    """
+    kept = {}
+    for name, value in changes.items():
+        allowed = name not in WEIGHT_FIELDS or (not both_modalities and name in SINGLE_MODALITY)
+        if allowed or value == getattr(config, name):
+            kept[name] = value
+        else:
+            logger.warning(
+                "evaluate_only: %s stays %r, as in the checkpoint; the recipe has %r",
+                name,
+                getattr(config, name),
+                value,
+            )
+    return kept
 
 
 def check_classes(arguments: ModelArguments, label_names: list[str]) -> None:

@@ -99,7 +99,7 @@ class ShardWriter:
         table = pa.table(columns).replace_schema_metadata({"classes": classes})
         with atomic_file(self.path(job.number)) as temporary:
             pa.parquet.write_table(table, temporary)
-        return sum("error" in record for record in records)
+        return len({record["file"] for record in records if "error" in record})
 
     def try_listing(self, file: str) -> list[dict]:
         """The windows of a file that can be read, as a job lists them."""

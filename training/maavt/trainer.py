@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from torch import nn
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from processing.data.class_balance import BalancedSampler, sampling_weights
 from processing.data.mixup import PairMixUp
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 def build_trainer(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> AudioVisualTrainer:
     """The Trainer with everything that the recipe adds to it."""
     run, num_classes = recipe.run, len(clips.label_names)
+    check_best_metric(recipe, clips, data)
     if run.class_weights == "balanced":  # of the loss alone: no checkpoint holds them
         model.set_class_weights(balanced_class_weights(clips.tables["train"], num_classes))
 
@@ -72,6 +73,8 @@ def train(trainer: AudioVisualTrainer, recipe: Recipe) -> dict:
             run.max_steps = stopped_at  # that run had come to its end
     if recipe.streams:
         trainer.add_callback(StreamCallback(checkpoint))
+    if run.early_stopping_patience:
+        trainer.add_callback(GivenPatience(trainer))
 
     # With load_best_model_at_end the model is then that of the best checkpoint.
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
@@ -80,6 +83,35 @@ def train(trainer: AudioVisualTrainer, recipe: Recipe) -> dict:
     logger.info(end_of_training(metrics["epoch"], best))
     minutes = round(metrics["train_runtime"] / 60, 4)
     return {"epochs": metrics["epoch"], "steps": trainer.state.global_step, "training_minutes": minutes, "best": best}
+
+
+def check_best_metric(recipe: Recipe, clips: Clips, data: RunData) -> None:
+    """Raises ValueError, before training, where the validation of this run does not measure the metric that chooses."""
+    measured = ["map", "mauc"] if clips.multi_label else ["top1", "macro_f1"]
+    if len(clips.label_names) > 5 and not clips.multi_label:
+        measured.append("top5")
+    if recipe.both_modalities and recipe.model.tuning != "lavish" and not recipe.run.torch_compile:
+        measured += [f"{measured[0]}_video", f"{measured[0]}_audio"]
+    if data.trains_match_head:
+        measured += ["match_auroc", "match_accuracy"] + ["combined"] * (not clips.multi_label)
+    metric = (recipe.run.metric_for_best_model or "loss").removeprefix("eval_")
+    if recipe.run.eval_strategy != "no" and metric not in measured and not metric.endswith("loss"):
+        raise ValueError(
+            f"metric_for_best_model: {metric} is not measured in this run; take one of {', '.join(measured)}, loss"
+        )
+
+
+class GivenPatience(TrainerCallback):
+    """A resumed run stops early by the patience that it is given, also where the checkpoint has another one or none."""
+
+    def __init__(self, trainer: AudioVisualTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        for callback in self.trainer.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience = args.early_stopping_patience
+                state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
 
 
 def end_of_training(epochs: float, best: dict | None) -> str:

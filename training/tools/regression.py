@@ -59,6 +59,15 @@ def main(argv: list[str] | None = None) -> dict:
     options, rest = parser.parse_known_args(argv)
     begin = time.time()
 
+    # The regression is chosen on validation, and measured on test; a stream has no table to fit on.
+    recipe = read_recipe([options.config, *rest])
+    if recipe.streams:
+        raise ValueError(
+            "data: a stream; the regression needs clips in files, or shards that maavt prepare has written"
+        )
+    if recipe.evaluation.evaluation_split != "test":
+        raise ValueError("evaluation_split: validation chooses the regression, so that only test can measure it")
+
     # One row for each input and seed.
     keyed = []
     for seed in options.seeds:
@@ -67,7 +76,7 @@ def main(argv: list[str] | None = None) -> dict:
             rows = nested_table(recipe)
         else:
             data = data_of(recipe)
-            rows = baseline_rows(recipe, data, len(data.tables["train"].features["label"].names))
+            rows = baseline_rows(recipe, data, len(class_names(data)))
         for row in rows:
             keyed.append(({name: row.pop(name) for name in ("model", "input", "noise")}, row))
             print({**keyed[-1][0], "seed": seed, "top1": round(row["top1"], 3)}, flush=True)
@@ -103,12 +112,18 @@ def data_of(recipe: Recipe) -> RunData:
     )
 
 
+def class_names(data: RunData) -> list[str]:
+    """Of clips, or segments, with one class each. Raises ValueError for several."""
+    feature = data.tables["train"].features["label"]
+    if not hasattr(feature, "names"):
+        raise ValueError(f"{data.recipe.data.data}: clips with several classes; give a table with one class a clip")
+    return feature.names
+
+
 def nested_table(recipe: Recipe) -> list[dict]:
     """Rows of one seed. Features to fit on have the noise of training, those to test on are clean."""
     data = data_of(recipe)
-    names = data.tables["train"].features["label"]
-    if not hasattr(names, "names"):
-        raise ValueError("--nested: clips with several classes; give a table with one class a clip")
+    num_classes = len(class_names(data))
     reader = FeatureReader(recipe, data.tables, data.source, data.processor)
     streams, splits = recipe.data.modalities, ("train", "validation", "test")
     tested = Features.joined([reader.read(split, None, streams) for split in splits])
@@ -116,7 +131,7 @@ def nested_table(recipe: Recipe) -> list[dict]:
     if recipe.train_noise is not None:
         draws = reader.training_draws()
         known = Features.joined([reader.read(split, recipe.train_noise, streams, draws) for split in splits])
-    return nested_rows(known, tested, len(names.names), recipe.run.seed)
+    return nested_rows(known, tested, num_classes, recipe.run.seed)
 
 
 def nested_rows(known: Features, tested: Features, num_classes: int, seed: int) -> list[dict]:

@@ -25,6 +25,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from transformers import PreTrainedModel
 
 from processing.data.atomic_writing import write_text
+from processing.metrics import IGNORED_LABEL
 from training.common.commands import run_command
 from training.common.results import markdown_table
 from training.maavt import stages
@@ -63,7 +64,9 @@ def main(argv: list[str] | None = None) -> dict:
     measured, with_regression = [], set()
     for job, results in zip(jobs, trained, strict=True):
         found = tested(job, options.runs, "robustness.json", tested_model)
-        wanted = results["arguments"].get("baseline", True) and job.key["seed"] not in with_regression
+        # The regression is chosen on validation, so that it is measured on test alone.
+        on_test = results["arguments"].get("evaluation_split", "test") == "test"
+        wanted = on_test and results["arguments"].get("baseline", True) and job.key["seed"] not in with_regression
         if wanted and {"video alone", "audio alone"} <= set(found):
             with_regression.add(job.key["seed"])
             for model, row in tested(job, options.runs, "robustness_regression.json", tested_regressions).items():
@@ -153,6 +156,7 @@ def finished_run(job: Run, directory: Path) -> tuple[Recipe, Clips, PreTrainedMo
 def tested_model(job: Run, directory: Path) -> dict[str, float]:
     """Top-1 of a finished run's model under every condition."""
     recipe, clips, network, data = finished_run(job, directory)
+    check_measurable(recipe, clips, data)
     trainer = stages.build_trainer(recipe, clips, data, network)
     found = {}
     for condition, streams in conditions_of(recipe.data.modalities):
@@ -165,10 +169,21 @@ def tested_model(job: Run, directory: Path) -> dict[str, float]:
     return found
 
 
+def check_measurable(recipe: Recipe, clips: Clips, data: RunData) -> None:
+    """Raises ValueError, before a clip is read, where the conditions cannot be shown."""
+    if clips.multi_label:
+        raise ValueError("robustness: measures top-1, but the clips have several classes")
+    if recipe.data.block_states or recipe.data.feature_cache:
+        raise ValueError("robustness: changes the clips themselves; leave block_states and feature_cache out")
+    if recipe.both_modalities and not data.paired:
+        raise ValueError("robustness: shows clips with the audio of others, but no two test clips can be paired")
+
+
 def accuracy(predictions: Predictions, condition: Condition) -> float:
-    """Top-1 over matched pairs; of mismatched ones, how often the class of the followed modality is named."""
+    """Top-1 over matched pairs with a label; of mismatched ones, how often the class of the followed modality is named."""
     if condition.followed is None:
-        return float(predictions.correct[predictions.is_matched].mean())
+        labeled = predictions.labels != IGNORED_LABEL
+        return float(predictions.correct[predictions.is_matched & labeled].mean())
     mismatched = ~predictions.is_matched & ~same_class(predictions.pairs)
     return followed_modality(predictions, mismatched)[f"mismatched_{condition.followed}_class"]
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import EvalPrediction, Trainer
 
 from processing.data.mixup import PairMixUp
+from processing.metrics import IGNORED_LABEL
 from processing.metrics.classification import ClassificationScore, CombinedScore, MatchScore, TopKScore, best_threshold
 from processing.metrics.finite_logits import check_finite
 from processing.metrics.multilabel import MultiLabelScore
@@ -180,7 +181,8 @@ def weighted_mean(values: torch.Tensor, counts: torch.Tensor) -> float | None:
 def best_checkpoint(trainer: Trainer) -> dict | None:
     """Epoch, metric and value of the checkpoint that was best on validation; None where none is chosen."""
     state, args = trainer.state, trainer.args
-    if not (args.load_best_model_at_end and state.best_global_step and state.max_steps):
+    # A resumed run forgets a best checkpoint that has been moved, and keeps its last weights.
+    if not (args.load_best_model_at_end and state.best_model_checkpoint and state.max_steps):
         return None
     epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] >= state.best_global_step)
     return {"epoch": round(epoch, 2), "metric": args.metric_for_best_model, "value": round(state.best_metric, 4)}
@@ -255,8 +257,10 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     if match_logits is None:
         return metrics
     scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)
-    # A clip that lacks a modality has no match score.
+    # A clip that lacks a modality has no match score, and a matched one without a label no right answer.
     complete = ~np.isnan(scores)
+    if not several:
+        complete &= ~is_matched | (labels != IGNORED_LABEL)
     scores, classes, labels, is_matched = (array[complete] for array in (scores, classes, labels, is_matched))
     check_finite(scores)
     if is_matched.all() or not is_matched.any():

@@ -39,6 +39,10 @@ class CheckpointTrainer(Trainer):
             self.add_callback(TerminationCallback())
 
     def train(self, *args, **kwargs):
+        # It ends the run while a checkpoint is saved: the others write their parts before.
+        termination = self.pop_callback(TerminationCallback)
+        if termination is not None:
+            self.add_callback(termination)
         try:
             return super().train(*args, **kwargs)
         finally:  # also after an exception signals and terminal are what they were before
