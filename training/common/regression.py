@@ -3,6 +3,7 @@
 """Logistic regression on frozen features: the baseline of both recipes."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
@@ -33,17 +34,23 @@ def fit_regression(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_val
     return fitted(x, y, exponent)
 
 
-def best_penalty(x: np.ndarray, y: np.ndarray, folds: Sequence[Fold]) -> tuple[int, float]:
-    """The exponent e of C = 10^e that does best on the judged rows of all folds, and its figure. Of equals the smallest."""
-    figures: dict[int, float] = {}
-    wanted = set(EXPONENTS)
-    while wanted:
+def best_penalty(
+    x: np.ndarray, y: np.ndarray, folds: Sequence[Fold], figures: dict[int, float] | None = None
+) -> tuple[int, float]:
+    """The exponent e of C = 10^e that does best on the judged rows of all folds, and its figure. Of equals the smallest.
+
+    `figures`: those of exponents that were judged before.
+    """
+    figures = dict(figures or {})
+    wanted = set(EXPONENTS) - set(figures)
+    while True:
         for exponent in wanted:
             figures[exponent] = judged(x, y, folds, exponent)
         best = max(sorted(figures), key=figures.get)
         # The best one needs a neighbor on either side.
         wanted = {e for e in (best - 1, best + 1) if e not in figures and LIMITS[0] <= e <= LIMITS[1]}
-    return best, figures[best]
+        if not wanted:
+            return best, figures[best]
 
 
 def judged(x: np.ndarray, y: np.ndarray, folds: Sequence[Fold], exponent: int) -> float:
@@ -83,15 +90,15 @@ def group_folds(groups: np.ndarray, num_folds: int, seed: int = 0) -> list[Fold]
 
 
 def choose_features(
-    candidates: dict[str, Callable[[], np.ndarray]], y: np.ndarray, folds: Sequence[Fold]
-) -> tuple[str, int]:
-    """The name of the features `[n, D]` that do best with the best of a few penalties, and its own best exponent."""
+    candidates: dict[Any, Callable[[], np.ndarray]], y: np.ndarray, folds: Sequence[Fold]
+) -> tuple[Any, int]:
+    """The key of the features `[n, D]` that do best with the best of a few penalties, and their own best exponent."""
     figures = {}
-    for name, features in candidates.items():
+    for key, features in candidates.items():
         x = features()
-        figures[name] = max(judged(x, y, folds, exponent) for exponent in EXPONENTS)
-    name = max(figures, key=figures.get)
-    return name, best_penalty(candidates[name](), y, folds)[0]
+        figures[key] = {exponent: judged(x, y, folds, exponent) for exponent in EXPONENTS}
+    best = max(figures, key=lambda key: max(figures[key].values()))
+    return best, best_penalty(candidates[best](), y, folds, figures[best])[0]
 
 
 def regression_probabilities(regression: Pipeline, x: np.ndarray, num_classes: int) -> np.ndarray:

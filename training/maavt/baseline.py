@@ -10,6 +10,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,11 @@ from transformers import ProcessorMixin
 
 from modeling_maavt import MAAVTModel
 from processing.data.clip_cache import ClipCache
-from processing.data.clip_dataset import ClipDataset
 from processing.data.clip_targets import ClipTargets
 from processing.data.collators import AudioVisualCollator
 from processing.metrics import IGNORED_LABEL
 from training.common.regression import (
     Fold,
-    best_penalty,
     choose_features,
     fitted,
     group_folds,
@@ -72,44 +71,35 @@ def untouched_backbone(name: str, revision: str | None = None, dtype: torch.dtyp
 
 
 @torch.inference_mode()
-def frozen_features(
-    model: MAAVTModel, dataset: ClipDataset, batch_size: int, num_workers: int
-) -> dict[str, np.ndarray]:
-    """Class token and mean of the patches after the final LayerNorm, averaged over frames.
+def read_features(
+    model: MAAVTModel, loader: DataLoader, rows: np.ndarray, num_segments: int, features: dict[str, np.ndarray]
+) -> None:
+    """Writes class token and mean of the patches after the final LayerNorm, averaged over frames, into `features`.
 
-    Returns `[n, 2D]` for each of the data set's modalities, NaN where a clip lacks it. Clips whose segments have labels give
-    a row for each segment.
+    Args:
+        loader: batches of the clips that are the `rows` of a table.
+        num_segments: S, labeled segments of a clip; 1 where the clip has the label.
+        features: `[n, S, 2D]` by modality, for the n clips of the table; a clip that lacks a modality keeps what stands there.
     """
-    features: dict[str, list] = {name: [] for name in dataset.modalities}
-    segments, width = num_segments(dataset.targets), 2 * model.config.hidden_size
 
-    def rows(states: torch.Tensor, present: torch.Tensor) -> torch.Tensor:  # (B * T, 1 + P, D) to (B * S, 2D)
+    def pooled(states: torch.Tensor, num_clips: int) -> np.ndarray:  # (B * T, 1 + P, D) to (B, S, 2D)
         states = torch.cat([states[:, 0], states[:, 1:].mean(1)], dim=-1).float()
-        states = states.reshape(len(present), segments, -1, width).mean(2).cpu()  # (B, S, 2D)
-        states[~present] = torch.nan
-        return states.flatten(0, 1)
+        return states.reshape(num_clips, num_segments, -1, states.shape[-1]).mean(2).cpu().numpy()
 
-    # Batch by batch.
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=AudioVisualCollator())
+    begin = 0
     for batch in loader:
-        absent = torch.full((len(batch["has_video"]) * segments, width), torch.nan)
-        of_batch = dict.fromkeys(features, absent)
+        num_clips = len(batch["has_video"])
+        clips, begin = rows[begin : begin + num_clips], begin + num_clips
+        states = {}
         if "pixel_values_videos" in batch:
             pixels = batch["pixel_values_videos"].to(model.device, model.dtype)
-            states = model(pixel_values_videos=pixels, num_segments=segments).last_hidden_state
-            of_batch["video"] = rows(states, batch["has_video"])
+            states["video"] = model(pixel_values_videos=pixels, num_segments=num_segments).last_hidden_state
         if "input_features" in batch:
             spectrograms = batch["input_features"].to(model.device, model.dtype)
-            states = model(input_features=spectrograms).audio_last_hidden_state
-            of_batch["audio"] = rows(states, batch["has_audio"])
-        for name in features:
-            features[name].append(of_batch[name])
-    return {name: torch.cat(parts).numpy() for name, parts in features.items()}
-
-
-def num_segments(targets: ClipTargets) -> int:
-    """Rows of features that a clip gives."""
-    return targets.num_segments if targets.kind == "segments" else 1
+            states["audio"] = model(input_features=spectrograms).audio_last_hidden_state
+        for name, of_batch in states.items():
+            present = batch[f"has_{name}"].numpy()
+            features[name][clips[present]] = pooled(of_batch, num_clips)[present]
 
 
 def split_labels(table: Dataset) -> np.ndarray:
@@ -184,28 +174,25 @@ class FeatureReader:
         """`[n, 2D]` of all clips of a split by modality, NaN where a clip lacks it."""
         run, table = self.recipe.run, self.tables[split]
         options = {"modalities": tuple(streams), "noise_db": noise, "change_frames": change_frames}
-        shown = rows_with_any_of(table, streams)  # the clips of the data set
-        per_clip, width = num_segments(ClipTargets(table)), 2 * self.backbone.config.hidden_size
-        features = {stream: np.full((len(table), per_clip, width), np.nan, dtype=np.float32) for stream in streams}
-        if shown:
+        segments, width = ClipTargets(table).num_segments, 2 * self.backbone.config.hidden_size
+        features = {stream: np.full((len(table), segments, width), np.nan, dtype=np.float32) for stream in streams}
+        shown = np.array(rows_with_any_of(table, streams), dtype=int)  # the clips of the data set
+        if len(shown):
             dataset = make_dataset(self.recipe, self.tables, source, split, **options)
             dataset.seed += 1000 * draw
             # Clips kept in memory are kept in this process.
             workers = 0 if isinstance(source, ClipCache) else run.dataloader_num_workers
-            of_shown = frozen_features(self.backbone, dataset, run.per_device_eval_batch_size, workers)
-            for stream in streams:
-                features[stream][shown] = of_shown[stream].reshape(len(shown), per_clip, width)
+            batch_size, collator = run.per_device_eval_batch_size, AudioVisualCollator()
+            loader = DataLoader(dataset, batch_size=batch_size, num_workers=workers, collate_fn=collator)
+            read_features(self.backbone, loader, shown, segments, features)
         return {stream: array.reshape(-1, width) for stream, array in features.items()}
 
     def training_draws(self) -> int:
         """How often the training rows are drawn: once without noise, several times where they are few."""
         table = self.tables["train"]
-        rows = len(table)
-        if "segment_labels" in table.column_names:
-            rows *= len(table[0]["segment_labels"])
         if self.recipe.train_noise is None:
             return 1
-        return int(np.clip(ENOUGH_ROWS // rows, 1, MOST_DRAWS))
+        return int(np.clip(ENOUGH_ROWS // (len(table) * ClipTargets(table).num_segments), 1, MOST_DRAWS))
 
 
 def pictures(source: Any, processor: ProcessorMixin, size: int) -> dict[str, Any]:
@@ -266,48 +253,38 @@ def join(features: Features, columns: dict[str, str]) -> np.ndarray:
 def fit_inputs(features: Features, fit_rows: np.ndarray, folds: Sequence[Fold]) -> dict[str, FittedInput]:
     """A regression for every input (early fusion for both), fitted on `fit_rows`; the folds choose features and penalty.
 
-    Clips that lack a modality of an input are skipped. An input is skipped where too few clips are left.
+    An input that too few clips have is skipped, with a warning.
     """
-    streams = sorted({stream for stream, _ in features.arrays}, reverse=True)  # video first
-    labels, chosen, result = features.labels, {}, {}
-
-    def known_rows(name: str, columns: dict[str, str]) -> tuple[np.ndarray, list[Fold]]:
-        known = np.isfinite(join(features, columns)).all(1)
-        rows, judged = fit_rows[known[fit_rows]], known_folds(folds, known, labels)
-        if not judged or not can_fit(labels[rows]):
+    fits: dict[str, FittedInput | None] = {}
+    for stream in sorted({stream for stream, _ in features.arrays}, reverse=True):  # video first
+        shown = [picture for each, picture in features.arrays if each == stream]
+        columns = [{stream: f"{picture}, {pooling}"} for picture in shown for pooling in POOLINGS]
+        fits[stream] = best_input(features, columns, fit_rows, folds)
+    if fits.get("video") and fits.get("audio"):
+        fits["both"] = best_input(features, [fits["video"].columns | fits["audio"].columns], fit_rows, folds)
+    for name, fit in fits.items():
+        if fit is None:
             logger.warning("baseline: no regression for the input %r, which too few clips have", name)
-            return rows, []
-        return rows, judged
-
-    def fit(columns: dict[str, str], exponent: int, rows: np.ndarray) -> FittedInput:
-        return FittedInput(columns, exponent, fitted(join(features, columns)[rows], labels[rows], exponent))
-
-    for stream in streams:
-        names = [
-            f"{picture}, {pooling}" for each, picture in features.arrays if each == stream for pooling in POOLINGS
-        ]
-        rows, judged = known_rows(stream, {stream: names[0]})
-        if not judged:
-            continue
-        candidates = {name: lambda name=name, stream=stream: features.columns(stream, name) for name in names}
-        chosen[stream], exponent = choose_features(candidates, labels, judged)
-        result[stream] = fit({stream: chosen[stream]}, exponent, rows)
-    if len(chosen) == 2:
-        rows, judged = known_rows("both", chosen)
-        if judged:
-            exponent, _ = best_penalty(join(features, chosen), labels, judged)
-            result["both"] = fit(chosen, exponent, rows)
-    return result
+    return {name: fit for name, fit in fits.items() if fit is not None}
 
 
-def known_folds(folds: Sequence[Fold], known: np.ndarray, labels: np.ndarray) -> list[Fold]:
-    """The folds without the rows that are not `known` (bool `[n]`); a fold with too few rows left is skipped."""
-    kept = []
-    for fit_rows, judge_rows in folds:
-        fit_rows, judge_rows = fit_rows[known[fit_rows]], judge_rows[known[judge_rows]]
-        if can_fit(labels[fit_rows]) and (labels[judge_rows] != IGNORED_LABEL).any():
-            kept.append((fit_rows, judge_rows))
-    return kept
+def best_input(
+    features: Features, candidates: Sequence[dict[str, str]], fit_rows: np.ndarray, folds: Sequence[Fold]
+) -> FittedInput | None:
+    """The regression on the best of several choices of columns. Clips that lack a modality of the input are left out.
+
+    Returns None where too few clips are left.
+    """
+    labels = features.labels
+    known = np.isfinite(join(features, candidates[0])).all(1)
+    fit_rows = fit_rows[known[fit_rows]]
+    folds = [(fit[known[fit]], judge[known[judge]]) for fit, judge in folds]
+    folds = [(fit, judge) for fit, judge in folds if can_fit(labels[fit]) and (labels[judge] != IGNORED_LABEL).any()]
+    if not folds or not can_fit(labels[fit_rows]):
+        return None
+    inputs = {number: partial(join, features, columns) for number, columns in enumerate(candidates)}
+    best, exponent = choose_features(inputs, labels, folds)
+    return FittedInput(candidates[best], exponent, fitted(inputs[best]()[fit_rows], labels[fit_rows], exponent))
 
 
 def can_fit(labels: np.ndarray) -> bool:
@@ -317,10 +294,14 @@ def can_fit(labels: np.ndarray) -> bool:
     return len(set(labels.tolist()) - {IGNORED_LABEL}) > 1
 
 
-def choosing_folds(features: Features, num_train: int, seed: int) -> list[Fold]:
-    """Training rows against validation rows; where these are few, five folds by group over both."""
+def choosing_folds(features: Features, num_train: int, seed: int, copies: int = 1) -> list[Fold]:
+    """Training rows against validation rows; where these are few, five folds by group over both.
+
+    Args:
+        copies: draws of the noise that the rows of a clip come from.
+    """
     rows = np.arange(len(features.labels))
-    if len(rows) - num_train >= FEW_ROWS:
+    if len(rows) - num_train >= FEW_ROWS * copies:
         return [(rows[:num_train], rows[num_train:])]
     return group_folds(features.groups, 5, seed)
 
@@ -333,10 +314,9 @@ def late_fusion(video: np.ndarray, audio: np.ndarray) -> np.ndarray:
 
 def first_known(*candidates: np.ndarray) -> np.ndarray:
     """Each row `[C]` from the first of the candidates `[n, C]` in which it is not NaN."""
-    rows = candidates[0].copy()
+    rows = candidates[0]
     for candidate in candidates[1:]:
-        unknown = np.isnan(rows).any(1)
-        rows[unknown] = candidate[unknown]
+        rows = np.where(np.isnan(rows), candidate, rows)
     return rows
 
 
@@ -366,7 +346,8 @@ def fit_baseline(recipe: Recipe, data: RunData) -> tuple[FeatureReader, dict[str
         reader.read(split, recipe.train_noise, recipe.data.modalities, draws) for split in ("train", "validation")
     )
     known, num_train = Features.joined([train, validation]), len(train.labels)
-    fitted_inputs = fit_inputs(known, np.arange(num_train), choosing_folds(known, num_train, recipe.run.seed))
+    folds = choosing_folds(known, num_train, recipe.run.seed, copies=draws)
+    fitted_inputs = fit_inputs(known, np.arange(num_train), folds)
     wanted = {name.split(", ")[0] for each in fitted_inputs.values() for name in each.columns.values()}
     return reader, fitted_inputs, sorted(wanted)
 
