@@ -158,9 +158,7 @@ class Page:
     def add_outputs(self) -> None:
         self.line = gr.Markdown("The result will appear here.", elem_id="line", min_height=60)
         self.classes = gr.Label(label="Most likely", num_top_classes=5, show_heading=False, visible=False)
-        self.audio = gr.Audio(
-            format="wav", label="The sound of what is in the picture", buttons=["download"], visible=False
-        )
+        self.audio = gr.Audio(format="wav", label="Separated audio", buttons=["download"], visible=False)
         picture = {"format": "png", "show_label": False, "buttons": ["fullscreen", "download"], "interactive": False}
         with gr.Column(visible=False) as self.details:
             gr.Markdown(CAPTION)

@@ -10,7 +10,8 @@ FUSION_TYPES = ("factorized", "dense", "token")
 FUSION_RESIDUALS = ("normalized", "prenorm")
 FUSION_SCALES = ("hidden", "head")
 PAIR_ACTIVATIONS = (None, "gelu")
-SEPARATION_TARGETS = ("ratio", "binary", "published_ratio", "published_binary")
+SEPARATION_TARGETS = ("ratio", "binary", "reference_ratio", "reference_binary")
+OLD_TARGETS = {"published_ratio": "reference_ratio", "published_binary": "reference_binary"}  # names of version 0.1.0
 
 
 @strict
@@ -68,7 +69,7 @@ class DeepAVFusionConfig(PreTrainedConfig):
         segmentation_min_channels (`int`, *optional*, defaults to 128): Least width of the segmentation decoder's scales.
         separation_target (`str`, *optional*, defaults to `"ratio"`):
             Mask that separation learns. `"ratio"`: the source's share of source and rest. `"binary"`: where the source is
-            the louder. `"published_ratio"` and `"published_binary"`: as in the reference implementation, which compares the source with
+            the louder. `"reference_ratio"` and `"reference_binary"`: as in the reference implementation, which compares the source with
             the mixture (docs/deepavfusion_tasks.md, 2).
         separation_weighting (`bool`, *optional*, defaults to `True`): Weigh loud points of the mixture more.
         localization_layers (`int`, *optional*, defaults to 4): Last fused layers whose attention is the localization map.
@@ -176,6 +177,10 @@ class DeepAVFusionConfig(PreTrainedConfig):
                 "new DeepAVFusion from a plain vision transformer; other kinds cannot be read."
             )
         return fields, kwargs
+
+    def __post_init__(self, **kwargs):
+        self.separation_target = OLD_TARGETS.get(self.separation_target, self.separation_target)
+        super().__post_init__(**kwargs)
 
     @property
     def image_sides(self) -> tuple[int, ...]:

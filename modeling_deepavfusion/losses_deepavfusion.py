@@ -152,9 +152,9 @@ def separation_mask(
     With s, o and m the power of source, rest and mixture:
 
     - `"ratio"`: s / (s + o). `"binary"`: 1 where s > o.
-    - `"published_ratio"`, the reference implementation's: s / (s + m + 1e-5), which cannot exceed one half where the rest
+    - `"reference_ratio"`, the reference implementation's: s / (s + m + 1e-5), which cannot exceed one half where the rest
       is silent.
-    - `"published_binary"`, the reference implementation's: 1 where s > m, which a mixture that is a sum hardly ever allows.
+    - `"reference_binary"`, the reference implementation's: 1 where s > m, which a mixture that is a sum hardly ever allows.
 
     Raises:
         ValueError: shapes that differ, or no `other` where the target needs it.
@@ -164,7 +164,7 @@ def separation_mask(
     if needs_other and other is None:
         raise ValueError(
             f"separation_target={target!r} compares the source with the rest: give other_features, or choose "
-            '"published_ratio" or "published_binary".'
+            '"reference_ratio" or "reference_binary".'
         )
     reference, offset = mixture, 1e-5
     if needs_other:
@@ -176,7 +176,7 @@ def separation_mask(
         )
 
     source, reference = source.float(), reference.float()
-    if target in ("binary", "published_binary"):
+    if target in ("binary", "reference_binary"):
         return (source > reference).float()
     source_power, reference_power = 10**source, 10**reference
     return (source_power / (source_power + reference_power + offset)).clamp(0, 1)

@@ -1370,7 +1370,10 @@ class MAAVTClassifier(MAAVTPairLinear):
 
 
 class MAAVTLinearMatchHead(MAAVTPairLinear):
-    """The paper's head, Linear(2D to 1) of [v_bg ; a_bg]: f(v) + g(a), which cannot tell shuffled pairs apart."""
+    """The paper's head, Linear(2D to 1) of [v_bg ; a_bg]: f(v) + g(a), which cannot tell shuffled pairs apart.
+
+    `[..., D]` each to `[...]`, as in every match head; `present` belongs to those with statistics.
+    """
 
     def __init__(self, config: MAAVTConfig):
         super().__init__(config.hidden_size, 1)
@@ -1381,7 +1384,7 @@ class MAAVTLinearMatchHead(MAAVTPairLinear):
 
 
 class MAAVTMLPMatchHead(nn.Module):
-    """An MLP on [v_bg ; a_bg]."""
+    """An MLP on [v_bg ; a_bg]: `[..., D]` each to `[...]`."""
 
     def __init__(self, config: MAAVTConfig):
         super().__init__()
@@ -1744,8 +1747,15 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             logger.warning_once(NO_LABELS)
 
     def _build_output(
-        self, outputs, segment_logits, segment_match_logits, losses: dict, per_block, agreement
+        self,
+        outputs: MAAVTModelOutput,
+        segment_logits: torch.Tensor,
+        segment_match_logits: torch.Tensor | None,
+        losses: dict[str, torch.Tensor],
+        per_block: torch.Tensor | None,
+        agreement: torch.Tensor | None,
     ) -> MAAVTClassifierOutput:
+        """The weighted sum of the losses (section 5), and the logits `[B, S, C]` and `[B, S]` averaged over segments."""
         loss = match_logits = None
         if losses:
             loss = sum(value * getattr(self.config, f"{name}_weight") for name, value in losses.items())
@@ -1778,6 +1788,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         is_matched: torch.Tensor | None,
         match_mask: torch.Tensor | None,
     ) -> MAAVTPairs:
+        """Masks `[B, S]` from those of the caller (`[B]` or `[B, S]`; None: all)."""
         video, audio = outputs.video_class_state, outputs.audio_class_state
         features = audio if video is None else video
         num_clips, num_segments = features.shape[:2]
@@ -1832,6 +1843,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         targets: tuple[torch.Tensor | None, torch.Tensor | None],
         pairs: MAAVTPairs,
     ) -> dict[str, torch.Tensor]:
+        """`classification_loss` of the logits `[B, S, C]`, and `unimodal_loss` of both halves where it has a weight."""
         counted = (pairs.has_video | pairs.has_audio)[:, None] & pairs.matched  # (B, S)
         both = pairs.both
         if self._labels_per_clip(labels, logits):
@@ -1956,6 +1968,7 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         pairs: MAAVTPairs,
         is_matched: torch.Tensor | None,
     ) -> torch.Tensor:
+        """Mean over the pairs `[B, S]` and those that are added within the batch `[K, B, S]` (bool `added`: which count)."""
         matched, judged = pairs.matched, pairs.judged
         if is_matched is not None and is_matched.ndim == 1:  # per clip: the mean logit of its segments
             logits, added_logits = logits.mean(1), added_logits.mean(2)

@@ -33,10 +33,10 @@ RESAMPLED_AT_ONCE = 1 << 19  # samples; the convolution takes up to 50 times the
 MAX_SAMPLES = 1 << 29  # of one window: 3 hours at 48 kHz, 2 GiB. A small file can claim to last for years.
 MAX_FRAMES = 1 << 17  # of one window: 87 minutes of 25 a second
 PROTOCOL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:")  # two letters and more: `C:` is a Windows drive
-HEAD = 1024  # bytes of a file that are looked at
+SIGNATURE_BYTES = 1024  # bytes of a file that are looked at
 # How playlists begin, which would make FFmpeg open other files and addresses, and images, which it may take for one of
 # a numbered sequence of files ...
-NO_CLIPS = {
+REFUSED_SIGNATURES = {
     "a playlist": (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD", b"v=0", b"[playlist]"),
     "an image": (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"P5", b"P6"),
 }
@@ -166,7 +166,7 @@ def probe_clip(
         ClipError: no such file, not a media file, cut off, or without any stream or frame.
     """
     handle, name = _resolve(source, allow_remote)
-    with _naming(name):
+    with _errors_as_clip_errors(name):
         if isinstance(handle, TorchcodecFile):
             return handle.info(check=True)
         with closing(open_file(handle, name, decoder, max_pixels)) as file:
@@ -189,7 +189,7 @@ def load_clip(source: Any, request: ClipRequest = EVERYTHING) -> Clip:
         ClipError: the file or the window is bad, or the file has none of the requested streams in the window.
     """
     handle, name = _resolve(source, request.allow_remote)
-    with _naming(name):
+    with _errors_as_clip_errors(name):
         # A decoder of the caller's stays open.
         if isinstance(handle, TorchcodecFile):
             return _load(handle, handle.info(), request)
@@ -236,7 +236,7 @@ def shared_window(source: Any, request: ClipRequest = EVERYTHING) -> tuple[float
 
 def _read_info(source: Any, request: ClipRequest) -> ClipInfo:
     handle, name = _resolve(source, request.allow_remote)
-    with _naming(name):
+    with _errors_as_clip_errors(name):
         if isinstance(handle, TorchcodecFile):
             return handle.info()
         if isinstance(handle, str) and os.path.isfile(handle) and (known := _known_info(handle, name)):
@@ -246,7 +246,7 @@ def _read_info(source: Any, request: ClipRequest) -> ClipInfo:
 
 
 @contextmanager
-def _naming(name: str) -> Iterator[None]:
+def _errors_as_clip_errors(name: str) -> Iterator[None]:
     """Whatever a decoder raises becomes a `ClipError` with the file's name."""
     try:
         yield
@@ -396,9 +396,9 @@ def _placed(parts: Iterable[Samples], first: float, count: int, rate: int) -> tu
     waveform = np.zeros(count, np.float32)  # takes no memory where nothing is written
     end = first
     for part in parts:
-        place = round((part.start - first) * rate) + part.offset
+        position = round((part.start - first) * rate) + part.offset
         end = max(end, part.start + (part.offset + len(part.samples)) / rate)
-        _write(waveform, part.samples, place)
+        _write(waveform, part.samples, position)
     return waveform, end
 
 
@@ -526,7 +526,7 @@ def _resolve(source: Any, allow_remote: bool) -> tuple[str | bytes | TorchcodecF
 def _first_bytes(name: str) -> bytes:
     try:
         with open(name, "rb") as file:
-            return file.read(HEAD)
+            return file.read(SIGNATURE_BYTES)
     except OSError as error:
         raise clip_error(
             name, "path", f"cannot be read ({error.strerror}); check its permissions and the disk"
@@ -534,13 +534,13 @@ def _first_bytes(name: str) -> bytes:
 
 
 def _local_bytes(data: bytes, name: str) -> bytes:
-    _refuse_no_clip(data[:HEAD], name)
+    _refuse_no_clip(data[:SIGNATURE_BYTES], name)
     return data
 
 
 def _refuse_no_clip(head: bytes, name: str) -> None:
     start = head.lstrip(b"\xef\xbb\xbf \r\n\t")
-    for kind, beginnings in NO_CLIPS.items():
+    for kind, beginnings in REFUSED_SIGNATURES.items():
         playlist = kind == "a playlist" and any(line in b"\n" + head for line in PLAYLIST_LINES)
         if playlist or start.startswith(beginnings):
             raise clip_error(name, "path", f"is {kind}, not a media file; give the clip itself")

@@ -83,7 +83,7 @@ def segmentation(stem, weights, inputs, expected, attention):
 def separation(stem, weights, inputs, expected, attention):
     decoder = separation_to_ours(without_prefix(weights, "avss_decoder."))
     fields = {
-        "separation_target": "published_binary" if "binary" in stem else "published_ratio",
+        "separation_target": "reference_binary" if "binary" in stem else "reference_ratio",
         "separation_weighting": "unweighted" not in stem,
     }
     model = loaded(DeepAVFusionForSoundSourceSeparation, weights, decoder, attention, **fields)

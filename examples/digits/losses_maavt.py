@@ -162,9 +162,9 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        own = gradient.new_empty((ctx.num_rows, *gradient.shape[1:]))
-        dist.reduce_scatter_tensor(own, gradient.contiguous())
-        return own
+        of_this_process = gradient.new_empty((ctx.num_rows, *gradient.shape[1:]))
+        dist.reduce_scatter_tensor(of_this_process, gradient.contiguous())
+        return of_this_process
 
 
 def gather_pairs(
@@ -230,31 +230,31 @@ def contrastive_loss(
     features, mask, labels = gather_pairs(features, mask, labels)
     video, audio = features.permute(1, 2, 0, 3)  # (L, M, d) each, M pairs of all processes
     first = 0 if num_processes() == 1 else dist.get_rank() * (len(mask) // num_processes())
-    own = slice(first, first + count)
+    of_this_process = slice(first, first + count)
 
-    # Scores of every own video with every audio, and the reverse. A pair may always compare itself: no row holds
+    # Scores of every video of this process with every audio, and the reverse. A pair may always compare itself: no row holds
     # infinities alone.
     with maybe_autocast(video.device.type, enabled=False):
-        to_audio = video[:, own] @ audio.transpose(1, 2) / temperature  # (L, N, M)
+        to_audio = video[:, of_this_process] @ audio.transpose(1, 2) / temperature  # (L, N, M)
         if num_processes() == 1:
             to_video = to_audio.transpose(1, 2)
         else:
-            to_video = audio[:, own] @ video.transpose(1, 2) / temperature
+            to_video = audio[:, of_this_process] @ video.transpose(1, 2) / temperature
     places = torch.arange(len(mask), device=mask.device)
-    diagonal = places[own, None] == places[None, :]
-    allowed = (mask[own, None] & mask[None, :]) | diagonal  # (N, M)
+    diagonal = places[of_this_process, None] == places[None, :]
+    allowed = (mask[of_this_process, None] & mask[None, :]) | diagonal  # (N, M)
     to_audio = to_audio.masked_fill(~allowed, float("-inf"))
     to_video = to_video.masked_fill(~allowed, float("-inf"))
 
     # The score of the positives: of the pair itself (2), or the mean over the pairs of its class (2a).
     positive = to_audio.diagonal(first, dim1=1, dim2=2)  # (L, N)
     if by_class:
-        labeled = (labels[own] != -100)[:, None]
-        same = allowed & (labels[own, None] == labels[None, :]) & labeled | diagonal
+        labeled = (labels[of_this_process] != -100)[:, None]
+        same = allowed & (labels[of_this_process, None] == labels[None, :]) & labeled | diagonal
         alike = torch.where(same, to_audio, 0.0).sum(2) + torch.where(same, to_video, 0.0).sum(2)
         positive = alike / 2 / same.sum(1)
     losses = (to_audio.logsumexp(2) + to_video.logsumexp(2)) / 2 - positive  # (L, N)
-    total = torch.where(mask[own], losses, 0.0).sum(1)
+    total = torch.where(mask[of_this_process], losses, 0.0).sum(1)
     return total * num_processes() / mask.sum().clamp(min=1)
 
 

@@ -85,6 +85,10 @@ def test_decoders_have_the_published_size(decoder, num_labels, millions):
     assert round(sum(parameter.numel() for parameter in parameters) / 1e6, 2) == millions
 
 
+def test_separation_targets_of_earlier_checkpoints_are_known():
+    assert DeepAVFusionConfig(separation_target="published_ratio").separation_target == "reference_ratio"
+
+
 def test_decoders_read_the_published_layers():
     assert spread_layers(12, 4) == [0, 3, 7, 11] and spread_layers(12, 5) == [0, 2, 5, 8, 11]
     assert spread_layers(4, 5) == [0, 0, 1, 2, 3]
@@ -180,13 +184,13 @@ def test_masks_by_hand():
     mixture = torch.tensor([[4.0]]).log10()
     got = {
         target: separation_mask(mixture, source, rest, target).item()
-        for target in ("ratio", "binary", "published_ratio", "published_binary")
+        for target in ("ratio", "binary", "reference_ratio", "reference_binary")
     }
     assert got == pytest.approx(
-        {"ratio": 0.75, "binary": 1, "published_ratio": 3 / 7, "published_binary": 0}, rel=1e-4
+        {"ratio": 0.75, "binary": 1, "reference_ratio": 3 / 7, "reference_binary": 0}, rel=1e-4
     )
     alone = separation_mask(source, source, torch.full((1, 1), -7.0), "ratio")
-    assert alone.item() == pytest.approx(1) and separation_mask(source, source, None, "published_ratio") < 0.5001
+    assert alone.item() == pytest.approx(1) and separation_mask(source, source, None, "reference_ratio") < 0.5001
     with pytest.raises(ValueError, match="give other_features"):
         separation_mask(mixture, source, None, "ratio")
     with pytest.raises(ValueError, match="one shape"):

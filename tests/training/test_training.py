@@ -29,8 +29,8 @@ from training.common.results import markdown_table, plain_text
 from training.common.yaml_text import read_yaml
 from training.maavt import data, outputs
 from training.maavt import trainer as run_trainer
-from training.maavt.arguments import parse_arguments, prepare, recorded_arguments
-from training.maavt.baseline import pictures
+from training.maavt.arguments import check_files_and_backbone, parse_arguments, recorded_arguments
+from training.maavt.baseline import feature_sources
 from training.maavt.data import build_processor, build_tables, make_dataset
 from training.maavt.model import build_model
 from training.maavt.retrieval import retrieval_scores
@@ -93,16 +93,16 @@ def test_the_record_of_a_training_run_is_not_replaced_by_an_evaluation(finished,
     _, output = finished
     model = ["--model_name_or_path", str(output / "model"), "--evaluate_only", "true"]
     with pytest.raises(FileExistsError, match=r"record of a training run.* --output_dir .*evaluation"):
-        prepare(parse_arguments([toy, "--output_dir", str(output), *model]))
+        check_files_and_backbone(parse_arguments([toy, "--output_dir", str(output), *model]))
     again = parse_arguments([toy, "--output_dir", str(output / "evaluation"), *model])
-    prepare(again)
+    check_files_and_backbone(again)
     assert not again.evaluation.baseline  # its features would be those of the tuned encoder
 
 
 def test_a_model_without_match_head_is_not_chosen_by_match_figures(toy, tmp_path):
     for changes in (["--modalities", "audio"], ["--tuning", "linear_probe", "--lora_rank", "0"]):
         parsed = parse_arguments([toy, "--output_dir", str(tmp_path), "--metric_for_best_model", "combined", *changes])
-        prepare(parsed)
+        check_files_and_backbone(parsed)
         assert parsed.run.metric_for_best_model == "top1"
 
 
@@ -552,8 +552,8 @@ def test_cache_keeps_frames_of_every_size(toy):
     tables, _ = build_tables(parsed)
     processor = build_processor(parsed)
     processor.video_processor.size = {"height": 16, "width": 16}
-    cached = pictures(ClipCache(processor, 1.0), processor, 48)
-    plain = pictures(processor, processor, 48)
+    cached = feature_sources(ClipCache(processor, 1.0), processor, 48)
+    plain = feature_sources(processor, processor, 48)
     for name in ("recipe", "backbone"):
         one, other = (make_dataset(parsed, tables, sources[name], "test")[0] for sources in (plain, cached))
         assert torch.equal(one["pixel_values_videos"], other["pixel_values_videos"]), name
@@ -656,7 +656,7 @@ def test_the_match_threshold_is_fitted_on_validation(finished):
 def test_a_checkpoint_is_measured_with_its_own_processor(finished, toy, tmp_path, caplog):
     arguments = ["--model_name_or_path", str(finished[1] / "model"), "--evaluate_only", "--num_frames", "3"]
     parsed = parse_arguments([toy, "--output_dir", str(tmp_path), *arguments])
-    prepare(parsed)
+    check_files_and_backbone(parsed)
     assert parsed.data.num_frames == 2 and "num_frames: 3 is set" in caplog.text
 
 

@@ -60,7 +60,7 @@ class RunArguments(RunOptions, TrainingArguments):
 
 @dataclass
 class Recipe:
-    """All options of a run. What they say is what runs: nothing later changes them, except `settle`."""
+    """All options of a run. What they say is what runs: nothing later changes them, except `set_values_from_clips`."""
 
     model: ModelArguments
     data: DataArguments
@@ -262,7 +262,7 @@ def condition_level(condition: str) -> float | None:
 # Checks that look at files, before any clip is decoded
 
 
-def prepare(recipe: Recipe) -> None:
+def check_files_and_backbone(recipe: Recipe) -> None:
     """Cheap checks of folders and backbone, and the effective values that follow from the backbone.
 
     Raises:
@@ -383,7 +383,7 @@ def was_trained(folder: Path) -> bool:
 # Effective values that follow from the clips
 
 
-def settle(recipe: Recipe, multi_label: bool, num_clips: int | None) -> None:
+def set_values_from_clips(recipe: Recipe, multi_label: bool, num_clips: int | None) -> None:
     """The metric that picks the checkpoint, and, for a stream, steps in place of epochs.
 
     Args:

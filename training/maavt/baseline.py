@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The baseline to beat: a logistic regression on the features of the same frozen backbone, as good as it can be made.
 
-For each modality validation chooses the picture (the recipe's, or one of the backbone's own size: resized frames, the log
+For each modality validation chooses the input size (the recipe's, or the backbone's own: resized frames, the log
 magnitude of the short-time Fourier transform), the feature (class token, mean of the patches, both) and the penalty.
 """
 
@@ -48,7 +48,7 @@ from .evaluation import (
 
 logger = logging.getLogger(__name__)
 
-PICTURE = 224  # pixels; larger pictures of a backbone cost more than a baseline should
+LARGEST_SIZE = 224  # pixels; larger inputs of a backbone cost more than a baseline should
 MOST_DRAWS, ENOUGH_ROWS = 4, 2500  # noise is drawn anew for every copy of the training rows
 FEW_ROWS = 50  # of validation; below, five folds of training and validation rows choose
 POOLINGS = ("class token", "patch mean", "class token and patch mean")
@@ -113,7 +113,7 @@ def split_labels(table: Dataset) -> np.ndarray:
 
 @dataclass
 class Features:
-    """Features of n clips or segments: `[n, 2D]` by modality and picture, NaN where a clip lacks the modality; classes and
+    """Features of n clips or segments: `[n, 2D]` by modality and input size, NaN where a clip lacks the modality; classes and
     groups of the rows."""
 
     arrays: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
@@ -122,8 +122,8 @@ class Features:
 
     def columns(self, stream: str, name: str) -> np.ndarray:
         """`[n, D]` or `[n, 2D]` of a name such as `recipe, class token`."""
-        picture, pooling = name.split(", ")
-        both = self.arrays[stream, picture]
+        input_size, pooling = name.split(", ")
+        both = self.arrays[stream, input_size]
         half = both.shape[1] // 2
         return {POOLINGS[0]: both[:, :half], POOLINGS[1]: both[:, half:], POOLINGS[2]: both}[pooling]
 
@@ -145,25 +145,27 @@ class FeatureReader:
         dtype = getattr(torch, recipe.model.backbone_dtype)
         backbone = untouched_backbone(recipe.model.model_name_or_path, recipe.model.revision, dtype)
         self.backbone = backbone.to(recipe.run.device)
-        self.sources = pictures(source, processor, min(PICTURE, int(np.min(backbone.config.vision_config.image_size))))
+        self.sources = feature_sources(
+            source, processor, min(LARGEST_SIZE, int(np.min(backbone.config.vision_config.image_size)))
+        )
 
     def read(
         self, split: str, noise, streams: Sequence[str], draws: int = 1, only: Sequence[str] = (), change_frames=None
     ) -> Features:
-        """Features of a split, once for every draw of the noise; `only`: pictures, by default all."""
+        """Features of a split, once for every draw of the noise; `only`: names of input sizes, by default all."""
         labels, groups = split_labels(self.tables[split]), np.array(self.tables[split]["group"], dtype=str)
         groups = groups.repeat(len(labels) // len(groups))
         copies = []
         for draw in range(draws):
             features = Features(labels=labels, groups=groups)
-            for picture, source in self.sources.items():
-                if only and picture not in only:
+            for input_size, source in self.sources.items():
+                if only and input_size not in only:
                     continue
                 # Frames carry no noise.
                 wanted = [name for name in streams if name == "audio" or not copies]
                 found = self._read(source, split, noise, wanted, draw, change_frames) if wanted else {}
                 for stream in streams:
-                    key = stream, picture
+                    key = stream, input_size
                     features.arrays[key] = found[stream] if stream in found else copies[0].arrays[key]
             copies.append(features)
         return Features.joined(copies)
@@ -195,8 +197,11 @@ class FeatureReader:
         return int(np.clip(ENOUGH_ROWS // (len(table) * ClipTargets(table).num_segments), 1, MOST_DRAWS))
 
 
-def pictures(source: Any, processor: ProcessorMixin, size: int) -> dict[str, Any]:
-    """What loads and processes clips, by picture (the other one has `size` pixels); clips that were processed ahead of time have the recipe's alone."""
+def feature_sources(source: Any, processor: ProcessorMixin, size: int) -> dict[str, Any]:
+    """What loads and processes clips, by input size: "recipe", and "backbone" of `size` pixels.
+
+    Clips that were processed ahead of time have the recipe's alone.
+    """
     sources = {"recipe": source}
     if not isinstance(source, (ProcessorMixin, ClipCache)):
         return sources
@@ -213,7 +218,7 @@ def pictures(source: Any, processor: ProcessorMixin, size: int) -> dict[str, Any
         extractor.n_fft = extractor.win_length = window
         extractor.hop_length = samples // (size - 1)
         extractor.num_bins = extractor.num_frames = size
-    # Frames that fill a picture of `size`, also where several are laid out in one.
+    # Frames that fill `size`, also where several are laid out in one.
     rows, columns = video.frame_grid or (1, 1)
     video.size = {"height": size // rows, "width": size // columns}
     other = processor
@@ -257,8 +262,8 @@ def fit_inputs(features: Features, fit_rows: np.ndarray, folds: Sequence[Fold]) 
     """
     fits: dict[str, FittedInput | None] = {}
     for stream in sorted({stream for stream, _ in features.arrays}, reverse=True):  # video first
-        shown = [picture for each, picture in features.arrays if each == stream]
-        columns = [{stream: f"{picture}, {pooling}"} for picture in shown for pooling in POOLINGS]
+        shown = [input_size for each, input_size in features.arrays if each == stream]
+        columns = [{stream: f"{input_size}, {pooling}"} for input_size in shown for pooling in POOLINGS]
         fits[stream] = best_input(features, columns, fit_rows, folds)
     if fits.get("video") and fits.get("audio"):
         fits["both"] = best_input(features, [fits["video"].columns | fits["audio"].columns], fit_rows, folds)
@@ -336,7 +341,7 @@ def probabilities_by_input(
 
 
 def fit_baseline(recipe: Recipe, data: RunData) -> tuple[FeatureReader, dict[str, FittedInput], list[str]]:
-    """The regression of every input, what reads features for it, and the pictures that it uses.
+    """The regression of every input, what reads features for it, and the input sizes that it uses.
 
     It sees the training audio with the noise of training, drawn several times.
     """

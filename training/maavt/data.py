@@ -21,7 +21,7 @@ from processing.data.collators import AudioVisualCollator
 from training.common.processes import of_first_process
 from training.common.processor_changes import changed_processor
 
-from .arguments import Recipe, settle
+from .arguments import Recipe, set_values_from_clips
 from .feeding import block_state_source, clip_source
 from .streams import TrainingStream, make_stream, open_tables
 
@@ -47,7 +47,7 @@ class Clips:
 
 
 def read_clips(recipe: Recipe) -> Clips:
-    """The tables, in which no group stands in two splits; settles what of the recipe follows from them.
+    """The tables, in which no group stands in two splits; sets the values of the recipe that follow from them.
 
     The first process checks the clips, for all of them.
     """
@@ -62,7 +62,7 @@ def read_clips(recipe: Recipe) -> Clips:
         raise ValueError(
             f"{recipe.data.data}: all clips that are left are of one class, {clips.label_names[0]!r}; add clips of another"
         )
-    settle(recipe, clips.multi_label, clips.report["splits"]["train"]["clips"])
+    set_values_from_clips(recipe, clips.multi_label, clips.report["splits"]["train"]["clips"])
     return clips
 
 

@@ -176,7 +176,7 @@ def pair_scores(name: str, scores: np.ndarray, pairs: list[dict], options: dict)
     `<name>_auroc` is against audio of another class, `<name>_auroc_same_class` against another clip of the same class. A
     pair without a score (NaN), which lacks a modality, is not asked.
     """
-    found = {}
+    figures = {}
     matched, alike = np.array([pair["is_matched"] for pair in pairs]), same_class(pairs)
     # A mismatched pair hangs on the groups of its video and of its audio.
     group_of = {pair["clip_id"]: pair["group"] for pair in pairs}
@@ -188,10 +188,10 @@ def pair_scores(name: str, scores: np.ndarray, pairs: list[dict], options: dict)
         if not (asked & matched).any() or not (asked & mismatched).any():
             continue
         key, values = f"{name}_auroc{suffix}", (matched[asked], scores[asked])
-        found[key] = float(roc_auc_score(*values))
+        figures[key] = float(roc_auc_score(*values))
         interval = bootstrap_interval(values, video[asked], roc_auc_score, other_groups=audio[asked], **options)
-        found[f"{key}_interval"] = list(interval)
-    return found
+        figures[f"{key}_interval"] = list(interval)
+    return figures
 
 
 def class_agreement(pairs: list[dict], video: tuple[dict, np.ndarray], audio: tuple[dict, np.ndarray]) -> np.ndarray:
@@ -215,7 +215,7 @@ def class_agreement(pairs: list[dict], video: tuple[dict, np.ndarray], audio: tu
 def followed_modality(predictions: Predictions, mismatched: np.ndarray) -> dict:
     """Given audio of another class, how often the model names the class of the video, and how often that of the audio."""
     labels, rows = predictions.labels, predictions.rows_by_clip
-    found = {}
+    figures = {}
     for key in ("video", "audio"):
         right = []
         for i in np.flatnonzero(mismatched):
@@ -223,8 +223,8 @@ def followed_modality(predictions: Predictions, mismatched: np.ndarray) -> dict:
             if is_copy(predictions.pairs[i]) and row is not None and labels[row] != IGNORED_LABEL:
                 right.append(predictions.classes[i] == labels[row])
         if right:
-            found[f"mismatched_{key}_class"] = float(np.mean(right))
-    return found
+            figures[f"mismatched_{key}_class"] = float(np.mean(right))
+    return figures
 
 
 def class_score(predictions: Predictions, options: dict) -> dict:

@@ -12,7 +12,7 @@ from transformers import set_seed
 from processing.data.atomic_writing import remove_leftovers
 from training.common.folder_lock import folder_lock
 
-from .arguments import Recipe, parse_arguments, prepare
+from .arguments import Recipe, check_files_and_backbone, parse_arguments
 from .data import build_data, read_clips
 from .dry_run import dry_run
 from .model import build_model
@@ -41,7 +41,7 @@ def read_recipe(argv: Sequence[str] | None) -> Recipe:
     if recipe.run.should_log:
         level = logging.INFO
     logging.basicConfig(level=level, format="%(message)s")
-    prepare(recipe)
+    check_files_and_backbone(recipe)
     set_seed(recipe.run.seed)
     return recipe
 

@@ -63,16 +63,16 @@ def main(argv: list[str] | None = None) -> dict:
     # Every model of every seed, and once a seed the regression, unless the runs have none.
     measured, with_regression = [], set()
     for job, results in zip(jobs, trained, strict=True):
-        found = tested(job, options.runs, "robustness.json", tested_model)
+        accuracies = tested(job, options.runs, "robustness.json", tested_model)
         # The regression is chosen on validation, so that it is measured on test alone.
         on_test = results["arguments"].get("evaluation_split", "test") == "test"
         wanted = on_test and results["arguments"].get("baseline", True) and job.key["seed"] not in with_regression
-        if wanted and {"video alone", "audio alone"} <= set(found):
+        if wanted and {"video alone", "audio alone"} <= set(accuracies):
             with_regression.add(job.key["seed"])
             for model, row in tested(job, options.runs, "robustness_regression.json", tested_regressions).items():
                 measured.append(({"variant": model}, row))
-        measured.append(({"variant": job.key["variant"]}, found))
-        print({**job.key, **{name: round(figure, 3) for name, figure in found.items()}}, flush=True)
+        measured.append(({"variant": job.key["variant"]}, accuracies))
+        print({**job.key, **{name: round(figure, 3) for name, figure in accuracies.items()}}, flush=True)
     measured.sort(key=lambda each: each[0]["variant"] in ("logistic regression", LATE_FUSION))
 
     # The record and the tables.
@@ -98,13 +98,13 @@ def arguments_of(argv: list[str] | None, description: str) -> tuple[argparse.Nam
 
 def conditions() -> list[Condition]:
     """Every condition, in the order of the tables; `clean` first."""
-    found = [Condition("clean")]
-    found += [Condition(f"{level:g} dB", noise_db=level) for level in NOISE_DB]
-    found += [Condition(f"blur {share:g}", change_frames=partial(blurred, share=share)) for share in BLURS if share]
-    found += [Condition("black frames", change_frames=torch.zeros_like)]
-    found += [Condition("other audio", followed="video"), Condition("other frames", followed="audio")]
-    found += [Condition("video alone", ("video",)), Condition("audio alone", ("audio",))]
-    return found
+    shown_as = [Condition("clean")]
+    shown_as += [Condition(f"{level:g} dB", noise_db=level) for level in NOISE_DB]
+    shown_as += [Condition(f"blur {share:g}", change_frames=partial(blurred, share=share)) for share in BLURS if share]
+    shown_as += [Condition("black frames", change_frames=torch.zeros_like)]
+    shown_as += [Condition("other audio", followed="video"), Condition("other frames", followed="audio")]
+    shown_as += [Condition("video alone", ("video",)), Condition("audio alone", ("audio",))]
+    return shown_as
 
 
 def blurred(frames: torch.Tensor, share: float) -> torch.Tensor:
@@ -136,8 +136,8 @@ def tested(job: Run, runs: Path, name: str, test: Callable[[Run, Path], dict]) -
     directory = runs / job.name
     kept = directory / name
     if not (kept.is_file() and kept.stat().st_mtime >= (directory / "results.json").stat().st_mtime):
-        found = test(job, directory)
-        write_text(kept, json.dumps(found))
+        accuracies = test(job, directory)
+        write_text(kept, json.dumps(accuracies))
     return json.loads(read_text(kept))
 
 
@@ -158,15 +158,15 @@ def tested_model(job: Run, directory: Path) -> dict[str, float]:
     recipe, clips, network, data = finished_run(job, directory)
     check_measurable(recipe, clips, data)
     trainer = stages.build_trainer(recipe, clips, data, network)
-    found = {}
+    accuracies = {}
     for condition, streams in conditions_of(recipe.data.modalities):
         options = {"noise_db": condition.noise_db, "change_frames": condition.change_frames}
         copies = condition.followed is not None
         predictions = predict(
             trainer, data.clips(data.tested, modalities=streams, mismatched_copies=copies, **options)
         )
-        found[condition.name] = accuracy(predictions, condition)
-    return found
+        accuracies[condition.name] = accuracy(predictions, condition)
+    return accuracies
 
 
 def check_measurable(recipe: Recipe, clips: Clips, data: RunData) -> None:
@@ -195,34 +195,34 @@ def tested_regressions(job: Run, directory: Path) -> dict[str, dict[str, float]]
     clips = stages.read_clips(recipe)
     network = stages.build_model(recipe, clips.label_names, clips.multi_label)
     data = stages.build_data(recipe, clips, network)
-    reader, fits, pictures = fit_baseline(recipe, data)
-    found: dict[str, dict[str, float]] = {REGRESSION: {}, LATE_FUSION: {}}
+    reader, fits, input_sizes = fit_baseline(recipe, data)
+    accuracies: dict[str, dict[str, float]] = {REGRESSION: {}, LATE_FUSION: {}}
     for condition, streams in conditions_of(recipe.data.modalities):
         features = reader.read(
-            data.tested, condition.noise_db, streams, only=pictures, change_frames=condition.change_frames
+            data.tested, condition.noise_db, streams, only=input_sizes, change_frames=condition.change_frames
         )
         copies = condition.followed is not None
         pairs = described_pairs(data.clips(data.tested, mismatched_copies=copies))
         features = paired_features(features, pairs)
         if len(streams) == 1:
             alone = fits[streams[0]].probabilities(features, len(clips.label_names))
-            each = dict.fromkeys(found, alone)
+            each = dict.fromkeys(accuracies, alone)
         else:
             by_input = probabilities_by_input(fits, features, len(clips.label_names))
-            each = {name: by_input[name, "both"] for name in found}
+            each = {name: by_input[name, "both"] for name in accuracies}
         for name, probabilities in each.items():
             predictions = Predictions(probabilities, None, pairs).subset(np.isfinite(probabilities).all(1))
-            found[name][condition.name] = accuracy(predictions, condition)
-    return found
+            accuracies[name][condition.name] = accuracy(predictions, condition)
+    return accuracies
 
 
 def paired_features(features: Features, pairs: list[dict]) -> Features:
     """Features of pairs, whose video and audio may come from two clips, out of those of the clips."""
     row_of = Predictions(np.empty((len(pairs), 0)), None, pairs).rows_by_clip
     arrays = {}
-    for (stream, picture), array in features.arrays.items():
+    for (stream, input_size), array in features.arrays.items():
         rows = [row_of[pair[stream], pair.get("segment")] for pair in pairs]
-        arrays[stream, picture] = array[rows]
+        arrays[stream, input_size] = array[rows]
     return Features(arrays)
 
 
@@ -235,12 +235,12 @@ def areas(row: dict[str, float]) -> dict[str, float]:
         "noise area": (NOISE_DB[::-1], [f"{level:g} dB" for level in NOISE_DB[::-1]]),
         "blur area": (BLURS, ["clean", *(f"blur {share:g}" for share in BLURS[1:])]),
     }
-    found = {}
+    means = {}
     for name, (places, keys) in curves.items():
         if set(keys) <= set(row):
             heights = [row[key] for key in keys]
-            found[name] = float(np.trapezoid(heights, places) / (places[-1] - places[0]))
-    return found
+            means[name] = float(np.trapezoid(heights, places) / (places[-1] - places[0]))
+    return means
 
 
 def report(record: dict, names: list[str], measured_on: str) -> str:
