@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from .configuration_deepavfusion import OLD_TARGETS, SEPARATION_TARGETS
+
 
 # ---- means over all processes
 
@@ -157,8 +159,11 @@ def separation_mask(
     - `"reference_binary"`, the reference implementation's: 1 where s > m, which a mixture that is a sum hardly ever allows.
 
     Raises:
-        ValueError: shapes that differ, or no `other` where the target needs it.
+        ValueError: an unknown target, shapes that differ, or no `other` where the target needs it.
     """
+    target = OLD_TARGETS.get(target, target)
+    if target not in SEPARATION_TARGETS:
+        raise ValueError(f"separation_target={target!r} is unknown; choose one of {SEPARATION_TARGETS}.")
     # what the source is compared with: the rest, or the mixture
     needs_other = target in ("ratio", "binary")
     if needs_other and other is None:

@@ -176,8 +176,11 @@ class MAAVTProcessor(ProcessorMixin):
             transform=self.video_processor.resizer(**options.of_videos),
         )
         # Decode: frames and waveforms by clip, None where one is missing
-        if options.sample_frames is False:
-            _refuse_files(_as_list(videos, _is_single_video) if clips is None else _as_list(clips, _is_single_clip))
+        if options.sample_frames is False and times is None:
+            files = _as_list(videos, _is_single_video) if clips is None else _as_list(clips, _is_single_clip)
+            _refuse_files(
+                [file[0] if isinstance(file, (tuple, list)) and clips is not None else file for file in files]
+            )
         if clips is not None:
             loaded = [self._load(clip, request) for clip in _as_list(clips, _is_single_clip)]
             videos, audio = [clip.frames for clip in loaded], [_with_rate(clip) for clip in loaded]
@@ -381,13 +384,11 @@ def _side_by_side(videos: Any, audio: Any) -> tuple[list, list]:
 
 
 def _refuse_files(videos: list) -> None:
-    """Of a file, whole or with a window, frames are always sampled. Raises ValueError."""
+    """Of a file frames are always sampled. Raises ValueError."""
     for video in videos:
-        source = video[0] if isinstance(video, tuple) else video
-        if is_clip_source(source):
+        if is_clip_source(video):
             raise ValueError(
-                f"do_sample_frames=False: of a file ({source!r:.80}) frames are sampled; give num_frames or fps, or "
-                "decoded frames"
+                f"do_sample_frames=False: of a file ({video!r:.80}) frames are sampled; leave it out, or give decoded frames"
             )
 
 

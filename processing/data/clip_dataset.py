@@ -369,10 +369,9 @@ class ClipDataset(torch.utils.data.Dataset):
 
     def _check_partners(self) -> None:
         """Every clip needs a partner; clips of one kind (labels and group) are looked at once."""
-        seen, order = (
-            set(),
-            np.random.default_rng(0).permutation(len(self.table)),
-        )  # of folders, neighbors are of one class
+        seen = set()
+        # In the order of folders, neighbors are of one class.
+        order = np.random.default_rng(0).permutation(len(self.table))
         for row in np.flatnonzero(self._whole):
             kind = (tuple(self.targets.labels(row).flatten().tolist()), self.targets.clip_key(row), self.groups[row])
             if kind in seen:

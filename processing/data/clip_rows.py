@@ -74,10 +74,10 @@ def _folder_rows(folder: Path, columns: dict[str, Any]) -> tuple[Rows, list[str]
     by_split = _are_splits(tops)
     # Clips that lie beside the folders of classes have no class.
     for parent in [folder, *(tops if by_split else ())]:
-        loose = [file for file in sorted(parent.iterdir()) if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-        if loose:
-            names = f"{len(loose)} clips, such as {printable(loose[0].relative_to(folder).as_posix())}"
-            warnings.append(f"{names}: skipped, they are in no folder of a class")
+        files = sorted(file for file in parent.iterdir() if file.is_file() and not _hidden(file, folder))
+        if loose := [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]:
+            name = printable(loose[0].relative_to(folder).as_posix())
+            warnings.append(f"{name}: skipped, it is in no folder of a class ({len(loose)} such clips)")
     for top in tops:
         if by_split and top.name.lower() not in SPLIT_NAMES:
             warnings.append(f"{printable(top.name)}: skipped, it is no split beside train, validation and test")
@@ -183,7 +183,7 @@ def _csv_rows(
             label = next((part for part in parts["segment_labels"] if part is not None), None)
         if label is not None and label_separator:
             label = tuple(sorted({part.strip() for part in label.split(label_separator)} - {""})) or None
-        row = _row(source, name or f"row {number}", label)
+        row = _row(source, printable(name or f"row {number}"), label)
         row |= {key: values.get(key) for key in ("start", "end", "split")}
         row |= {"group": values.get("group") or row["group"], "number": number, "cells": cells}
         rows.append(row | parts)

@@ -433,5 +433,6 @@ def test_a_dataset_with_a_format_keeps_its_classes(class_folder, form):
 def test_clips_beside_the_folders_of_classes_are_named(class_folder, tmp_path):
     shutil.copytree(class_folder, tmp_path / "clips")
     make_clip(tmp_path / "clips" / "loose.mp4", 90)
+    (tmp_path / "clips" / "._hidden.mp4").write_bytes(b"")
     _, report = build_clip_table(tmp_path / "clips", check="none")
-    assert any("1 clips, such as loose.mp4: skipped" in warning for warning in report["warnings"])
+    assert "loose.mp4: skipped, it is in no folder of a class (1 such clips)" in report["warnings"]

@@ -670,6 +670,12 @@ def test_one_video_s_metadata_alone(clip):
 def test_files_are_always_sampled(clip):
     frames = load_clip(clip, ClipRequest(num_frames=5)).frames
     assert small()(videos=frames, do_sample_frames=False)["pixel_values_videos"].shape[1] == 5
-    for inputs in ({"clips": clip}, {"clips": [(clip, 0.0, 1.0)]}, {"videos": clip, "audio": clip}):
-        with pytest.raises(ValueError, match="do_sample_frames=False.*give num_frames or fps"):
+    for inputs in (
+        {"clips": clip},
+        {"clips": [(clip, 0.0, 1.0)]},
+        {"clips": [[clip, 0.0, 1.0]]},
+        {"videos": clip, "audio": clip},
+    ):
+        with pytest.raises(ValueError, match="do_sample_frames=False.*leave it out, or give decoded frames"):
             small()(**inputs, do_sample_frames=False)
+    assert frame_numbers(small()(clips=clip, times=[0.5, 1.1], do_sample_frames=False)) == [12, 27]

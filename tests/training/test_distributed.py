@@ -154,3 +154,47 @@ def test_gradient_does_not_depend_on_the_split(tmp_path, split, frames, segments
 def test_validation_loss_does_not_depend_on_the_split(tmp_path, task):
     one, two = (run(processes, [task], tmp_path, DEEPAVFUSION_WORKER) for processes in (1, 2))
     torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
+
+
+SHARING_WORKER = """
+import os, sys, torch
+import torch.distributed as dist
+from datetime import timedelta
+from types import SimpleNamespace
+from processing.clips import clip_error
+from training.common.processes import of_first_process
+
+dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+args = SimpleNamespace(world_size=2, process_index=dist.get_rank(), ddp_timeout=60)
+calls = []
+
+class Picky(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+def work(error):
+    calls.append(1)
+    if error is not None:
+        raise error
+    return {"rank": dist.get_rank()}
+
+assert of_first_process(args, lambda: work(None)) == {"rank": 0}
+for error, kind in ((clip_error("a.mp4", "path", "is gone"), ValueError), (Picky("no", "clip"), RuntimeError)):
+    try:
+        of_first_process(args, lambda: work(error))
+    except kind as raised:
+        assert str(raised) == str(error), raised
+    else:
+        raise AssertionError("nothing was raised")
+every = torch.tensor([len(calls)])
+dist.all_reduce(every)
+if dist.get_rank() == 0:
+    torch.save(every, sys.argv[1])
+dist.barrier()
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_what_the_first_process_finds_or_refuses_reaches_all(tmp_path):
+    assert run(2, [], tmp_path, SHARING_WORKER).item() == 3  # the other one did no work

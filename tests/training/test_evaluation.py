@@ -17,6 +17,7 @@ from datasets import Dataset
 from toy_run import write_backbone, write_clips, write_config
 
 from training.common.results import markdown_table
+from training.maavt import evaluation
 from training.maavt.arguments import parse_arguments
 from training.maavt.evaluation import (
     Predictions,
@@ -409,6 +410,22 @@ def test_comparison_writes_one_row_a_variant(tmp_path):
     os.utime(kept, (0, 0))
     again = {row["variant"]: row for row in robustness.main([*arguments[:-1], str(tmp_path / "w")])["rows"]}
     assert again["MA-AVT"]["clean"] == worse["MA-AVT"]["clean"]
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_the_match_threshold_leaves_out_what_has_no_right_answer(monkeypatch, several):
+    """Matched segments without a label; with several classes a clip the class does not count."""
+    labels = [[0, 1], [2], [1], [0]] if several else [0, -100, 1, -100]
+    matched = [True, True, True, False]
+    pairs = [
+        {"clip_id": str(i), "group": str(i), "label": label, "is_matched": match}
+        for i, (label, match) in enumerate(zip(labels, matched, strict=True))
+    ]
+    predictions = Predictions(np.eye(4, 3, dtype=np.float32), np.array([2.0, -3.0, 3.0, 0.0]), pairs)
+    assert predictions.has_answer.tolist() == [True, several, True, True]
+    monkeypatch.setattr(evaluation, "predict", lambda trainer, dataset: predictions)
+    # With the unlabeled pair, whose logit is -3, accepting all is as good.
+    assert evaluation.match_threshold(None, None) == pytest.approx(-4.0 if several else 1.0)
 
 
 @pytest.mark.parametrize(

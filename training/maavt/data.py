@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import AutoProcessor, ProcessorMixin
 
+from modeling_maavt import MAAVTConfig
 from processing import MAAVTProcessor
 from processing.data.block_state_cache import BlockStateCollator
 from processing.data.clip_dataset import ClipDataset
@@ -74,8 +75,6 @@ def check_splits(recipe: Recipe, clips: Clips) -> None:
                 f"{recipe.data.data}: no clip is left for {split}; add clips of other groups, or give each split a share "
                 "(validation_fraction, test_fraction)"
             )
-    if recipe.run.metric_for_best_model == "top5" and len(clips.label_names) <= 5:
-        raise ValueError(f"metric_for_best_model: top5 says nothing of {len(clips.label_names)} classes; take top1")
 
 
 def build_tables(recipe: Recipe) -> tuple[DatasetDict, dict]:
@@ -164,9 +163,32 @@ class RunData:
         return make_dataset(self.recipe, self.tables, self.source, name, **options)
 
 
+def check_best_metric(recipe: Recipe, clips: Clips, trains_match_head: bool, config: MAAVTConfig) -> None:
+    """Raises ValueError, before training, where the validation of this run does not measure the metric that chooses."""
+    run, first = recipe.run, "map" if clips.multi_label else "top1"
+    measured = [first, "mauc" if clips.multi_label else "macro_f1"]
+    if len(clips.label_names) > 5 and not clips.multi_label:
+        measured.append("top5")
+    if recipe.both_modalities and config.lavish is None and not run.torch_compile:
+        measured += [f"{first}_video", f"{first}_audio"]
+    if trains_match_head:
+        measured += ["match_auroc", "match_accuracy"]
+        if not clips.multi_label:
+            measured.append("combined")
+    metric = (run.metric_for_best_model or "loss").removeprefix("eval_")
+    chooses = run.eval_strategy != "no" and not run.evaluate_only
+    if chooses and metric not in measured and not metric.endswith("loss"):
+        raise ValueError(
+            f"metric_for_best_model: {metric} is not measured in this run; take one of {', '.join(measured)}, loss"
+        )
+
+
 def build_data(recipe: Recipe, clips: Clips, model: nn.Module) -> RunData:
     """Processor, caches and data sets. The model says whether mismatched pairs teach anything."""
     data = recipe.data
+    draws_pairs = data.mismatch_probability > 0 or model.config.in_batch_mismatches > 0
+    trains_match_head = recipe.both_modalities and model.config.background_mining and draws_pairs
+    check_best_metric(recipe, clips, trains_match_head, model.config)
     processor = build_processor(recipe)
     source, tables = clip_source(recipe, processor, clips.tables)
 
@@ -175,8 +197,6 @@ def build_data(recipe: Recipe, clips: Clips, model: nn.Module) -> RunData:
     if data.block_states and not recipe.run.dry_run:
         states, collator = block_state_source(recipe, source, model), BlockStateCollator()
 
-    draws_pairs = data.mismatch_probability > 0 or model.config.in_batch_mismatches > 0
-    trains_match_head = recipe.both_modalities and model.config.background_mining and draws_pairs
     mark_noise = trains_match_head and model.config.match_head == "patches" and recipe.train_noise is not None
     if clips.stream is not None:
         train_set = make_stream(recipe, clips.stream, tables, processor, mark_noise)

@@ -65,7 +65,9 @@ class Predictions:
 
     @property
     def has_answer(self) -> np.ndarray:
-        """bool `[n]`: mismatched pairs, and matched ones whose class is known."""
+        """bool `[n]`: mismatched pairs, and matched ones whose class is known; all where a clip has several classes."""
+        if self.multi_label:
+            return np.ones(len(self.pairs), dtype=bool)
         return ~self.is_matched | (self.labels != IGNORED_LABEL)
 
     @property

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 def build_trainer(recipe: Recipe, clips: Clips, data: RunData, model: nn.Module) -> AudioVisualTrainer:
     """The Trainer with everything that the recipe adds to it."""
     run, num_classes = recipe.run, len(clips.label_names)
-    check_best_metric(recipe, clips, data)
     if run.class_weights == "balanced":  # of the loss alone: no checkpoint holds them
         model.set_class_weights(balanced_class_weights(clips.tables["train"], num_classes))
 
@@ -83,22 +82,6 @@ def train(trainer: AudioVisualTrainer, recipe: Recipe) -> dict:
     logger.info(end_of_training(metrics["epoch"], best))
     minutes = round(metrics["train_runtime"] / 60, 4)
     return {"epochs": metrics["epoch"], "steps": trainer.state.global_step, "training_minutes": minutes, "best": best}
-
-
-def check_best_metric(recipe: Recipe, clips: Clips, data: RunData) -> None:
-    """Raises ValueError, before training, where the validation of this run does not measure the metric that chooses."""
-    measured = ["map", "mauc"] if clips.multi_label else ["top1", "macro_f1"]
-    if len(clips.label_names) > 5 and not clips.multi_label:
-        measured.append("top5")
-    if recipe.both_modalities and recipe.model.tuning != "lavish" and not recipe.run.torch_compile:
-        measured += [f"{measured[0]}_video", f"{measured[0]}_audio"]
-    if data.trains_match_head:
-        measured += ["match_auroc", "match_accuracy"] + ["combined"] * (not clips.multi_label)
-    metric = (recipe.run.metric_for_best_model or "loss").removeprefix("eval_")
-    if recipe.run.eval_strategy != "no" and metric not in measured and not metric.endswith("loss"):
-        raise ValueError(
-            f"metric_for_best_model: {metric} is not measured in this run; take one of {', '.join(measured)}, loss"
-        )
 
 
 class GivenPatience(TrainerCallback):

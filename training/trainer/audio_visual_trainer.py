@@ -257,20 +257,27 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
     if match_logits is None:
         return metrics
     scores, classes = match_logits.reshape(len(labels)), logits.argmax(-1)
-    # A clip that lacks a modality has no match score, and a matched one without a label no right answer.
+    # A clip that lacks a modality has no match score.
     complete = ~np.isnan(scores)
-    if not several:
-        complete &= ~is_matched | (labels != IGNORED_LABEL)
     scores, classes, labels, is_matched = (array[complete] for array in (scores, classes, labels, is_matched))
     check_finite(scores)
     if is_matched.all() or not is_matched.any():
         return metrics
-    threshold = best_threshold(scores, is_matched, None if several else classes == labels)
+    # The threshold serves class and match together: a matched clip without a label has no right answer.
+    if several:
+        threshold = best_threshold(scores, is_matched)
+    else:
+        known = ~is_matched | (labels != IGNORED_LABEL)
+        threshold = best_threshold(scores[known], is_matched[known], (classes == labels)[known])
     matching = MatchScore().compute(predictions=scores, references=is_matched, threshold=threshold)
     metrics |= {"match_auroc": matching["auroc"], "match_accuracy": matching["accuracy"], "threshold": threshold}
     if not several:
         metrics["combined"] = CombinedScore().compute(
-            predictions=classes, references=labels, match_scores=scores, is_matched=is_matched, threshold=threshold
+            predictions=classes[known],
+            references=labels[known],
+            match_scores=scores[known],
+            is_matched=is_matched[known],
+            threshold=threshold,
         )["combined_accuracy"]
     return metrics
 
