@@ -76,14 +76,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def visible_names(checkpoints: list[str]) -> dict[str, str]:
-    """Checkpoints by the names that visitors see: the last part of a folder's path that tells models apart."""
+    """Checkpoints by the names that visitors see: of a folder's path, as many of the last parts as tell models apart."""
     sources = {}
     for checkpoint in checkpoints:
+        if not Path(checkpoint).exists():  # on the Hub
+            sources[checkpoint] = checkpoint
+            continue
         parts = [part for part in Path(checkpoint).resolve().parts if part not in ("model", "adapter", "run")]
-        name = parts[-1]
-        if not Path(checkpoint).exists() or name in sources:
-            name = checkpoint
-        sources[name] = checkpoint
+        names = ("/".join(parts[-count:]) for count in range(1, len(parts)))
+        sources[next(name for name in names if name not in sources)] = checkpoint
     return sources
 
 

@@ -483,7 +483,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     model = convert(arguments.files, arguments.model_config, arguments.tokens, arguments.seed)
     save_whole(model, arguments.output)
-    print(f"saved: {arguments.output}")
+    print(f"saved: {arguments.output}, without a processor: DeepAVFusionProcessor().save_pretrained adds the paper's")
 
 
 if __name__ == "__main__":

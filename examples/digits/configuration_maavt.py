@@ -112,6 +112,9 @@ class MAAVTConfig(PreTrainedConfig):
             Keep positions, patch convolution, LayerNorms and blocks of the ViT fixed. The class token stays trainable.
         modality_dropout (`float`, *optional*, defaults to 0.0):
             Probability that a training clip is classified by its video or its audio alone (half each).
+        modalities (`list[str]`, *optional*, defaults to `["video", "audio"]`):
+            What the classifier was trained on. It ignores the input of another modality, whose half of the class head is
+            still random.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of new weight matrices.
 
     Raises:
@@ -174,6 +177,7 @@ class MAAVTConfig(PreTrainedConfig):
     label_smoothing: float | int = 0.0
     freeze_backbone: bool = True
     modality_dropout: float | int = 0.0
+    modalities: list[str] | tuple[str, ...] = ("video", "audio")
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -297,6 +301,10 @@ class MAAVTConfig(PreTrainedConfig):
                 f"lavish_config: reduction={lavish.reduction} times groups={lavish.groups} does not divide "
                 f"hidden_size={self.hidden_size}; choose a smaller reduction or fewer groups."
             )
+
+    def validate_modalities(self):
+        if not self.modalities or set(self.modalities) - {"video", "audio"}:
+            raise ValueError(f'modalities={self.modalities!r}; give one or both of "video" and "audio".')
 
     def validate_numbers(self):
         for name in ("temperature", "contrastive_dim", "match_dim", "token_attention_heads"):

@@ -1703,6 +1703,20 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         kwargs = {**kwargs, "num_segments": num_segments, "output_last_hidden_state": False, "return_dict": True}
         if labels is None:
             self._check_unlabeled(is_matched)
+        # A modality that the class head was not trained on says nothing.
+        if "video" not in self.config.modalities:
+            pixel_values_videos = has_video = kwargs["video_block_states"] = None
+        if "audio" not in self.config.modalities:
+            input_features = has_audio = kwargs["audio_block_states"] = None
+        inputs = (
+            pixel_values_videos,
+            input_features,
+            *(kwargs.get(f"{name}_block_states") for name in ("video", "audio")),
+        )
+        if all(values is None for values in inputs):
+            raise ValueError(
+                f"no input: this model reads {' and '.join(self.config.modalities)}; give clips that have it."
+            )
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched, match_mask)
 

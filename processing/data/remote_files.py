@@ -38,10 +38,9 @@ def list_files(address: str) -> list[str]:
     Raises:
         ValueError: the store cannot be reached, refuses, or lacks its package.
     """
-    protocol = address.split("://")[0]
     try:
         fs, path = url_to_fs(address)
-        return sorted(f"{protocol}://{name}" for name in fs.find(path))
+        return sorted(fs.unstrip_protocol(name) for name in fs.find(path))
     except ImportError as error:
         raise ValueError(f"{address}: {error}") from error  # fsspec names the package to install
     except Exception as error:  # each store has its own kinds

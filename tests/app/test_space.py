@@ -15,7 +15,10 @@ from processing import MAAVTProcessor
 
 
 pytest.importorskip("gradio", reason="gradio is not installed (extra: page)")
-from app.__main__ import main  # noqa: E402
+from app.__main__ import (
+    main,  # noqa: E402
+    visible_names,
+)
 from app.space import write_space  # noqa: E402
 from app.web_page import Limits  # noqa: E402
 
@@ -99,3 +102,11 @@ def check_answer(page, clips) -> None:
 def test_a_folder_with_files_is_left_alone(space):
     with pytest.raises(FileExistsError, match="is there already; give a folder that is new or empty"):
         main([str(space / "models" / "model_0"), "--space", str(space)])
+
+
+def test_names_of_models_tell_them_apart_and_hide_where_they_lie(tmp_path):
+    folders = [tmp_path / name / "seed_0" / "model" for name in ("drone", "grid")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    names = visible_names([*map(str, folders), "user/name"])
+    assert names == {"seed_0": str(folders[0]), "grid/seed_0": str(folders[1]), "user/name": "user/name"}

@@ -257,9 +257,14 @@ def test_a_finished_run_is_uploaded_later(pushed, hub):
         uploaded = hub.repos["tester/later"]["files"]["README.md"].decode()
         assert uploaded.endswith("Written by hand.\n") and uploaded.count('from_pretrained("tester/later"') == 2
         assert str(pushed) not in uploaded and card.read_bytes() == written
+    # What another run has left beside the model goes, whatever else there is stays.
+    files = hub.repos["tester/later"]["files"]
+    files |= {"adapter/old.safetensors": b"1", "pictures/old.png": b"2", "notes.txt": b"3"}
+    assert push(hub.env, pushed / "model", "tester/later").returncode == 0
+    assert "notes.txt" in files and not {"adapter/old.safetensors", "pictures/old.png"} & set(files)
     names = {line.split("bytes  ")[1] for line in listed.stdout.splitlines() if "bytes  " in line}
     assert names <= set(hub.repos["tester/later"]["files"])
-    assert len(hub.repos["tester/later"]["commits"]) == 2
+    assert len(hub.repos["tester/later"]["commits"]) == 3
     assert {"adapter_model.safetensors", ".eval_results/colors.yaml"} <= set(hub.repos["tester/later"]["files"])
 
 

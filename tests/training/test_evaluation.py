@@ -31,7 +31,7 @@ from training.maavt.evaluation import (
 from training.maavt.official_scores import official_scores
 from training.maavt.outputs import write_results
 from training.tools import compare, out_of_step, regression, robustness
-from training.tools.repeated_runs import Run, shown
+from training.tools.repeated_runs import Run, result_file, shown
 from training.tools.seeds import aggregate, main
 
 
@@ -442,6 +442,23 @@ def test_robustness_says_what_it_cannot_show(changes, reason):
     one = SimpleNamespace(both_modalities=True, data=SimpleNamespace(**values), **values)
     with pytest.raises(ValueError, match=reason):
         robustness.check_measurable(one, one, one)
+
+
+def test_names_of_results_may_have_dots(tmp_path):
+    assert result_file(tmp_path / "lr0.001", ".json") == tmp_path / "lr0.001.json"
+
+
+def test_a_wrong_option_replaces_no_finished_run(tmp_path, monkeypatch):
+    config = write_config(tmp_path / "toy.yaml", write_clips(tmp_path / "data"), write_backbone(tmp_path / "vit"))
+    monkeypatch.setattr(Run, "results", None)
+    with pytest.raises(ValueError, match="learning_rat"):
+        main([str(config), "--seeds", "0", "--out", str(tmp_path / "r"), "--learning_rat", "1"])
+
+
+def test_shipped_comparisons_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base, variants = compare.read_comparison("configs/compare/folder.yaml")
+    assert Path(base).is_file() and "LoRA" in variants
 
 
 def test_the_regression_is_not_measured_where_it_is_chosen(tmp_path):

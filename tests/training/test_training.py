@@ -24,6 +24,7 @@ from modeling_maavt import MAAVTForAudioVisualClassification
 from processing import MAAVTProcessor
 from processing.data.clip_cache import ClipCache
 from processing.generate.clip_writing import write_clip
+from training.common.commands import shown_command
 from training.common.folder_lock import folder_lock
 from training.common.results import markdown_table, plain_text
 from training.common.yaml_text import read_yaml
@@ -466,6 +467,39 @@ def test_a_metric_that_is_not_measured_is_refused_before_training(toy, tmp_path,
         ValueError, match=f"metric_for_best_model: {metric} is not measured in this run; take one of {instead}$"
     ):
         recipe.main([toy, "--output_dir", str(tmp_path), "--metric_for_best_model", metric, *more])
+
+
+@pytest.mark.parametrize("modality", ["audio", "video"])
+def test_a_model_of_one_modality_ignores_the_other(toy, tmp_path, modality):
+    """Half of its class head is random; a clip with both streams is classified as it was measured."""
+    results = recipe.main([toy, "--output_dir", str(tmp_path), "--baseline", "false", "--modalities", modality])
+    model = MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "model").eval()
+    processor = MAAVTProcessor.from_pretrained(tmp_path / "model")
+    clips = sorted((Path(toy).parent / "data" / "clips").glob("*.mp4"))
+    batch = processor(clips=[str(clip) for clip in clips])
+    name = {"audio": "input_features", "video": "pixel_values_videos"}[modality]
+    both, alone = model(**batch).logits, model(**{name: batch[name]}).logits
+    assert torch.equal(both, alone)
+    with pytest.raises(ValueError, match=f"no input: this model reads {modality}"):
+        model(**{key: value for key, value in batch.items() if key != name})
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"from their {modality} alone" in card and f"reads the {modality} alone" in card
+    assert "Either input may be missing" not in card
+    # It cannot be measured on what it was not trained on.
+    command = [toy, "--evaluate_only", "true", "--model_name_or_path", str(tmp_path / "model"), "--baseline", "false"]
+    again = recipe.main([*command, "--output_dir", str(tmp_path / "again"), "--modalities", modality])
+    assert again["rows"][0]["top1"] == results["rows"][0]["top1"]
+    with pytest.raises(ValueError, match=f"was not trained on .*--modalities {modality}"):
+        recipe.main([*command, "--output_dir", str(tmp_path / "both")])
+
+
+def test_no_path_of_this_machine_is_recorded(toy):
+    options = {"table": "{where: {file: /home/ann/a.csv}}", "card": "{data_name: file:///home/ann/clips}"}
+    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+    recorded = recorded_arguments(parse_arguments([toy, *arguments]))
+    assert "ann" not in json.dumps(recorded) and recorded["table"]["where"] == {"file": "a.csv"}
+    words = ["--data=/home/ann/x", "--out", "/home/ann/y", "--data", "file:///home/ann/z", "--rate=1e-3"]
+    assert shown_command("m", words) == "python -m m --data=x --out y --data z --rate=1e-3"
 
 
 def test_a_checkpoint_is_measured_with_its_own_tokens(toy, finished, tmp_path, caplog):

@@ -107,5 +107,9 @@ def _file_of_dead_worker(message: str) -> str:
 def shown_command(module: str, argv: list[str] | None) -> str:
     """The command for a record of results; of an absolute path only the last part."""
     words = list(sys.argv[1:] if argv is None else argv)
-    words = [Path(word).name if Path(word).is_absolute() else word for word in words]
+    # --option VALUE and --option=VALUE
+    for number, word in enumerate(words):
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        if Path(value.removeprefix("file://")).is_absolute():
+            words[number] = f"{option}{equals}{Path(value).name}"
     return f"python -m {module} {shlex.join(words)}"

@@ -46,7 +46,7 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
     """The checkpoint's processor, one with the statistics of a plain ViT, or a new one; with the changes of `processor`.
 
     Raises:
-        OSError, ValueError: a checkpoint without a processor and no changes, or changes that the parts refuse.
+        OSError, ValueError: a processor that is damaged, or changes that the parts refuse.
     """
     changes = task.processor or {}
     if task.model_name_or_path is None:
@@ -57,8 +57,8 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
     try:
         processor = read(task.model_name_or_path)
     except (OSError, ValueError) as error:
-        # Weights alone: the changes describe a new processor.
-        if not changes:
+        # Weights alone, as of a converted checkpoint: a new processor, as the paper and the changes have it.
+        if (Path(task.model_name_or_path) / "processor_config.json").is_file():
             raise
         logger.warning("%s: no processor was read (%s); a new one is made", task.model_name_or_path, error)
         processor = DeepAVFusionProcessor()

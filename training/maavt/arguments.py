@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -271,7 +272,12 @@ def check_files_and_backbone(recipe: Recipe) -> None:
     """
     data, run = recipe.data, recipe.run
     if not is_remote(data.data) and not Path(data.data).exists():
-        raise FileNotFoundError(f"data: {data.data}: no such file or folder")
+        hint = (
+            f"; a data set of the Hub is hf://datasets/{data.data}"
+            if re.fullmatch(r"[\w.-]+/[\w.-]+", data.data)
+            else ""
+        )
+        raise FileNotFoundError(f"data: {data.data}: no such file or folder{hint}")
     if not run.dry_run:
         check_output_folder(run)
     if run.evaluate_only:
@@ -452,7 +458,12 @@ def changed_keys(options: Any) -> dict:
 
 
 def without_folders(value: Any) -> Any:
-    if isinstance(value, str) and Path(value).is_absolute():
+    """The value, also a mapping or a list, with the last part alone of each absolute path."""
+    if isinstance(value, dict):
+        return {name: without_folders(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_folders(each) for each in value]
+    if isinstance(value, str) and Path(value.removeprefix("file://")).is_absolute():
         return Path(value).name
     return value
 

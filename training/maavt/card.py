@@ -80,11 +80,13 @@ def backbone_license(name: str, given: str | None = None) -> str:
 
 def architecture_text(config: PreTrainedConfig) -> str:
     """What the model is, in a sentence: MA-AVT with the tokens that it has, or a baseline without."""
+    inputs = {"video": "frames", "audio": "spectrograms"}
+    reads = " and ".join(inputs[name] for name in inputs if name in config.modalities)
     if not config.num_audio_tokens + config.num_visual_tokens + config.num_shared_tokens:
         parts = "without learned tokens"
         if config.lavish_config is not None:
             parts = "with LAVISH adapters between the streams"
-        return f"It is a baseline for {MA_AVT}: one vision transformer reads frames and spectrograms, {parts}."
+        return f"It is a baseline for {MA_AVT}: one vision transformer reads {reads}, {parts}."
     counts = {
         "audio": config.num_audio_tokens,
         "visual": config.num_visual_tokens,
@@ -93,7 +95,7 @@ def architecture_text(config: PreTrainedConfig) -> str:
     }
     *most, last = [name for name, count in counts.items() if count]
     parts = f"learned {', '.join(most)} and {last} tokens" if most else f"learned {last} tokens"
-    return f"The model is {MA_AVT}: one vision transformer reads frames and spectrograms, with {parts}."
+    return f"The model is {MA_AVT}: one vision transformer reads {reads}, with {parts}."
 
 
 def usage_notes(results: dict, match: str | bool, adapter: bool) -> str:
@@ -105,7 +107,12 @@ def usage_notes(results: dict, match: str | bool, adapter: bool) -> str:
     if match:
         high = "above the threshold under the table" if patches else "positive"
         text = MATCH_NOTE.format(high=high, of_one="clip" if patches else "class")
-    text += f"Either input may be missing. The processor takes {frames} of each clip."
+    modalities = results["card"].get("modalities", ["video", "audio"])
+    if len(modalities) == 2:
+        text += "Either input may be missing."
+    else:
+        text += f"The model reads the {modalities[0]} alone, and ignores the rest."
+    text += f" The processor takes {frames} of each clip."
     if window:
         text += f" Trained on windows of {window} s; cut longer clips into such windows."
     if adapter:
@@ -245,7 +252,7 @@ def card_text(directory: Path, results: dict, *, name: str, adapter: bool = Fals
     text = ModelCard.from_template(
         data,
         template_path=str(shipped_file("model_card.md")),
-        title=card["title"],
+        title=plain_text(card["title"]),
         summary=card["summary"],
         architecture=card["architecture"],
         usage=usage.format(name=name, clip=clip, match=", outputs.match_logits" if match else ""),

@@ -58,6 +58,7 @@ def config_changes(recipe: Recipe, multi_label: bool) -> dict:
     if not recipe.both_modalities:
         changes.update(SINGLE_MODALITY)
     changes["freeze_backbone"] = tuning != "full"
+    changes["modalities"] = list(recipe.data.modalities)
     if multi_label:
         changes["problem_type"] = "multi_label_classification"
     return changes
@@ -72,6 +73,7 @@ def build_model(recipe: Recipe, label_names: list[str], multi_label: bool = Fals
     arguments = recipe.model
     if recipe.run.evaluate_only:
         check_classes(arguments, label_names)
+        check_modalities(recipe)
     torch.manual_seed(recipe.run.seed)
     changes = config_changes(recipe, multi_label)
     if recipe.run.evaluate_only:
@@ -124,6 +126,16 @@ def without_changes_of_weights(changes: dict, config: PreTrainedConfig, both_mod
                 value,
             )
     return kept
+
+
+def check_modalities(recipe: Recipe) -> None:
+    """Raises ValueError where a checkpoint is to be measured on a modality that it was not trained on."""
+    trained = backbone_config(recipe.model).modalities
+    if unknown := sorted(set(recipe.data.modalities) - set(trained)):
+        raise ValueError(
+            f"evaluate_only: {recipe.model.model_name_or_path} was not trained on {' and '.join(unknown)}; give "
+            f"--modalities {' '.join(trained)}"
+        )
 
 
 def check_classes(arguments: ModelArguments, label_names: list[str]) -> None:

@@ -151,9 +151,10 @@ def card_texts(
     skipped = report["skipped_by_reason"] | report.get("skipped_in_preparation", {})
     reasons = ", ".join(f"{number} ({plain_text(reason)})" for reason, number in skipped.items())
     return {
-        "title": card.title or f"MA-AVT on {plain_text(data_name)}",
-        "summary": f"Classifies video clips into {num_classes} classes from video and audio together. The backbone is "
+        "title": card.title or f"MA-AVT on {data_name}",
+        "summary": f"Classifies video clips into {num_classes} classes from {from_what(recipe.data.modalities)}. The backbone is "
         f"{backbone}. What was trained: {what}.",
+        "modalities": list(recipe.data.modalities),
         "architecture": architecture_text(config),
         "match_head": config.background_mining and config.match_head,
         "license": card.license,
@@ -167,6 +168,12 @@ def card_texts(
         "skipped": f"Skipped clips: {reasons or 'none'}.",
         "recipe": f"{trained_parameters:,} of {parameters:,} parameters were trained.",
     }
+
+
+def from_what(modalities: list[str]) -> str:
+    if len(modalities) == 1:
+        return f"their {modalities[0]} alone"
+    return "video and audio together"
 
 
 def dataset_on_hub(data: str) -> str | None:

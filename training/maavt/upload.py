@@ -4,15 +4,23 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, create_commit, create_repo
+from huggingface_hub import (
+    CommitOperationAdd,
+    CommitOperationDelete,
+    create_commit,
+    create_repo,
+    list_repo_files,
+)
+from huggingface_hub.errors import RevisionNotFoundError
 
 from processing.data.atomic_writing import write_text
 from training.common.html_pages import html_page
 
-from .card import hub_name, write_eval_results
+from .card import PICTURES, hub_name, write_eval_results
 
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "config.json")
@@ -48,9 +56,12 @@ def push_run(
             if file.name == "adapter_config.json":
                 name_backbone(file, hub_name(results["card"]["backbone"]))
         files["README.md"] = hub_card(directory, kind, address.repo_id).encode()
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        if kind == "model":
+            operations += map(CommitOperationDelete, left_over(address.repo_id, files, token, revision))
         create_commit(
             address.repo_id,
-            [CommitOperationAdd(name, content) for name, content in files.items()],
+            operations,
             token=token,
             revision=revision,
             commit_message="Fine-tuned MA-AVT",
@@ -63,6 +74,15 @@ def push_run(
         raise OSError(f"{name}: not uploaded ({reason}); the run is whole, try again with `{again}`") from error
     print(f"Uploaded {directory / kind} to {address}")
     return str(address)
+
+
+def left_over(repository: str, files: Iterable[str], token: str | None, revision: str | None) -> list[str]:
+    """The adapter and the pictures of an earlier upload that this one does not replace."""
+    try:
+        known = list_repo_files(repository, token=token, revision=revision)
+    except RevisionNotFoundError:  # the commit will make the branch
+        return []
+    return [name for name in known if name.startswith(("adapter/", f"{PICTURES}/")) and name not in files]
 
 
 def hub_card(directory: Path, kind: str, repository: str) -> str:

@@ -28,7 +28,7 @@ from training.maavt.evaluation import described_pairs, is_copy, pair_scores, par
 from training.maavt.stages import read_recipe
 
 from .regression import data_of
-from .repeated_runs import shown, with_spread, write_record
+from .repeated_runs import result_file, shown, with_spread, write_record
 
 
 COLUMNS = {"model": "model", **PAIR_COLUMNS, "components": "components", "seeds": "seeds", "pairs": "matched pairs"}
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> dict:
     record = write_record("training.tools.canonical_correlation", argv, options.out, begin, rows)
     note = f"Mean ± standard deviation over {len(options.seeds)} seeds, which draw the mismatched pairs; {record['minutes']} minutes."
     table = markdown_table(shown(rows), COLUMNS)
-    write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
+    write_text(result_file(options.out, ".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
     return record
 
@@ -72,6 +72,8 @@ def measured_row(data: RunData, seed: int) -> dict:
     Raises:
         ValueError: too few training clips, or validation clips that form no mismatched pairs.
     """
+    if data.recipe.streams:
+        raise ValueError("data: a stream; canonical correlation needs clips in files, or shards of maavt prepare")
     # Principal components of both modalities, by split.
     inputs = {split: read_inputs(data, split) for split in ("train", "validation", data.tested)}
     num_train = len(inputs["train"][0])

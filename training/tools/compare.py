@@ -16,6 +16,7 @@ from pathlib import Path
 
 from training.common.commands import run_command
 from training.common.results import PAIR_COLUMNS
+from training.common.shipped_files import find_config
 from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, run_parser, with_spread
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> dict:
 
 def read_comparison(path: str | Path) -> tuple[str, dict[str, dict]]:
     """The base configuration's path, and the changes of each variant. Raises ValueError for a file of another form."""
-    path = Path(path)
+    path = find_config(str(path))
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such comparison; the ready ones are in configs/compare/")
     content = read_yaml(read_text(path), path)

@@ -30,7 +30,7 @@ from training.maavt.data import RunData, make_dataset
 from training.trainer.modality_validation import divided_head
 
 from .compare import comparison_runs
-from .repeated_runs import Run, finish_runs, over_seeds, shown, with_spread, write_record
+from .repeated_runs import Run, finish_runs, over_seeds, result_file, shown, with_spread, write_record
 from .robustness import arguments_of, finished_run, tested
 
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> dict:
     record = write_record("training.tools.out_of_step", argv, options.out, begin, rows)
     note = f"How often the pairs in step have the higher scores; {over_seeds(len(options.seeds))}."
     table = markdown_table(shown(rows, SCORES), COLUMNS)
-    write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
+    write_text(result_file(options.out, ".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
     return record
 

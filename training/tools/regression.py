@@ -39,7 +39,7 @@ from training.maavt.data import RunData, build_processor, has_partners, read_cli
 from training.maavt.feeding import clip_source
 from training.maavt.stages import read_recipe
 
-from .repeated_runs import MEASURED, over_seeds, shown, with_spread, write_record
+from .repeated_runs import MEASURED, over_seeds, result_file, shown, with_spread, write_record
 
 
 COLUMNS = {
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> dict:
     how = f"Nested cross-validation, {FOLDS} folds by group" if options.nested else "Splits of the recipe"
     note = f"{how}; {over_seeds(len(options.seeds))}; {record['minutes']} minutes."
     table = markdown_table(shown(rows), COLUMNS)
-    write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
+    write_text(result_file(options.out, ".md"), f"`{record['command']}`\n\n{note}\n\n{table}\n")
     print(table)
     return record
 

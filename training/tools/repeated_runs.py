@@ -19,6 +19,7 @@ from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
 from training.common.results import PAIR_COLUMNS, markdown_table, package_versions
 from training.common.shipped_files import shipped_file
+from training.maavt.arguments import parse_arguments
 
 
 RECIPE = shipped_file("train.py")
@@ -118,22 +119,30 @@ def run_and_report(
         "splits": results[0]["splits"],
         "rows": rows,
     }
-    write_text(options.out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_text(result_file(options.out, ".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     # The table.
     seeds = over_seeds(len(options.seeds))
     text = f"{len(jobs)} runs, {mean_minutes} minutes each on average, {threads} thread(s) per run; {seeds}. {note}"
     table = markdown_table(shown(rows), columns)
-    write_text(options.out.with_suffix(".md"), f"`{record['command']}`\n\n{text.strip()}\n\n{table}\n")
+    write_text(result_file(options.out, ".md"), f"`{record['command']}`\n\n{text.strip()}\n\n{table}\n")
     print(table)
     return record
 
 
 def finish_runs(options: argparse.Namespace, jobs: list[Run]) -> tuple[list[dict], int]:
     """Does the runs that are not done yet, `options.parallel` at a time: their results, and the threads of each run."""
+    # A wrong option is found before a run replaces what another command has left in its folder.
+    for job in jobs:
+        parse_arguments([job.config, *job.arguments])
     threads = max(1, (os.cpu_count() or 1) // options.parallel)
     with ThreadPoolExecutor(options.parallel) as pool:
         return list(pool.map(lambda job: job.results(options.runs, threads), jobs)), threads
+
+
+def result_file(out: Path, ending: str) -> Path:
+    """`<out>.json` or `<out>.md`, also where the name has a dot, as in `lr0.001`."""
+    return out.with_name(out.name + ending)
 
 
 def over_seeds(number: int) -> str:
@@ -157,7 +166,7 @@ def write_record(module: str, argv: list[str] | None, out: Path, begin: float, r
         "minutes": round((time.time() - begin) / 60, 1),
         "rows": rows,
     }
-    write_text(out.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_text(result_file(out, ".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     return record
 
 

@@ -35,7 +35,17 @@ from training.maavt.data import Clips, RunData
 from training.maavt.evaluation import Predictions, described_pairs, followed_modality, predict, same_class
 
 from .compare import comparison_runs
-from .repeated_runs import Run, finish_runs, over_seeds, read_text, run_parser, shown, with_spread, write_record
+from .repeated_runs import (
+    Run,
+    finish_runs,
+    over_seeds,
+    read_text,
+    result_file,
+    run_parser,
+    shown,
+    with_spread,
+    write_record,
+)
 
 
 NOISE_DB = (20.0, 10.0, 5.0, 0.0, -5.0, -10.0)
@@ -80,7 +90,7 @@ def main(argv: list[str] | None = None) -> dict:
     rows = with_spread(((key, row | areas(row)) for key, row in measured), names, ())
     record = write_record("training.tools.robustness", argv, options.out, begin, rows)
     text = report(record, names, trained[0]["arguments"].get("evaluation_split", "test"))
-    write_text(options.out.with_suffix(".md"), text)
+    write_text(result_file(options.out, ".md"), text)
     print(text)
     return record
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from training.common.commands import run_command
 from training.common.results import PAIR_COLUMNS
+from training.common.shipped_files import find_config
 from training.common.yaml_text import read_yaml
 
 from .repeated_runs import MEASURED, Finished, Run, read_text, run_and_report, run_parser, with_spread
@@ -30,8 +31,9 @@ def main(argv: list[str] | None = None) -> dict:
     modalities = ["both", "audio", "video"]
     parser.add_argument("--trained_on", nargs="+", choices=modalities, default=modalities)
     options, rest = parser.parse_known_args(argv)
-    jobs = seed_runs(options.config, rest, options.trained_on, options.seeds)
-    record = {"config": read_yaml(read_text(options.config), options.config)}
+    config = str(find_config(options.config))
+    jobs = seed_runs(config, rest, options.trained_on, options.seeds)
+    record = {"config": read_yaml(read_text(config), config)}
     return run_and_report("training.tools.seeds", argv, options, jobs, aggregate, COLUMNS, record)
 
 
