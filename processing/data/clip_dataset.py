@@ -96,6 +96,12 @@ class ClipDataset(torch.utils.data.Dataset):
         self._transform = None
         if self.augmentation is None and hasattr(processor, "video_processor"):
             self._transform = processor.video_processor.resizer()
+        # A random crop is resized to what the model sees: no second crop around its center.
+        self._crop_options: dict[str, Any] = {}
+        crops = self.augmentation is not None and self.augmentation.random_resized_crop_scale is not None
+        if crops and getattr(processor.video_processor, "do_center_crop", False):
+            size = dict(processor.video_processor.crop_size)
+            self._crop_options = {"videos_kwargs": {"size": size, "do_center_crop": False}}
         # What is changed at random.
         self.noise_db = noise_db
         self.clean_probability = clean_probability
@@ -266,7 +272,7 @@ class ClipDataset(torch.utils.data.Dataset):
         if waveform is not None:
             inputs["audio"] = list(waveform.chunk(parts))
             inputs["sampling_rate"] = self.processor.feature_extractor.sampling_rate
-        return self.processor(**inputs, return_tensors="pt")
+        return self.processor(**inputs, **self._crop_options, return_tensors="pt")
 
     def _load(self, index: int, video_row: int, audio_row: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Frames of one row and waveform of another; one file is opened once."""
@@ -304,7 +310,7 @@ class ClipDataset(torch.utils.data.Dataset):
         start, end = row["start"], row["end"]
         if self.clip_seconds is not None:
             with self._record.reading(row["clip_id"]):
-                start, end = shared_window(row[kind], ClipRequest(start, end, streams=streams))
+                start, end = self._shared_window(row, kind, streams)
             room = max(0.0, end - start - self.clip_seconds)
             where = self._generator(index, WINDOW).random() if self.training else 0.5
             start = start + where * room
@@ -322,6 +328,16 @@ class ClipDataset(torch.utils.data.Dataset):
                 self.processor.load_clip(row[kind], replace(request, start=start, end=end)) for start, end in windows
             ]
         return clips[0] if len(clips) == 1 else _join(clips)
+
+    def _shared_window(self, row: dict[str, Any], kind: str, streams: Sequence[str]) -> tuple[float, float]:
+        """The seconds of the row in which all of its streams run, of one file or of two."""
+        start, end = shared_window(row[kind], ClipRequest(row["start"], row["end"], streams=streams))
+        for other in self.modalities:
+            if other not in streams and row[other] is not None:
+                first, last = shared_window(row[other], ClipRequest(row["start"], row["end"], streams=(other,)))
+                if max(start, first) < min(end, last):
+                    start, end = max(start, first), min(end, last)
+        return start, end
 
     def _add_noise(self, waveform: torch.Tensor, index: int) -> torch.Tensor:
         if self.noise_db is None:

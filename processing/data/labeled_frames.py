@@ -121,6 +121,8 @@ class LabeledFrames(Dataset):
     ):
         if target not in ("mask", "boxes", "class"):
             raise ValueError(f'target={target!r}; use "mask", "boxes" or "class"')
+        if target != "class" and getattr(processor.video_processor, "crop_box", None) is not None:
+            raise ValueError("crop_box: masks and boxes are of the whole frame; leave it out of the video processor")
         # A row without the target would fail in the middle of an epoch.
         for row in rows:
             if {"mask": row.mask is None, "boxes": not row.boxes, "class": row.label not in classes}[target]:
@@ -177,7 +179,12 @@ class LabeledFrames(Dataset):
             [tuple(v * s for v, s in zip(box, scale, strict=True)) for box in annotator] for annotator in row.boxes
         ]
         consensus = consensus_map(boxes, size[0], size[1], row.annotators_needed)
-        return fit_map(torch.from_numpy(consensus).float(), self.processor.video_processor)
+        shown = fit_map(torch.from_numpy(consensus).float(), self.processor.video_processor)
+        if not shown.any():
+            raise ValueError(
+                f"{row.frame or row.audio}: boxes: no source lies in what the processor shows; set do_center_crop to false"
+            )
+        return shown
 
 
 def read_duet(folder: str | os.PathLike, split: str) -> list[LabeledFrame]:

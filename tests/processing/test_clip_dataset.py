@@ -11,6 +11,7 @@ from clip_factory import numbered_frames, read_number, tone
 from datasets import ClassLabel, Dataset
 from torch.utils.data import DataLoader
 
+from processing import DeepAVFusionFeatureExtractor, DeepAVFusionProcessor, DeepAVFusionVideoProcessor
 from processing.clips import ClipError
 from processing.data.augmentation import ClipAugmentation, add_white_noise
 from processing.data.clip_dataset import ClipDataset
@@ -499,3 +500,34 @@ def test_torn_pairs_keep_the_classes_of_their_halves_where_asked(table, processo
         assert item["labels"] == (table[picture]["label"] if picture == sound else -100)
     assert "video_targets" not in ClipDataset(table, processor, **options)[0]
     assert "video_targets" not in ClipDataset(table, processor, num_frames=2, label_mismatched_pairs=True)[0]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_part_of_two_files_is_of_the_same_seconds(tmp_path, processor, windows, training):
+    """Video and audio in files of their own, of which one is longer."""
+    video = write_clip(tmp_path / "a.mp4", numbered_frames(40), fps=10)
+    audio = write_clip(tmp_path / "a.wav", waveform=tone(2.5))
+    columns = {"video": [str(video)] * 2, "audio": [str(audio)] * 2, "label": [0, 1], "group": ["a", "b"]}
+    data = Dataset.from_dict(columns).cast_column("label", ClassLabel(names=["x", "y"]))
+    table = build_clip_table(data, validation_fraction=0, test_fraction=0, check="none")[0]["train"]
+    dataset = ClipDataset(table, processor, clip_seconds=1.0, num_frames=1, training=training)
+    for epoch in range(4):
+        dataset.set_epoch(epoch)
+        dataset[0]
+    for first, second in zip(windows[::2], windows[1::2], strict=True):
+        assert first == pytest.approx(second) and second[1] <= 2.55
+
+
+def test_a_random_crop_is_not_cropped_again(table):
+    """With a processor that resizes and takes the center, as DeepAVFusion's: a crop of all is the whole frame."""
+    sound = DeepAVFusionFeatureExtractor(segment_seconds=0.4)
+    centered = DeepAVFusionVideoProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32})
+    whole = DeepAVFusionVideoProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
+    augmentation = ClipAugmentation((1.0, 1.0), (1.5, 1.5), flip=0.0)  # the frames are of 96 x 64
+    items = [
+        ClipDataset(
+            table, DeepAVFusionProcessor(sound, video), num_frames=1, training=True, augmentation=augmentation
+        )[0]
+        for video in (centered, whole)
+    ]
+    torch.testing.assert_close(items[0]["pixel_values_videos"], items[1]["pixel_values_videos"])

@@ -158,6 +158,17 @@ def test_recipes_of_the_real_sets(clips, tmp_path, task, config, fields):
     assert record["facts"]["test frames"] == (5 if task is segmentation else 3)
 
 
+def test_what_a_recipe_would_ignore_is_refused(clips, tmp_path):
+    command = arguments("segmentation_shapes", clips, tmp_path)
+    for more, message in (
+        (["--seed", "7"], "seed: .* give --seeds 7"),
+        (["--layout", "avss"], "num_labels: layout 'avss' has masks of 71 classes"),
+        (["--processor", "{video_processor: {crop_box: [0.2, 0.2, 0.8, 0.8]}}"], "crop_box: masks and boxes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            segmentation.main([*command, *more])
+
+
 def test_separation(clips, tmp_path):
     pytest.importorskip("mir_eval")
     table = separation.main(arguments("separation_shapes", clips, tmp_path))

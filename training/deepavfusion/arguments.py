@@ -90,6 +90,10 @@ class ClassificationArguments(SeedArguments):
                 "label_smoothing_factor: the model smooths its labels itself; set label_smoothing in model_config "
                 "instead"
             )
+        if args.optim != default_of("optim"):
+            raise ValueError(
+                f"optim: {args.optim}: this recipe has its own; give --optimizer, one of {', '.join(OPTIMIZERS)}"
+            )
         if self.tuning == "linear_probe" and (self.model_config or {}).get("drop_path_rate"):
             raise ValueError("drop_path_rate: would drop parts of a frozen encoder; leave it out of a linear probe")
 
@@ -127,6 +131,11 @@ class GainArguments(SeedArguments):
     branch_ramp: float = option(0.0, "Share of the training in which the ViTs thaw.")
     examples_per_class: list[int] = option([], "Numbers of training examples of a class for further probes: 1 5 10.")
     num_pictures: int = option(4, "Test windows drawn in reconstructions.png.")
+
+
+def default_of(name: str) -> Any:
+    """The default of a field of `TrainingArguments`."""
+    return TrainingArguments.__dataclass_fields__[name].default
 
 
 def parse_arguments(group: type[ModelArguments], argv: list[str] | None) -> tuple[Any, TrainingArguments]:

@@ -138,6 +138,8 @@ def new_model(
     if report["labels"] == "multi_label":
         fields["problem_type"] = "multi_label_classification"
     fields |= {"id2label": dict(enumerate(classes)), "label2id": {name: index for index, name in enumerate(classes)}}
+    if probe:
+        fields["drop_path_rate"] = 0.0  # also where the checkpoint was fine-tuned with it: the encoder is frozen
     model = build_model(task, DeepAVFusionForAudioVisualClassification, seed, **fields)
     if probe:
         model.freeze_encoder()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import TrainingArguments
 
 from modeling_deepavfusion import DeepAVFusionForPreTraining
 from processing.data.atomic_writing import write_text
@@ -27,7 +28,7 @@ from training.trainer.audio_visual_trainer import AudioVisualTrainer
 from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback
 from training.trainer.checkpoints import checkpoint_to_resume
 
-from .arguments import AUGMENTATION, PretrainingArguments, parse_arguments
+from .arguments import AUGMENTATION, PretrainingArguments, default_of, parse_arguments
 from .pictures import save_reconstructions
 from .probes import NeighborProbe
 from .seed_loop import build_model, build_processor, save_model
@@ -36,6 +37,7 @@ from .seed_loop import build_model, build_processor, save_model
 def main(argv: list[str] | None = None) -> dict:
     """Run the recipe; returns what it writes to `results.json`."""
     task, args = parse_arguments(PretrainingArguments, argv)
+    check_schedule(args)
     args.prediction_loss_only = True  # the reconstructions of a whole set would fill the memory
 
     # Data: one window of a clip, augmented in training.
@@ -88,6 +90,16 @@ def main(argv: list[str] | None = None) -> dict:
         save_reconstructions(output / "reconstructions.png", model, batch, processor)
     print(json.dumps({name: results[name] for name in ("validation", "test")}), flush=True)
     return results
+
+
+def check_schedule(args: TrainingArguments) -> None:
+    """Raises ValueError for options that the paper's optimizer and schedule do not read."""
+    if args.lr_scheduler_type not in (default_of("lr_scheduler_type"), "cosine"):
+        raise ValueError(
+            f"lr_scheduler_type: {args.lr_scheduler_type}: pre-training has a warm-up and half a cosine; leave it out"
+        )
+    if args.optim != default_of("optim"):
+        raise ValueError(f"optim: {args.optim}: pre-training has AdamW with four groups of weights; leave it out")
 
 
 def losses(trainer: AudioVisualTrainer, dataset: ClipDataset) -> dict[str, float]:

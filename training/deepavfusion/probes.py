@@ -9,7 +9,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 
 from modeling_deepavfusion import DeepAVFusionModel
 from processing.data.collators import AudioVisualCollator
@@ -112,18 +112,26 @@ class NeighborProbe(TrainerCallback):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.history: dict[int, dict[str, float]] = {}
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        # A resumed run goes on with what the checkpoint's log has.
+        self.history = {
+            round(entry["epoch"]): entry["neighbors"] for entry in state.log_history if "neighbors" in entry
+        }
+
     def on_epoch_end(self, args, state, control, model=None, **kwargs):
         epoch = round(state.epoch)
         if self.epochs and epoch % self.epochs == 0:
-            self.run(model, epoch)
+            self.run(model, state)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         if round(state.epoch) not in self.history:
-            self.run(model, round(state.epoch))
+            self.run(model, state)
 
-    def run(self, model: PreTrainedModel, epoch: int) -> None:
+    def run(self, model: PreTrainedModel, state: TrainerState) -> None:
+        epoch = round(state.epoch)
         scores = neighbor_scores(*pooled_states(model, self.dataset, self.batch_size, self.num_workers))
         self.history[epoch] = scores
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, "neighbors": scores})
         shown = ", ".join(f"{stream} {score:.3f}" for stream, score in scores.items())
         print(f"epoch {epoch}: nearest neighbor {shown}", flush=True)
 

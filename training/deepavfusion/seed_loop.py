@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin, TrainingArguments, set_seed
+from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin, TrainingArguments, set_seed
 
 from modeling_deepavfusion import DeepAVFusionConfig, deepavfusion_from_vit
+from modeling_maavt import MAAVTConfig
 from processing import DeepAVFusionProcessor
 from processing.data.atomic_writing import write_text
 from training.common.commands import shown_command
@@ -26,7 +27,7 @@ from training.trainer.callbacks import CheckpointFilesCallback, EpochCallback, t
 from training.trainer.checkpoint_trainer import CheckpointTrainer
 from training.trainer.checkpoints import checkpoint_to_resume
 
-from .arguments import ModelArguments, SeedArguments
+from .arguments import ModelArguments, SeedArguments, default_of
 
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,9 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
     if task.model_name_or_path is None:
         return changed_processor(DeepAVFusionProcessor(), changes)
     read = DeepAVFusionProcessor.from_pretrained
-    if is_plain_vit(task.model_name_or_path):
+    if model_type(task.model_name_or_path) == MAAVTConfig.model_type:
+        read = AutoProcessor.from_pretrained
+    elif is_plain_vit(task.model_name_or_path):
         read = DeepAVFusionProcessor.from_backbone
     try:
         processor = read(task.model_name_or_path)
@@ -85,12 +88,17 @@ def build_model(task: ModelArguments, model_class: type[PreTrainedModel], seed: 
 
 
 def is_plain_vit(name_or_path: str) -> bool:
-    """Whether it is a whole checkpoint, not an adapter, of another kind than DeepAVFusion."""
+    """Whether it is a whole checkpoint, not an adapter, of another kind than ours."""
+    return model_type(name_or_path) not in (None, DeepAVFusionConfig.model_type, MAAVTConfig.model_type)
+
+
+def model_type(name_or_path: str) -> str | None:
+    """Of a whole checkpoint; None of an adapter alone, or of nothing: `from_pretrained` says which."""
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name_or_path)
-    except OSError:  # an adapter alone, or nothing: `from_pretrained` says which
-        return False
-    return bool(fields) and fields.get("model_type") != DeepAVFusionConfig.model_type
+    except OSError:
+        return None
+    return fields.get("model_type")
 
 
 def train(model: PreTrainedModel, dataset: Dataset, args: TrainingArguments) -> PreTrainedModel:
@@ -169,6 +177,8 @@ def run_seeds(
     Returns:
         method -> metric -> mean over seeds, and `<metric>_std`; nothing in a process that writes no files.
     """
+    if args.seed != default_of("seed"):
+        raise ValueError(f"seed: this recipe runs once for each of `seeds`; give --seeds {args.seed}")
     if len(task.seeds) > 1 and os.path.isdir(str(args.resume_from_checkpoint)):
         raise ValueError(
             "resume_from_checkpoint: is of one seed; give that --seeds, or true for the newest one of each"

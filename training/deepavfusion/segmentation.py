@@ -38,6 +38,8 @@ def main(argv: list[str] | None = None) -> Rows:
     """Run the recipe once for every seed; returns the table."""
     task, args = parse_arguments(TaskArguments, argv)
     num_labels = (task.model_config or {}).get("num_labels", 1)
+    if task.layout == "avss" and num_labels == 1:
+        raise ValueError("num_labels: layout 'avss' has masks of 71 classes; give --model_config '{num_labels: 71}'")
 
     # Data: frames with a mask each. They stay in memory where this process decodes them.
     processor = build_processor(task)

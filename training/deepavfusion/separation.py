@@ -22,7 +22,7 @@ from .seed_loop import Rows, build_model, build_processor, predict, run_seeds, s
 
 
 FLOOR = 1e-4  # of noise in the estimates, 70 dB below the tones: BSS Eval divides by what is left of them
-COLUMNS = {"sdr": "SDR (dB)", "sir": "SIR (dB)", "sar": "SAR (dB)"}
+COLUMNS = {"sdr": "SDR (dB)", "sir": "SIR (dB)", "sar": "SAR (dB)", "num_skipped": "silent mixtures, skipped"}
 
 
 def main(argv: list[str] | None = None) -> Rows:
@@ -90,9 +90,9 @@ def separated(
 
 
 def scores(estimates: torch.Tensor, sources: torch.Tensor) -> dict[str, float]:
-    """SDR, SIR and SAR of `[pairs, 2, n]`."""
+    """SDR, SIR and SAR of `[pairs, 2, n]`, and how many pairs are skipped because one of both is silent."""
     figures = SeparationScore().compute(predictions=estimates.numpy(), references=sources.numpy())
-    return {name: figures[name] for name in COLUMNS}
+    return {name: float(figures[name]) for name in COLUMNS}
 
 
 def save_waveforms(
