@@ -70,6 +70,7 @@ def classification_loss(
 
     # soft labels
     if labels.shape == logits.shape and torch.is_floating_point(labels):
+        check_soft_labels(labels)
         valid = mask & (labels != -100).all(-1)  # (...)
         losses = -(labels.to(logits.dtype) * logits.log_softmax(-1)).sum(-1)
         return global_mean(losses, valid)
@@ -100,6 +101,18 @@ def check_classes(labels: torch.Tensor, num_labels: int) -> None:
         raise ValueError(
             f"labels: {unknown[0].item()} is no class of this model, whose {num_labels} classes are 0 to {num_labels - 1} "
             "(-100 is ignored); correct the labels, or load the model with num_labels."
+        )
+
+
+# Copied from modeling_maavt.losses_maavt.check_soft_labels
+def check_soft_labels(labels: torch.Tensor) -> None:
+    """Raises ValueError for rows `[..., C]` of a float that name several classes; on a GPU nobody waits to know."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if (labels.float().clamp(min=0).sum(-1) > 1.01).any():
+        raise ValueError(
+            "labels: a row sums to more than 1, which soft labels do not. For several classes a clip load the model with "
+            'problem_type="multi_label_classification".'
         )
 
 

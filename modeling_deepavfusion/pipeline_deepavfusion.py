@@ -53,6 +53,7 @@ class AudioVisualClassificationPipeline(Pipeline):
         top_k: classes that are returned, the best first; 5 unless given.
         function_to_apply: "softmax", "sigmoid" or "none"; "sigmoid" for multi-label models, else "softmax".
         num_frames: frames of a clip; the processor's unless given.
+        allow_remote: let FFmpeg open URLs and protocol strings.
         batch_size, num_workers: as in other pipelines.
 
     Returns:
@@ -72,11 +73,11 @@ class AudioVisualClassificationPipeline(Pipeline):
         for entry in (getattr(self.model.config, "custom_pipelines", None) or {}).values():
             entry["pt"] = [getattr(auto_class, "__name__", auto_class) for auto_class in entry["pt"]]
 
-    def _sanitize_parameters(self, top_k=None, function_to_apply=None, num_frames=None):
+    def _sanitize_parameters(self, top_k=None, function_to_apply=None, num_frames=None, allow_remote=None):
         if function_to_apply not in (None, "softmax", "sigmoid", "none"):
             raise ValueError(f'function_to_apply={function_to_apply!r}; use "softmax", "sigmoid" or "none"')
         after = {"top_k": top_k, "function_to_apply": function_to_apply}
-        before = {"num_frames": num_frames}
+        before = {"num_frames": num_frames, "allow_remote": allow_remote}
         return [{name: value for name, value in given.items() if value is not None} for given in (before, {}, after)]
 
     def preprocess(self, inputs, **options) -> dict[str, BatchFeature]:
@@ -85,12 +86,18 @@ class AudioVisualClassificationPipeline(Pipeline):
             # "raw" is the name in the audio pipelines of Transformers.
             if isinstance(inputs, dict) and "raw" in inputs:
                 inputs = {"array": inputs["raw"], "sampling_rate": inputs.get("sampling_rate")}
-            return {"clips": self.processor(audio=[inputs])}
-        clip = self.processor(clips=[inputs], on_missing="none", **options)
+            clip = self.processor(audio=[inputs])
+            inputs = "a waveform"
+        else:
+            clip = self.processor(clips=[inputs], on_missing="none", **options)
         if self.task == "audio-classification":
             if "input_features" not in clip:
                 raise ValueError(f"{inputs}: has no audio to classify")
             clip = BatchFeature({name: clip[name] for name in ("input_features", "has_audio")})
+        # A model of one modality has nothing to read in a clip without it.
+        reads = getattr(self.model.config, "modalities", ("video", "audio"))
+        if not any(clip[f"has_{name}"].any() for name in reads if f"has_{name}" in clip):
+            raise ValueError(f"{inputs}: has no {' or '.join(reads)}, which this model reads")
         return {"clips": clip}
 
     def _forward(self, model_inputs: dict) -> dict[str, torch.Tensor]:

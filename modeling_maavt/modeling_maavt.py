@@ -11,6 +11,7 @@ computed in the last block, d head or projection width, C classes.
 """
 
 import hashlib
+import importlib
 import math
 import os
 import shutil
@@ -549,7 +550,8 @@ class MAAVTPreTrainedModel(PreTrainedModel):
         # Loading makes all weights trainable: freeze the backbone again.
         if model.config.freeze_backbone:
             model.freeze_backbone()
-        if adapter is not None:
+        # Of a folder with both a model and an adapter, Transformers has loaded the two.
+        if adapter is not None and not model._hf_peft_config_loaded:
             model.load_adapter(adapter, adapter_kwargs={**hub_kwargs, **adapter_kwargs})
         if with_report:
             return model, report
@@ -568,7 +570,26 @@ class MAAVTPreTrainedModel(PreTrainedModel):
                 os.makedirs(save_directory, exist_ok=True)
                 for file in (__file__, *get_relative_import_files(__file__)):
                     shutil.copy(file, save_directory)
+        if is_main_process and self._hf_peft_config_loaded:
+            # Transformers saves the adapter alone; loading it needs the configuration of this model.
+            self.config.save_pretrained(save_directory)
         return super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+
+    def active_adapters(self) -> list[str]:
+        """As in transformers, also of an adapter without layers of its own (LoRA of rank 0), and with PEFT before 0.22."""
+        adapted = [module for module in self.modules() if hasattr(module, "active_adapter")]
+        if not self._hf_peft_config_loaded or not adapted:
+            return super().active_adapters()
+        names = adapted[0].active_adapter
+        return [names] if isinstance(names, str) else list(names)
+
+    def get_adapter_state_dict(
+        self, adapter_name: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """As in transformers, also with PEFT before 0.22."""
+        peft = importlib.import_module("peft")  # an import statement would make every user of remote code install it
+        name = adapter_name or self.active_adapters()[0]
+        return peft.get_peft_model_state_dict(self, state_dict=state_dict, adapter_name=name)
 
     @staticmethod
     def name_code(config: MAAVTConfig) -> None:
@@ -1629,6 +1650,8 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
         self.classifier = MAAVTClassifier(config.hidden_size, config.num_labels)
         self.match_head = MATCH_HEAD_CLASSES[config.match_head](config) if config.background_mining else None
         self.register_buffer("class_weights", None, persistent=False)
+        if "video" not in config.modalities:
+            self.main_input_name = "input_features"
         self.post_init()
 
     def set_class_weights(self, weights: torch.Tensor | None) -> None:

@@ -280,11 +280,12 @@ class MAAVTProcessor(ProcessorMixin):
             **inputs, **kwargs, do_sample_frames=False, sampling_rate=rate, return_tensors="pt"
         )
         # ... and their rows go back among rows of zeros.
-        batch = {}
+        batch, device = {}, has_video.device
         for name, present in (("pixel_values_videos", has_video), ("input_features", has_audio)):
             if name in processed:
                 batch[name] = _scatter(processed[name], present)
-        return {**batch, "has_video": has_video, "has_audio": has_audio}
+                device = batch[name].device  # of `device=`, which both parts take
+        return {**batch, "has_video": has_video.to(device), "has_audio": has_audio.to(device)}
 
     @property
     def tokenizer(self) -> "NoTokenizer":

@@ -64,7 +64,7 @@ def classification_loss(
         class_weights: `[C]`, not negative; None weighs all classes alike.
 
     Raises:
-        ValueError: class weights with multi-hot labels.
+        ValueError: class weights with multi-hot labels, or rows of multi-hot labels without that `problem_type`.
     """
     logits = logits.float()
     # Several classes per sample: one binary decision for each.
@@ -79,6 +79,7 @@ def classification_loss(
         return global_mean(nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none"), valid)
     # Soft labels: the mean over a sample's classes, weighted by its scores.
     if labels.shape == logits.shape and torch.is_floating_point(labels):
+        check_soft_labels(labels)
         valid = mask & (labels != -100).all(-1)
         targets = labels.to(logits.dtype)
         if class_weights is None:
@@ -112,6 +113,17 @@ def check_classes(labels: torch.Tensor, num_labels: int) -> None:
         raise ValueError(
             f"labels: {unknown[0].item()} is no class of this model, whose {num_labels} classes are 0 to {num_labels - 1} "
             "(-100 is ignored); correct the labels, or load the model with num_labels."
+        )
+
+
+def check_soft_labels(labels: torch.Tensor) -> None:
+    """Raises ValueError for rows `[..., C]` of a float that name several classes; on a GPU nobody waits to know."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if (labels.float().clamp(min=0).sum(-1) > 1.01).any():
+        raise ValueError(
+            "labels: a row sums to more than 1, which soft labels do not. For several classes a clip load the model with "
+            'problem_type="multi_label_classification".'
         )
 
 

@@ -3,8 +3,13 @@
 """Pipelines, Auto classes and a processor, called on a folder by a process without this package."""
 
 import pytest
+from clip_factory import numbered_frames, tone
+from tiny_models import tiny_model
 
+from modeling_maavt.pipeline_maavt import AudioVisualClassificationPipeline
+from processing import MAAVTFeatureExtractor, MAAVTProcessor, MAAVTVideoProcessor
 from processing.clip_decoders import torchcodec_decoders
+from processing.generate.clip_writing import write_clip
 
 
 systems = pytest.mark.parametrize("system", ["maavt", "deepavfusion"])
@@ -127,3 +132,18 @@ def test_a_plain_trainer_trains_evaluates_predicts_and_saves(answers, system):
     assert {"eval_loss", "eval_top1"} <= set(said["evaluation"]) and said["best"] is not None
     assert said["predictions"] == [6, 3] and said["labels"] == [0, 1, 2, 0, 1, 2]
     assert said["processor"].endswith("Processor") and said["pipeline"] == 3
+
+
+def test_a_clip_without_what_a_model_reads_is_named(tmp_path):
+    """In a batch with others it would get the same score for every class."""
+    silent = write_clip(tmp_path / "silent.mp4", numbered_frames(5), fps=10)
+    whole = write_clip(tmp_path / "whole.mp4", numbered_frames(5), tone(0.5), fps=10)
+    processor = MAAVTProcessor(
+        MAAVTFeatureExtractor(num_bins=32, num_frames=32), MAAVTVideoProcessor(size={"height": 32, "width": 32})
+    )
+    model = tiny_model(modalities=["audio"], contrastive=None, background_mining=False)
+    classify = AudioVisualClassificationPipeline(model=model, processor=processor, task="video-classification")
+    assert len(classify(str(whole), num_frames=1)) == 5
+    with pytest.raises(ValueError, match="silent.mp4: has no audio, which this model reads"):
+        classify([str(whole), str(silent)], batch_size=2)
+    assert classify._sanitize_parameters(allow_remote=True)[0] == {"allow_remote": True}

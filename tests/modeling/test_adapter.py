@@ -151,6 +151,34 @@ def test_export_folds_tokens_that_the_adapter_does_not_train(stock_vit, tmp_path
     same(model, MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "release").eval())
 
 
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_a_model_loaded_from_an_adapter_is_saved_as_one(stock_vit, tmp_path, lora_rank):
+    model = MAAVTForAudioVisualClassification.from_pretrained(stock_vit, num_labels=5)
+    tuned = get_peft_model(model, maavt_peft_config(model, lora_rank=lora_rank))
+    export_adapter(tuned, tmp_path / "release")
+    model = MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "release").eval()
+    expected = model(**tiny_inputs()).logits
+    model.save_pretrained(tmp_path / "again")
+    again = MAAVTForAudioVisualClassification.from_pretrained(tmp_path / "again").eval()
+    torch.testing.assert_close(again(**tiny_inputs()).logits, expected)
+
+
+def test_a_folder_with_a_model_and_its_adapter(tmp_path):
+    """The Auto class, as the class itself, loads both, once."""
+    model = MAAVTForAudioVisualClassification(tiny_config())
+    model.save_pretrained(tmp_path)
+    model = MAAVTForAudioVisualClassification.from_pretrained(tmp_path)
+    tuned = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "v_proj"])).eval()
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    expected = tuned(**tiny_inputs()).logits
+    tuned.save_pretrained(tmp_path)
+    for loaded in (MAAVTForAudioVisualClassification, AutoModelForVideoClassification):
+        found = loaded.from_pretrained(tmp_path).eval()
+        torch.testing.assert_close(found(**tiny_inputs()).logits, expected)
+
+
 def test_a_new_module_that_is_folded_away_needs_no_saving(stock_vit, tmp_path):
     model = MAAVTForAudioVisualClassification.from_pretrained(stock_vit, num_labels=5)
     model.fold_token_attention()

@@ -248,24 +248,34 @@ def test_a_finished_run_is_uploaded_later(pushed, hub):
     if importlib.util.find_spec("matplotlib") is not None:
         assert page.count('src="data:image/png;base64,') == 2 and page.count("<img") == 2
     # An upload keeps what was written into the card, and leaves the run as it is.
-    for kind, options in (("model", []), ("adapter", ["--adapter"])):
+    for kind, options, name in (("model", [], "tester/later"), ("adapter", ["--adapter"], "tester/later_adapter")):
         card = pushed / "model" / kind / "README.md"
         card.write_text(f"{card.read_text(encoding='utf-8')}\nWritten by hand.\n", encoding="utf-8")
         written = card.read_bytes()
-        done = push(hub.env, pushed / "model", "tester/later", *options)
+        done = push(hub.env, pushed / "model", name, *options)
         assert done.returncode == 0, done.stderr
-        uploaded = hub.repos["tester/later"]["files"]["README.md"].decode()
-        assert uploaded.endswith("Written by hand.\n") and uploaded.count('from_pretrained("tester/later"') == 2
+        uploaded = hub.repos[name]["files"]["README.md"].decode()
+        assert uploaded.endswith("Written by hand.\n") and uploaded.count(f'from_pretrained("{name}"') == 2
         assert str(pushed) not in uploaded and card.read_bytes() == written
     # What another run has left beside the model goes, whatever else there is stays.
     files = hub.repos["tester/later"]["files"]
-    files |= {"adapter/old.safetensors": b"1", "pictures/old.png": b"2", "notes.txt": b"3"}
+    refused = push(hub.env, pushed / "model", "tester/later", "--adapter")
+    assert refused.returncode == 1 and "holds a whole model, which an adapter beside it would hide" in refused.stderr
+    files |= {
+        "adapter_config.json": b"{}",
+        "adapter/old.safetensors": b"1",
+        "pictures/old.png": b"2",
+        "notes.txt": b"3",
+    }
     assert push(hub.env, pushed / "model", "tester/later").returncode == 0
-    assert "notes.txt" in files and not {"adapter/old.safetensors", "pictures/old.png"} & set(files)
+    assert "notes.txt" in files and not {"adapter_config.json", "adapter/old.safetensors", "pictures/old.png"} & set(
+        files
+    )
     names = {line.split("bytes  ")[1] for line in listed.stdout.splitlines() if "bytes  " in line}
     assert names <= set(hub.repos["tester/later"]["files"])
-    assert len(hub.repos["tester/later"]["commits"]) == 3
-    assert {"adapter_model.safetensors", ".eval_results/colors.yaml"} <= set(hub.repos["tester/later"]["files"])
+    assert len(hub.repos["tester/later"]["commits"]) == 2
+    assert "adapter_model.safetensors" in hub.repos["tester/later_adapter"]["files"]
+    assert ".eval_results/colors.yaml" in hub.repos["tester/later"]["files"]
 
 
 def test_a_hub_that_refuses_the_commit(pushed):

@@ -201,6 +201,14 @@ def test_an_unknown_class_is_one_line(smoothing):
             model(**tiny_inputs(2), labels=torch.tensor([0, wrong]))
 
 
+def test_multi_hot_labels_need_their_problem_type():
+    several = torch.tensor([[1.0, 0, 1, 0, 0], [0, 1, 0, 0, 0]])
+    with pytest.raises(ValueError, match='a row sums to more than 1.*problem_type="multi_label_classification"'):
+        tiny_model()(**tiny_inputs(2), labels=several)
+    assert tiny_model(problem_type="multi_label_classification")(**tiny_inputs(2), labels=several).loss > 0
+    assert tiny_model()(**tiny_inputs(2), labels=several / several.sum(1, keepdim=True)).loss > 0
+
+
 def test_a_training_step_without_labels():
     """Nothing is lost without gradients, without the other losses, or where `is_matched` asks for these."""
     inputs = tiny_inputs(2)

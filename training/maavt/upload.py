@@ -57,6 +57,10 @@ def push_run(
                 name_backbone(file, hub_name(results["card"]["backbone"]))
         files["README.md"] = hub_card(directory, kind, address.repo_id).encode()
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        if kind == "adapter" and "model.safetensors" in list_files(address.repo_id, token, revision):
+            raise FileExistsError(
+                "holds a whole model, which an adapter beside it would hide; give another repository"
+            )
         if kind == "model":
             operations += map(CommitOperationDelete, left_over(address.repo_id, files, token, revision))
         create_commit(
@@ -77,12 +81,18 @@ def push_run(
 
 
 def left_over(repository: str, files: Iterable[str], token: str | None, revision: str | None) -> list[str]:
-    """The adapter and the pictures of an earlier upload that this one does not replace."""
+    """The adapter and the pictures of an earlier upload that this one does not replace; an adapter would hide the model."""
+    known = list_files(repository, token, revision)
+    beside = ("adapter/", f"{PICTURES}/", "adapter_config.json", "adapter_model.safetensors")
+    return [name for name in known if name.startswith(beside) and name not in files]
+
+
+def list_files(repository: str, token: str | None, revision: str | None) -> list[str]:
+    """The files of a repository; none of a branch that the commit will make."""
     try:
-        known = list_repo_files(repository, token=token, revision=revision)
-    except RevisionNotFoundError:  # the commit will make the branch
+        return list_repo_files(repository, token=token, revision=revision)
+    except RevisionNotFoundError:
         return []
-    return [name for name in known if name.startswith(("adapter/", f"{PICTURES}/")) and name not in files]
 
 
 def hub_card(directory: Path, kind: str, repository: str) -> str:
