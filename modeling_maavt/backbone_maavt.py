@@ -123,7 +123,8 @@ def find_checkpoint(name: str, hub_kwargs: dict[str, Any], *, config_is_given: b
             f"{adapter_file}: base_model_name_or_path names the backbone {checkpoint!r}, which cannot be read ({error}). "
             "If it was moved, write its folder or Hub name there."
         ) from error
-    if not fields:  # weights alone, as `accelerator.save_model` writes them
+    # Weights alone, as `accelerator.save_model` writes them
+    if not fields and not os.path.isfile(os.path.join(checkpoint, "config.json")):
         if not config_is_given:
             raise OSError(f"{checkpoint}: no config.json; give another folder, or the model's config as config=")
         return checkpoint, adapter, False

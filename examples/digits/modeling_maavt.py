@@ -1731,15 +1731,10 @@ class MAAVTForAudioVisualClassification(MAAVTPreTrainedModel):
             pixel_values_videos = has_video = kwargs["video_block_states"] = None
         if "audio" not in self.config.modalities:
             input_features = has_audio = kwargs["audio_block_states"] = None
-        inputs = (
-            pixel_values_videos,
-            input_features,
-            *(kwargs.get(f"{name}_block_states") for name in ("video", "audio")),
-        )
-        if all(values is None for values in inputs):
-            raise ValueError(
-                f"no input: this model reads {' and '.join(self.config.modalities)}; give clips that have it."
-            )
+        inputs = [pixel_values_videos, input_features]
+        inputs += [kwargs.get(f"{name}_block_states") for name in ("video", "audio")]
+        if len(self.config.modalities) == 1 and all(values is None for values in inputs):
+            raise ValueError(f"no input: this model reads {self.config.modalities[0]} alone; give clips that have it.")
         outputs = self.maavt(pixel_values_videos, input_features, has_video, has_audio, **kwargs)
         pairs = self._pairs(outputs, has_video, has_audio, is_matched, match_mask)
 

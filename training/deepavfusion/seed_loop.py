@@ -60,8 +60,10 @@ def build_processor(task: ModelArguments) -> DeepAVFusionProcessor:
     try:
         processor = read(task.model_name_or_path)
     except (OSError, ValueError) as error:
-        # Weights alone, as of a converted checkpoint: a new processor, as the paper and the changes have it.
-        if (Path(task.model_name_or_path) / "processor_config.json").is_file():
+        # Weights alone, as of a converted checkpoint: a new processor, as the paper and the changes have it. The statistics of
+        # a plain ViT cannot be guessed.
+        damaged = (Path(task.model_name_or_path) / "processor_config.json").is_file()
+        if damaged or (is_plain_vit(task.model_name_or_path) and not changes):
             raise
         logger.warning("%s: no processor was read (%s); a new one is made", task.model_name_or_path, error)
         processor = DeepAVFusionProcessor()
