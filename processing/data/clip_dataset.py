@@ -396,7 +396,7 @@ class ClipDataset(torch.utils.data.Dataset):
             if not any(self._is_partner(row, partner) for partner in order):
                 raise ValueError(
                     f"{self.clip_ids[row]}: no clip of another class and another group to pair it with; add clips, or "
-                    "train without mismatched pairs (mismatch_probability 0)"
+                    "train without mismatched pairs (mismatch_probability 0, and in model_config in_batch_mismatches 0)"
                 )
 
     def _check_segments(self) -> None:
